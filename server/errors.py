@@ -1,0 +1,148 @@
+"""Domain errors: what can go wrong, told without a word of gRPC.
+
+Owns the exceptions that cross rooms and their reasons. Must not know the wire:
+`server.service.status` holds the one table that maps them to status codes.
+
+Each message names the field, the value seen and what is allowed:
+
+>>> str(InvalidField.of("count", 0, "1 to 200"))
+'count: got 0, allowed: 1 to 200'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The values of google.rpc.ErrorInfo.reason; the same names as `equipoise.v1.ErrorReason`."""
+
+    INVALID_FIELD = "INVALID_FIELD"
+    UNKNOWN_POLICY = "UNKNOWN_POLICY"
+    UNKNOWN_GROUP_TABLE = "UNKNOWN_GROUP_TABLE"
+    UNKNOWN_ITEM = "UNKNOWN_ITEM"
+    POLICY_INFEASIBLE = "POLICY_INFEASIBLE"
+    QUEUE_FULL = "QUEUE_FULL"
+    DEADLINE_EXPIRED = "DEADLINE_EXPIRED"
+    NOT_SERVING = "NOT_SERVING"
+    EVENT_STORE_UNAVAILABLE = "EVENT_STORE_UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`value` as an error message may show it: quoted if text, and never long."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listed(names: Iterable[str], limit: int = 20) -> str:
+    """The names in order, cut after `limit` of them."""
+    ordered = sorted(names)
+    head = ", ".join(ordered[:limit])
+    return head if len(ordered) <= limit else f"{head} and {len(ordered) - limit} more"
+
+
+class EquipoiseError(Exception):
+    """An error whose message may be shown to the caller."""
+
+    reason: Reason = Reason.INTERNAL
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field that is wrong: its path as in the message, what was seen, what is allowed."""
+
+    field: str
+    seen: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: got {self.seen}, allowed: {self.allowed}"
+
+
+class InvalidField(EquipoiseError):
+    """One or more fields are out of range, malformed or contradict each other."""
+
+    reason = Reason.INVALID_FIELD
+
+    def __init__(self, violations: Iterable[Violation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(map(str, self.violations)))
+
+    @classmethod
+    def of(cls, field: str, seen: object, allowed: str) -> InvalidField:
+        """The error for a single field."""
+        return cls([Violation(field, shown(seen), allowed)])
+
+
+class UnknownName(EquipoiseError):
+    """A policy, group table or item that does not exist here."""
+
+    def __init__(self, reason: Reason, what: str, name: str, known: Iterable[str]) -> None:
+        self.reason = reason
+        super().__init__(f"no {what} {shown(name)}; there are: {listed(known)}")
+
+
+class UnknownItem(EquipoiseError):
+    """An item id that the bundle does not know, where the caller asked for strictness."""
+
+    reason = Reason.UNKNOWN_ITEM
+
+    def __init__(self, field: str, item_id: str, bundle_id: str) -> None:
+        super().__init__(f"{field}: item {shown(item_id)} is not in bundle {bundle_id}")
+
+
+class PolicyInfeasible(EquipoiseError):
+    """The policy cannot be met on these candidates and says "refuse"."""
+
+    reason = Reason.POLICY_INFEASIBLE
+
+
+class QueueFull(EquipoiseError):
+    """Too many requests wait; this one was turned away before any work."""
+
+    reason = Reason.QUEUE_FULL
+
+
+class DeadlineExpired(EquipoiseError):
+    """The caller's deadline passed before the work was started."""
+
+    reason = Reason.DEADLINE_EXPIRED
+
+
+class NotServing(EquipoiseError):
+    """The server drains or is not ready."""
+
+    reason = Reason.NOT_SERVING
+
+
+class EventStoreUnavailable(EquipoiseError):
+    """The event store could not read or could not make events durable."""
+
+    reason = Reason.EVENT_STORE_UNAVAILABLE
+
+
+class Refused(EquipoiseError):
+    """Input that a command will not work with: exit code 2 and one line that says why."""
+
+
+class BundleRefused(Refused):
+    """A bundle that must not be served: which file, and why."""
+
+    def __init__(self, file: str, why: str) -> None:
+        self.file = file
+        super().__init__(f"bundle refused: {file}: {why}")
+
+
+class PolicyRefused(Refused):
+    """A policy document that does not make sense: the key's path, what was seen, what is allowed."""
+
+    def __init__(self, source: str, key: str, why: str) -> None:
+        self.key = key
+        super().__init__(f"policy refused: {source}: {key}: {why}")
+
+
+class SettingsRefused(Refused):
+    """A setting that is unknown or out of range."""

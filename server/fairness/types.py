@@ -1,0 +1,98 @@
+"""What the fair stage takes and gives: frozen, arrays only.
+
+A policy compiles to integer tables: among the first k places at least
+`floors[g, k]` and at most `ceilings[g, k]` items belong to group g.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Int8 = NDArray[np.int8]
+Float32 = NDArray[np.float32]
+
+
+class ReasonCode(IntEnum):
+    """Why an item stands where it stands; values as in `equipoise.v1.ReasonCode`."""
+
+    SCORE = 1
+    RAISED_FOR_FLOOR = 2
+    LOWERED_FOR_FLOOR = 3
+    RAISED_FOR_CEILING = 4
+    LOWERED_FOR_CEILING = 5
+
+
+class Status(IntEnum):
+    """The fair stage's verdict; values as in `equipoise.v1.ReceiptStatus`."""
+
+    MET = 1
+    INFEASIBLE = 2
+    SKIPPED = 3
+
+
+class Skip(IntEnum):
+    """Why it had nothing to do; values as in `equipoise.v1.SkipReason`."""
+
+    NOT_SKIPPED = 0
+    POLICY_NONE = 1
+    EMPTY_LIST = 2
+
+
+@dataclass(frozen=True)
+class PrefixViolation:
+    """The first prefix (from 1) at which the policy cannot be met, and the group that breaks it.
+
+    needed: what the floor asks for, or what the ceiling allows.
+    available: what there can be (floor) or must be (ceiling) with these candidates.
+    """
+
+    prefix: int
+    group: str
+    needed: int
+    available: int
+
+
+@dataclass(frozen=True)
+class GroupExposure:
+    """One group's items in the list and its share of exposure under 1 / log2(rank + 1)."""
+
+    group: str
+    items: int
+    exposure_share: float
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the fair stage did to one list."""
+
+    policy: str
+    policy_version: str
+    policy_digest: str
+    group_table: str
+    status: Status
+    skip_reason: Skip
+    first_bad_prefix: PrefixViolation | None
+    utility_kept: float
+    places_moved: int
+    exposure: tuple[GroupExposure, ...]
+
+
+@dataclass(frozen=True)
+class FairList:
+    """A fair list over n candidates.
+
+    order: `[k] int32`, positions of the chosen candidates in the input, best place first.
+    rank_by_score: `[k] int32`, each item's rank by (score descending, tie-break ascending), from 1.
+    reasons: `[k] int8`, `ReasonCode` values.
+    """
+
+    order: Int32
+    rank_by_score: Int32
+    reasons: Int8
+    receipt: Receipt
