@@ -1,0 +1,148 @@
+"""The settings of a server: one frozen model, read once.
+
+Sources, later ones win: defaults, a TOML file, environment variables
+`EQUIPOISE_<NAME>`, flags. An unknown key is an error that names the near miss.
+
+>>> read_settings(None, {}, {"bundle": "b", "port": 0}).max_queue
+256
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.errors import SettingsRefused, shown
+
+PREFIX = "EQUIPOISE_"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ServerSettings(BaseModel):
+    """How one server process runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    bundle: Path
+    """The release bundle (a folder) to serve."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. 0.0.0.0 or [::] opens the server to the network."""
+
+    port: Port = 50051
+    """The gRPC port. 0 takes a free one; see `ready_file`."""
+
+    metrics_port: Port | None = 9464
+    """The Prometheus port, on `host`. 0 takes a free one; "off" (None) opens none."""
+
+    events: Path | None = None
+    """The event store (an SQLite file, made when missing). Without it every request must bring
+    its history and RecordFeedback answers UNAVAILABLE."""
+
+    clock: Literal["wall", "data-end"] = "wall"
+    """What "now" means for requests without as_of. "data-end" is the end of the bundle's data:
+    for replays of old purchases, which the wall clock would call long forgotten."""
+
+    max_count: Annotated[int, Field(ge=1, le=1000)] = 200
+    """The longest list. Higher makes policy tables and the fair stage larger."""
+
+    max_candidates: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """The most candidates of a request. Higher lets one request hold the model for longer."""
+
+    max_history_events: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """The most history events of a request."""
+
+    max_exclusions: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """The most excluded items of a request."""
+
+    max_feedback_events: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """The most events of one feedback call: all of them are one transaction."""
+
+    max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
+    """The largest message; larger ones get RESOURCE_EXHAUSTED before they are parsed."""
+
+    max_queue: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """How many requests may wait. Higher turns overload into latency instead of refusals."""
+
+    max_batch: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """The most requests of one model run; the bundle's measured best when not set."""
+
+    max_labels: Annotated[int, Field(ge=1, le=1000)] = 32
+    """How many surfaces and how many experiments become metric labels; the rest is "other"."""
+
+    history_cache_users: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """How many users' histories stay in memory (about 10 KB each)."""
+
+    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    """How long to go on serving after health says NOT_SERVING, so that load balancers notice."""
+
+    drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 10.0
+    """How long calls under way may take to end after that, before they are cancelled."""
+
+    ready_file: Path | None = None
+    """Written when the server serves: JSON with pid, port and metrics_port."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe log line to write."""
+
+
+def _near(key: str) -> str:
+    near = difflib.get_close_matches(key, ServerSettings.model_fields, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _check_keys(source: str, keys: Mapping[str, Any]) -> None:
+    for key in keys:
+        if key not in ServerSettings.model_fields:
+            raise SettingsRefused(f"unknown setting {key!r} in {source}{_near(key)}")
+
+
+def read_settings(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> ServerSettings:
+    """Merge the sources and check the result.
+
+    Raises:
+        SettingsRefused: an unknown key (with the near miss) or a value out of range.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    sources: list[tuple[str, Mapping[str, Any]]] = []
+    if file is not None:
+        try:
+            sources.append((str(file), tomllib.loads(file.read_text(encoding="utf-8"))))
+        except OSError as error:
+            raise SettingsRefused(f"settings file {file}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsRefused(f"settings file {file}: {error}") from error
+    variables = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX)
+    }
+    sources.append(("the environment", variables))
+    sources.append(("the flags", {k: v for k, v in flags.items() if v is not None}))
+    for name, values in sources:
+        _check_keys(name, values)
+        for key, value in values.items():
+            merged[key] = None if key == "metrics_port" and value == "off" else value
+            origin[key] = name
+    try:
+        return ServerSettings.model_validate(merged)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        key = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise SettingsRefused(
+                f"setting {key!r} is missing: give --{key}, {PREFIX}{key.upper()} or a line in the file"
+            ) from invalid
+        raise SettingsRefused(
+            f"setting {key!r} from {origin.get(key, 'defaults')}: got {shown(first['input'])}; "
+            f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        ) from invalid

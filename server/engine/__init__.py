@@ -1,0 +1,30 @@
+"""One request, from its history to a fair list. See `server.engine.engine`."""
+
+from server.engine.engine import Engine, resolver_for
+from server.engine.histories import ResolvedHistory
+from server.engine.query import (
+    Answer,
+    Degraded,
+    Normalised,
+    Outcome,
+    Phases,
+    Query,
+    RecommendQuery,
+    RerankQuery,
+    Source,
+)
+
+__all__ = [
+    "Answer",
+    "Degraded",
+    "Engine",
+    "Normalised",
+    "Outcome",
+    "Phases",
+    "Query",
+    "RecommendQuery",
+    "RerankQuery",
+    "ResolvedHistory",
+    "Source",
+    "resolver_for",
+]

@@ -1,0 +1,414 @@
+"""One request, from its history to a fair list; and a batch of them.
+
+Owns the order of the stages: history, candidates, exclusions, features, model,
+and the fair stage last, on every path (fallback lists too), so that a receipt
+speaks of the list that is sent. Runs on one thread (the batcher's). Knows
+neither the wire nor the queue.
+
+    engine = Engine(bundle, histories=cache)
+    outcomes = engine.run_batch([RecommendQuery(count=10, user_id="7")])
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.bundle import Bundle
+from server.engine.histories import Histories, HistoryResolver, ResolvedHistory
+from server.engine.query import (
+    Answer,
+    Degraded,
+    Normalised,
+    Outcome,
+    Phases,
+    Query,
+    RecommendQuery,
+    RerankQuery,
+    Source,
+)
+from server.errors import (
+    BundleRefused,
+    InvalidField,
+    Reason,
+    UnknownItem,
+    UnknownName,
+    listed,
+)
+from server.events import EventKind, HistoryCache
+from server.fairness import CompiledPolicy, rerank
+from server.features import generate_candidates, pair_features
+from server.features.types import History
+from server.model import OnnxScorer
+
+# Padded rows that a batch may add per real row before it is better run in parts.
+MAX_PADDING = 0.5
+# How far a replayed warm-up's scores may stray on another processor.
+WARMUP_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A query with its names resolved and its features computed, ready for the model."""
+
+    query: RecommendQuery
+    policy: CompiledPolicy
+    items: NDArray[np.int32]
+    sources: NDArray[np.int8]
+    features: NDArray[np.float32]
+    degraded: frozenset[Degraded]
+    skipped_candidates: int
+    skipped_history: int
+    history_ns: int
+    features_ns: int
+
+
+class Engine:
+    """Makes lists from one bundle.
+
+    cache: the event store's histories, or None where requests must bring theirs.
+    clock_ms: what "now" is for queries without `as_of_ms`, in Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        cache: HistoryCache[ResolvedHistory] | None = None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.bundle = bundle
+        model = bundle.manifest.model
+        self._scorer = OnnxScorer(
+            bundle.model,
+            input_name=model.input_name,
+            output_name=model.output_name,
+            n_features=model.n_features,
+        )
+        self._index = bundle.items.index
+        self._ids = bundle.items.ids
+        self._bundle_id = bundle.manifest.bundle_id
+        self._histories = Histories(resolver_for(bundle), cache, self._bundle_id)
+        self._clock_ms = clock_ms
+
+    def warm_up(self) -> int:
+        """Replay the bundle's warm-up requests, compiling every kernel; return how many.
+
+        Raises:
+            BundleRefused: a list differs from the one recorded when the bundle was made.
+        """
+        for number, warmup in enumerate(self.bundle.warmups):
+            found = generate_candidates(
+                warmup.history, warmup.now_ms, self.bundle.state, self.bundle.manifest.model.n_novel
+            )
+            scores = self._score(found.items, warmup.history, warmup.now_ms)
+            by_item = dict(zip(found.items.tolist(), scores.tolist(), strict=True))
+            best = np.lexsort((found.items, -scores))[: len(warmup.expected_top)]
+            for place, (got, want) in enumerate(
+                zip(found.items[best].tolist(), warmup.expected_top.tolist(), strict=True), start=1
+            ):
+                gap = abs(by_item[got] - by_item.get(want, np.inf))
+                if gap > WARMUP_TOLERANCE:
+                    raise BundleRefused(
+                        "warmups.json",
+                        f"request {number}, place {place}: got item {self._ids[got]!r}, "
+                        f"recorded {self._ids[want]!r}, scores differ by {gap:.2g}, "
+                        f"allowed: {WARMUP_TOLERANCE}",
+                    )
+        for policy in self.bundle.policies.values():
+            # Compiles the fair kernels that this bundle's policies need.
+            rerank(np.array([0.2, 0.1], np.float32), np.zeros(2, np.int32), 2, policy)
+        return len(self.bundle.warmups)
+
+    def run_batch(self, queries: Sequence[Query]) -> list[Outcome | BaseException]:
+        """One outcome or exception per query, in order; one's failure is never another's."""
+        outcomes: list[Outcome | BaseException | None] = [None] * len(queries)
+        prepared: list[tuple[int, _Prepared]] = []
+        for place, query in enumerate(queries):
+            try:
+                if isinstance(query, RerankQuery):
+                    outcomes[place] = self._rerank(query)
+                    continue
+                ready = self._prepare(query)
+                if isinstance(ready, Normalised):
+                    outcomes[place] = ready
+                else:
+                    prepared.append((place, ready))
+            except Exception as error:
+                outcomes[place] = error
+        for part in _alike([len(ready.items) for _, ready in prepared]):
+            members = [prepared[i] for i in part]
+            try:
+                scores, model_ns = self._score_together([ready for _, ready in members])
+            except Exception as error:
+                for place, _ in members:
+                    outcomes[place] = error
+                continue
+            for (place, ready), own in zip(members, scores, strict=True):
+                try:
+                    outcomes[place] = self._finish(ready, own, model_ns)
+                except Exception as error:
+                    outcomes[place] = error
+        return [
+            RuntimeError("a query got no outcome") if outcome is None else outcome
+            for outcome in outcomes
+        ]
+
+    # Names -> what the bundle holds.
+
+    def _policy(self, name: str) -> CompiledPolicy:
+        wanted = name or self.bundle.manifest.default_policy
+        policy = self.bundle.policies.get(wanted)
+        if policy is None:
+            raise UnknownName(Reason.UNKNOWN_POLICY, "policy", wanted, self.bundle.policies)
+        return policy
+
+    def _known(self, field: str, ids: Sequence[str], strict: bool) -> NDArray[np.int32]:
+        """The indices of the known ids, in order."""
+        find = self._index.get
+        found = np.fromiter((find(item, -1) for item in ids), np.int32, len(ids))
+        missing = found < 0
+        if strict and missing.any():
+            raise UnknownItem(field, ids[int(np.flatnonzero(missing)[0])], self._bundle_id)
+        return found[~missing]
+
+    # The stages of a Recommend.
+
+    def _prepare(self, query: RecommendQuery) -> _Prepared | Normalised:
+        policy = self._policy(query.policy)
+        started_ns = time.perf_counter_ns()
+        degraded: set[Degraded] = set()
+        resolved, store_failed = (
+            self._histories.read(query.user_id, query.history, query.strict)
+            if query.personal
+            else (ResolvedHistory(History.empty(), 0, ""), False)
+        )
+        history, now_ms = resolved.history, query.as_of_ms
+        if now_ms is not None:
+            history = history.until(now_ms)
+        else:
+            now_ms = max(self._clock_ms(), int(history.times_ms[-1]) if len(history) else 0)
+        if store_failed:
+            degraded.add(Degraded.EVENT_STORE_UNAVAILABLE)
+        if resolved.unknown:
+            degraded.add(Degraded.HISTORY_SKIPPED)
+        if query.personal and not len(history):
+            degraded.add(Degraded.NON_PERSONAL)
+        history_done_ns = time.perf_counter_ns()
+
+        named = self._known("candidate_item_ids", query.candidate_ids, query.strict)
+        skipped = len(query.candidate_ids) - len(named)
+        if skipped:
+            degraded.add(Degraded.CANDIDATES_SKIPPED)
+        if query.validate_only:
+            return self._normalised(query, policy, resolved, history, named, now_ms, degraded)
+
+        excluded = self._known("exclude_item_ids", query.exclude_ids, strict=False)
+        if query.candidate_ids:
+            items = self._left(named, excluded, history, query.seen)
+            sources = np.full(len(items), Source.REQUEST, np.int8)
+        else:
+            found = generate_candidates(
+                history,
+                now_ms,
+                self.bundle.state,
+                max(self.bundle.manifest.model.n_novel, query.count),
+                excluded,
+                query.seen,
+            )
+            items, sources = found.items, found.sources
+        features = pair_features(history, items, now_ms, self.bundle.state)
+        return _Prepared(
+            query=query,
+            policy=policy,
+            items=items,
+            sources=sources,
+            features=features,
+            degraded=frozenset(degraded),
+            skipped_candidates=skipped,
+            skipped_history=resolved.unknown,
+            history_ns=history_done_ns - started_ns,
+            features_ns=time.perf_counter_ns() - history_done_ns,
+        )
+
+    @staticmethod
+    def _left(
+        named: NDArray[np.int32], excluded: NDArray[np.int32], history: History, seen: bool
+    ) -> NDArray[np.int32]:
+        unwanted = excluded if seen else np.concatenate([excluded, history.items])
+        left: NDArray[np.int32] = named[~np.isin(named, unwanted)] if len(unwanted) else named
+        return left
+
+    def _normalised(
+        self,
+        query: RecommendQuery,
+        policy: CompiledPolicy,
+        resolved: ResolvedHistory,
+        history: History,
+        named: NDArray[np.int32],
+        now_ms: int,
+        degraded: set[Degraded],
+    ) -> Normalised:
+        skipped = len(query.candidate_ids) - len(named)
+        warnings = []
+        if skipped:
+            warnings.append(f"{skipped} of {len(query.candidate_ids)} candidates are unknown")
+        if resolved.unknown:
+            warnings.append(f"{resolved.unknown} history events name unknown items")
+        later = len(resolved.history) - len(history)
+        if later:
+            warnings.append(f"{later} history events are later than as_of and are not read")
+        if query.personal and not len(history):
+            warnings.append("no usable history: the list will be the non-personal one")
+        if query.candidate_ids and len(named) < query.count:
+            warnings.append(f"count is {query.count}, but only {len(named)} candidates are known")
+        return Normalised(
+            count=query.count,
+            policy=policy.policy.name,
+            personal=query.personal and len(history) > 0,
+            history_events=len(history),
+            candidates=len(named),
+            seen=query.seen,
+            as_of_ms=now_ms,
+            degraded=frozenset(degraded),
+            skipped_candidates=skipped,
+            skipped_history=resolved.unknown,
+            warnings=tuple(warnings),
+        )
+
+    def _score(
+        self, items: NDArray[np.int32], history: History, now_ms: int
+    ) -> NDArray[np.float32]:
+        features = pair_features(history, items, now_ms, self.bundle.state)
+        return self._scorer.score(features[np.newaxis])[0]
+
+    def _score_together(
+        self, members: Sequence[_Prepared]
+    ) -> tuple[list[NDArray[np.float32]], int]:
+        """Each member's scores `[n] float32`, from one padded model run, and its nanoseconds."""
+        started_ns = time.perf_counter_ns()
+        widest = max((len(ready.items) for ready in members), default=0)
+        if widest == 0:
+            return [np.empty(0, np.float32) for _ in members], 0
+        padded = np.zeros((len(members), widest, members[0].features.shape[1]), np.float32)
+        for row, ready in enumerate(members):
+            padded[row, : len(ready.items)] = ready.features
+        scores = self._scorer.score(padded)
+        own = [scores[row, : len(ready.items)] for row, ready in enumerate(members)]
+        return own, time.perf_counter_ns() - started_ns
+
+    def _finish(self, ready: _Prepared, scores: NDArray[np.float32], model_ns: int) -> Answer:
+        if not np.isfinite(scores).all():
+            raise RuntimeError("the model gave a score that is not finite")
+        started_ns = time.perf_counter_ns()
+        table = self.bundle.groups.get(ready.policy.policy.group_table)
+        codes = np.zeros(len(ready.items), np.int32) if table is None else table.codes[ready.items]
+        fair = rerank(
+            scores, codes, ready.query.count, ready.policy, tie_break=ready.items.astype(np.int64)
+        )
+        chosen = ready.items[fair.order].tolist()
+        labels = ready.policy.labels
+        degraded = ready.degraded
+        if len(chosen) < ready.query.count:
+            degraded |= {Degraded.SHORT_LIST}
+        return Answer(
+            item_ids=tuple(self._ids[item] for item in chosen),
+            scores=scores[fair.order],
+            groups=tuple(labels[code] for code in codes[fair.order].tolist())
+            if table is not None
+            else ("",) * len(chosen),
+            sources=ready.sources[fair.order],
+            fair=fair,
+            degraded=degraded,
+            skipped_candidates=ready.skipped_candidates,
+            skipped_history=ready.skipped_history,
+            phases=Phases(
+                history_ns=ready.history_ns,
+                features_ns=ready.features_ns,
+                model_ns=model_ns,
+                fair_ns=time.perf_counter_ns() - started_ns,
+            ),
+        )
+
+    # The fair stage alone.
+
+    def _rerank(self, query: RerankQuery) -> Answer:
+        started_ns = time.perf_counter_ns()
+        policy = self._policy(query.policy)
+        groups = self._groups_of(query, policy)
+        by_label = {label: code for code, label in enumerate(policy.labels)}
+        codes = np.zeros(len(groups), np.int32)
+        if policy.labels:
+            for place, group in enumerate(groups):
+                code = by_label.get(group)
+                if code is None:
+                    raise InvalidField.of(
+                        f"candidates[{place}].group",
+                        group,
+                        f"a group of policy {policy.policy.name!r}: {listed(policy.labels)}",
+                    )
+                codes[place] = code
+        # Ties go by item id, whatever the order in which the caller sent them.
+        id_rank = np.empty(len(groups), np.int64)
+        id_rank[sorted(range(len(groups)), key=query.item_ids.__getitem__)] = np.arange(len(groups))
+        fair = rerank(query.scores, codes, query.count, policy, tie_break=id_rank)
+        order = fair.order.tolist()
+        return Answer(
+            item_ids=tuple(query.item_ids[place] for place in order),
+            scores=query.scores[fair.order],
+            groups=tuple(groups[place] for place in order),
+            sources=np.zeros(len(order), np.int8),
+            fair=fair,
+            degraded=frozenset({Degraded.SHORT_LIST} if len(order) < query.count else ()),
+            skipped_candidates=0,
+            skipped_history=0,
+            phases=Phases(fair_ns=time.perf_counter_ns() - started_ns),
+        )
+
+    def _groups_of(self, query: RerankQuery, policy: CompiledPolicy) -> Sequence[str]:
+        name = query.group_table or policy.policy.group_table
+        table = self.bundle.groups.get(name)
+        if table is None and name:
+            raise UnknownName(Reason.UNKNOWN_GROUP_TABLE, "group table", name, self.bundle.groups)
+        if table is None or all(query.groups):
+            return query.groups
+        groups = list(query.groups)
+        for place, group in enumerate(groups):
+            if not group:
+                item = self._index.get(query.item_ids[place])
+                if item is None:
+                    raise InvalidField.of(
+                        f"candidates[{place}].group",
+                        group,
+                        f"a group, since item {query.item_ids[place]!r} is not in the bundle",
+                    )
+                groups[place] = table.labels[table.codes[item]]
+        return groups
+
+
+def resolver_for(bundle: Bundle) -> HistoryResolver:
+    """The step from stored events to histories of this bundle's items."""
+    kinds = frozenset(EventKind[name.upper()] for name in bundle.manifest.positive_kinds)
+    return HistoryResolver(bundle.items.index, kinds)
+
+
+def _alike(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Split a batch so that padding to the widest member stays below `MAX_PADDING`.
+
+    >>> list(_alike([400, 10_000, 410]))
+    [[0, 2], [1]]
+    """
+    part: list[int] = []
+    rows = 0
+    for place in sorted(range(len(sizes)), key=sizes.__getitem__):
+        if part and sizes[place] * (len(part) + 1) > (rows + sizes[place]) * (1 + MAX_PADDING):
+            yield part
+            part, rows = [], 0
+        part.append(place)
+        rows += sizes[place]
+    if part:
+        yield part

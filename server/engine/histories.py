@@ -1,0 +1,82 @@
+"""Where a request's history comes from: the request itself or the event store.
+
+Owns the step from item ids and kinds to a `History` of positive events that the
+bundle knows. Event times are kept; order is canonical (`History.of`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from server.errors import EventStoreUnavailable, UnknownItem
+from server.events import EventKind, HistoryCache, StoredHistory
+from server.features.types import History
+
+
+@dataclass(frozen=True)
+class ResolvedHistory:
+    """A history in the bundle's items, and how many positive events it does not know."""
+
+    history: History
+    unknown: int
+    first_unknown: str
+
+
+class HistoryResolver:
+    """Turns stored events into a `History` of the bundle's items and positive kinds."""
+
+    def __init__(self, index: Mapping[str, int], positive_kinds: frozenset[EventKind]) -> None:
+        self._index = index
+        self._kinds = np.array(sorted(positive_kinds), np.int8)
+
+    def __call__(self, stored: StoredHistory) -> ResolvedHistory:
+        find = self._index.get
+        items = np.fromiter(
+            (find(item, -1) for item in stored.item_ids), np.int32, len(stored.item_ids)
+        )
+        positive = np.isin(stored.kinds, self._kinds)
+        known = positive & (items >= 0)
+        unknown = np.flatnonzero(positive & (items < 0))
+        history = History.of(items[known], stored.times_ms[known], stored.quantities[known])
+        first = stored.item_ids[int(unknown[0])] if len(unknown) else ""
+        return ResolvedHistory(history, len(unknown), first)
+
+
+NOTHING = ResolvedHistory(History.empty(), 0, "")
+
+
+class Histories:
+    """Reads the history of a query.
+
+    The cache belongs to the one thread that runs batches.
+    """
+
+    def __init__(
+        self, resolver: HistoryResolver, cache: HistoryCache[ResolvedHistory] | None, bundle_id: str
+    ) -> None:
+        self._resolver = resolver
+        self._cache = cache
+        self._bundle_id = bundle_id
+
+    def read(
+        self, user_id: str, brought: StoredHistory | None, strict: bool
+    ) -> tuple[ResolvedHistory, bool]:
+        """The history, and whether the event store failed to answer.
+
+        Raises:
+            UnknownItem: `strict`, and the request brings an item that the bundle does not know.
+        """
+        if brought is not None:
+            resolved = self._resolver(brought)
+            if strict and resolved.unknown:
+                raise UnknownItem("history", resolved.first_unknown, self._bundle_id)
+            return resolved, False
+        if not user_id or self._cache is None:
+            return NOTHING, False
+        try:
+            return self._cache.get(user_id), False
+        except EventStoreUnavailable:
+            return NOTHING, True
