@@ -97,7 +97,9 @@ class Batcher(Generic[Job, Result]):
         if self._closing:
             raise NotServing("the server is shutting down: try another replica")
         if len(self._waiting) >= self._max_queue:
-            raise QueueFull(f"{len(self._waiting)} requests wait already, allowed: {self._max_queue}")
+            raise QueueFull(
+                f"{len(self._waiting)} requests wait already, allowed: {self._max_queue}"
+            )
         now_ns = self._clock_ns()
         if deadline_ns is not None and deadline_ns <= now_ns:
             raise DeadlineExpired("the deadline passed before the request was queued")

@@ -1,0 +1,208 @@
+"""`equipoise recommend`: ask a server for one list and show it as a table."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXAMPLES = """\b
+Examples:
+  equipoise recommend --user 1 --count 10
+  equipoise recommend --history 1082185 --history 995242@2017-12-01x2 --policy none
+  equipoise recommend --user 1 --personalisation off --json
+  equipoise recommend --user 1 --names out/demo/bundle
+
+\b
+An event of --history is ITEM, ITEM@TIME or ITEM@TIMExQUANTITY; TIME is an ISO date
+or Unix milliseconds. Exit code 1: the server refused, and the line says why."""
+
+
+def _event(text: str) -> dict[str, Any]:
+    item, _, rest = text.partition("@")
+    when, _, quantity = rest.partition("x")
+    event: dict[str, Any] = {"item_id": item}
+    try:
+        if when:
+            event["time_unix_ms"] = _time_ms(when)
+        if quantity:
+            event["quantity"] = int(quantity)
+    except ValueError as error:
+        raise click.BadParameter(f"got {text!r}, allowed: ITEM[@TIME[xQUANTITY]]") from error
+    return event
+
+
+def _time_ms(text: str) -> int:
+    if text.isdigit():
+        return int(text)
+    moment = datetime.fromisoformat(text)
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
+
+
+@click.command("recommend", epilog=EXAMPLES)
+@click.option(
+    "--target", default="127.0.0.1:50051", show_default=True, help="HOST:PORT of the server."
+)
+@click.option(
+    "--user",
+    "user_id",
+    default="",
+    help="The user; the history comes from the server's event store.",
+)
+@click.option("--history", multiple=True, help="An event of an explicit history; may be repeated.")
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    help="An item to choose from; may be repeated. Default: the bundle's generator.",
+)
+@click.option("--count", default=10, show_default=True, help="How many items.")
+@click.option("--policy", default="", help="A policy of the bundle.  [default: the bundle's]")
+@click.option(
+    "--exclude", multiple=True, help="An item that must not be in the list; may be repeated."
+)
+@click.option(
+    "--seen",
+    type=click.Choice(["include", "exclude"]),
+    default="include",
+    show_default=True,
+    help="What becomes of items bought before.",
+)
+@click.option(
+    "--personalisation",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="off: nothing of the user is read.",
+)
+@click.option("--strict", is_flag=True, help="Unknown items are an error instead of skipped.")
+@click.option("--as-of", help="Make the list for this time: ISO date or Unix milliseconds.")
+@click.option("--surface", default="", help="Where the list is shown; echoed, and a metric label.")
+@click.option("--experiment", default="", help="The experiment arm; echoed, and a metric label.")
+@click.option("--validate-only", is_flag=True, help="Only say what the request means.")
+@click.option("--timeout-s", default=5.0, show_default=True, help="The call's deadline.")
+@click.option(
+    "--names",
+    type=click.Path(path_type=Path, exists=True),
+    help="A bundle whose item names to show.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
+def command(
+    target: str,
+    history: tuple[str, ...],
+    candidates: tuple[str, ...],
+    exclude: tuple[str, ...],
+    seen: str,
+    personalisation: str,
+    strict: bool,
+    as_of: str | None,
+    timeout_s: float,
+    names: Path | None,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Ask a server for one fair list."""
+    import grpc
+    from google.protobuf.json_format import MessageToJson
+
+    from equipoise.v1 import recommendation_pb2 as pb
+    from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+    try:
+        as_of_ms = _time_ms(as_of) if as_of else 0
+    except ValueError as error:
+        raise click.BadParameter(
+            f"--as-of: got {as_of!r}, allowed: ISO date or milliseconds"
+        ) from error
+    events = [_event(text) for text in history]
+    if any("time_unix_ms" not in event for event in events):
+        # An event without a time happened just now.
+        now_ms = as_of_ms or int(datetime.now(UTC).timestamp() * 1000)
+        events = [{"time_unix_ms": now_ms} | event for event in events]
+    request = pb.RecommendRequest(
+        history=[pb.HistoryEvent(**event) for event in events],
+        candidate_item_ids=candidates,
+        exclude_item_ids=exclude,
+        seen_items=pb.SEEN_ITEMS_EXCLUDE if seen == "exclude" else pb.SEEN_ITEMS_INCLUDE,
+        personalisation=pb.PERSONALISATION_OFF
+        if personalisation == "off"
+        else pb.PERSONALISATION_ON,
+        unknown_items=pb.UNKNOWN_ITEMS_REJECT if strict else pb.UNKNOWN_ITEMS_SKIP,
+        as_of_unix_ms=as_of_ms,
+        **fields,
+    )
+    with grpc.insecure_channel(target) as channel:
+        try:
+            response = RecommendationServiceStub(channel).Recommend(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise click.ClickException(_told(error, target)) from error
+    if as_json:
+        click.echo(MessageToJson(response, preserving_proto_field_name=True))
+    else:
+        _show(response, _names(names))
+
+
+def _told(error: Any, target: str) -> str:
+    import grpc
+
+    code = error.code()
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return f"no answer from {target} ({error.details()}); is a server up? Try 'make serve'"
+    return f"{code.name}: {error.details()}"
+
+
+def _names(bundle: Path | None) -> dict[str, str]:
+    if bundle is None:
+        return {}
+    table = json.loads((bundle / "items.json").read_text(encoding="utf-8"))
+    return dict(zip(table["ids"], table["names"], strict=True))
+
+
+def _show(response: Any, names: dict[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from equipoise.v1 import recommendation_pb2 as pb
+
+    console = Console()
+    if response.HasField("normalised"):
+        console.print(response.normalised)
+        return
+    table = Table("rank", "item", "score", "by score", "group", "source", "why", box=None)
+    for item in response.items:
+        table.add_row(
+            str(item.rank),
+            f"{item.item_id}  {names.get(item.item_id, '')}".rstrip(),
+            f"{item.score:.4f}",
+            str(item.rank_by_score),
+            item.group,
+            pb.CandidateSource.Name(item.source).removeprefix("CANDIDATE_SOURCE_").lower(),
+            pb.ReasonCode.Name(item.reason).removeprefix("REASON_CODE_").lower(),
+        )
+    console.print(table)
+    receipt = response.receipt
+    status = pb.ReceiptStatus.Name(receipt.status).removeprefix("RECEIPT_STATUS_").lower()
+    console.print(
+        f"policy {receipt.policy} {receipt.policy_version}: {status}, "
+        f"utility kept {receipt.utility_kept:.4f}, {receipt.places_moved} places moved"
+    )
+    if receipt.HasField("first_bad_prefix"):
+        bad = receipt.first_bad_prefix
+        console.print(
+            f"first bad prefix {bad.prefix}: group {bad.group} needs {bad.needed}, "
+            f"has {bad.available}"
+        )
+    shares = ", ".join(f"{part.group} {part.exposure_share:.0%}" for part in receipt.exposure)
+    if shares:
+        console.print(f"exposure: {shares}")
+    for reason in response.degraded_reasons:
+        console.print(
+            f"degraded: {pb.DegradedReason.Name(reason).removeprefix('DEGRADED_REASON_').lower()}"
+        )
+    console.print(
+        f"{response.bundle_id}, {response.phases.total_ns / 1e6:.2f} ms in the server, "
+        f"request {response.request_id}"
+    )

@@ -1,0 +1,1 @@
+"""The only room that knows the wire: messages to queries, answers to messages."""

@@ -1,0 +1,280 @@
+"""Messages -> queries: every length and range of the contract is checked here.
+
+Owns the bounds. All that is wrong with a request is told at once (up to a
+limit), with field paths as in the proto files. Must not know the bundle: names
+of items and policies are the engine's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from equipoise.v1 import recommendation_pb2 as pb
+
+from server.config import ServerSettings
+from server.engine import RecommendQuery, RerankQuery
+from server.errors import InvalidField, Violation, shown
+from server.events import Event, StoredHistory
+
+MAX_ID_BYTES = 128
+MAX_NAME_BYTES = 64
+MAX_TIME_MS = 253_402_300_799_999
+MAX_QUANTITY = 10_000
+MAX_RANK = 10_000
+# A caller mends a few fields at a time; a megabyte of violations helps nobody.
+MAX_VIOLATIONS = 16
+
+_LABEL = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+_REQUEST_ID = re.compile(r"[\x20-\x7e]{0,64}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds that an operator may set."""
+
+    max_count: int
+    max_candidates: int
+    max_history_events: int
+    max_exclusions: int
+    max_feedback_events: int
+
+    @classmethod
+    def of(cls, settings: ServerSettings) -> Limits:
+        return cls(
+            settings.max_count,
+            settings.max_candidates,
+            settings.max_history_events,
+            settings.max_exclusions,
+            settings.max_feedback_events,
+        )
+
+
+class _Checks:
+    """Collects what is wrong with one message."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def wrong(self, field: str, seen: object, allowed: str) -> None:
+        if len(self.violations) < MAX_VIOLATIONS:
+            self.violations.append(Violation(field, shown(seen), allowed))
+
+    def between(self, field: str, value: int, low: int, high: int) -> None:
+        if not low <= value <= high:
+            self.wrong(field, value, f"{low} to {high}")
+
+    def length(self, field: str, size: int, high: int) -> bool:
+        if size > high:
+            self.wrong(field, f"{size} entries", f"at most {high}")
+            return False
+        return True
+
+    def text(self, field: str, value: str, high: int, low: int = 0) -> None:
+        size = len(value) if value.isascii() else len(value.encode())
+        if not low <= size <= high:
+            self.wrong(field, value if size else "", f"{low} to {high} bytes")
+
+    def pattern(self, field: str, value: str, form: re.Pattern[str], allowed: str) -> None:
+        if form.fullmatch(value) is None:
+            self.wrong(field, value, allowed)
+
+    def enum(self, field: str, value: int, names: Iterable[tuple[str, int]]) -> None:
+        known = {number: name for name, number in names}
+        if value not in known:
+            self.wrong(field, value, ", ".join(known.values()))
+
+    def unique(self, field: str, ids: Sequence[str], member: str = "") -> None:
+        if len(set(ids)) == len(ids):
+            return
+        twice = next(item for item, times in Counter(ids).items() if times > 1)
+        places = [place for place, item in enumerate(ids) if item == twice]
+        self.wrong(
+            f"{field}[{places[1]}]{member}", twice, f"no id twice; it is at {places[0]} already"
+        )
+
+    def done(self) -> None:
+        if self.violations:
+            raise InvalidField(self.violations)
+
+
+def _labels(checks: _Checks, request_id: str, surface: str, experiment: str) -> None:
+    allowed = "at most 64 of [A-Za-z0-9_.-]"
+    checks.pattern("request_id", request_id, _REQUEST_ID, "at most 64 bytes of printable ASCII")
+    checks.pattern("surface", surface, _LABEL, allowed)
+    checks.pattern("experiment", experiment, _LABEL, allowed)
+
+
+def _history(
+    checks: _Checks, events: Sequence[pb.HistoryEvent], limits: Limits
+) -> StoredHistory | None:
+    if not events or not checks.length("history", len(events), limits.max_history_events):
+        return None
+    for place, event in enumerate(events):
+        if len(checks.violations) >= MAX_VIOLATIONS:
+            break
+        field = f"history[{place}]"
+        checks.text(f"{field}.item_id", event.item_id, MAX_ID_BYTES, low=1)
+        checks.between(f"{field}.time_unix_ms", event.time_unix_ms, 0, MAX_TIME_MS)
+        if not 0 <= event.kind <= pb.EVENT_KIND_PURCHASE:
+            checks.enum(f"{field}.kind", event.kind, pb.EventKind.items())
+        checks.between(f"{field}.quantity", event.quantity, 0, MAX_QUANTITY)
+    if checks.violations:
+        return None
+    size = len(events)
+    return StoredHistory(
+        item_ids=tuple(event.item_id for event in events),
+        times_ms=np.fromiter((event.time_unix_ms for event in events), np.int64, size),
+        kinds=np.fromiter(
+            (event.kind or pb.EVENT_KIND_PURCHASE for event in events), np.int8, size
+        ),
+        quantities=np.fromiter((event.quantity or 1 for event in events), np.float32, size),
+    )
+
+
+def _ids(
+    checks: _Checks, field: str, ids: Sequence[str], high: int, *, unique: bool
+) -> tuple[str, ...]:
+    if not checks.length(field, len(ids), high):
+        return ()
+    for place, item in enumerate(ids):
+        if not 0 < len(item) <= MAX_ID_BYTES or not item.isascii():
+            checks.text(f"{field}[{place}]", item, MAX_ID_BYTES, low=1)
+    if unique:
+        checks.unique(field, ids)
+    return tuple(ids)
+
+
+def recommend_query(
+    request: pb.RecommendRequest, request_id: str, limits: Limits
+) -> RecommendQuery:
+    """The query that a message means.
+
+    Raises:
+        InvalidField: one or more fields are outside the contract.
+    """
+    checks = _Checks()
+    _labels(checks, request.request_id, request.surface, request.experiment)
+    checks.text("user_id", request.user_id, MAX_ID_BYTES)
+    history = _history(checks, request.history, limits)
+    candidates = _ids(
+        checks,
+        "candidate_item_ids",
+        request.candidate_item_ids,
+        limits.max_candidates,
+        unique=True,
+    )
+    checks.between("count", request.count, 1, limits.max_count)
+    checks.text("policy", request.policy, MAX_NAME_BYTES)
+    excluded = _ids(
+        checks, "exclude_item_ids", request.exclude_item_ids, limits.max_exclusions, unique=False
+    )
+    checks.enum("seen_items", request.seen_items, pb.SeenItems.items())
+    checks.enum("unknown_items", request.unknown_items, pb.UnknownItems.items())
+    checks.enum("personalisation", request.personalisation, pb.Personalisation.items())
+    checks.between("as_of_unix_ms", request.as_of_unix_ms, 0, MAX_TIME_MS)
+    checks.done()
+    return RecommendQuery(
+        count=request.count,
+        request_id=request_id,
+        user_id=request.user_id,
+        history=history,
+        candidate_ids=candidates,
+        policy=request.policy,
+        exclude_ids=excluded,
+        seen=request.seen_items != pb.SEEN_ITEMS_EXCLUDE,
+        strict=request.unknown_items == pb.UNKNOWN_ITEMS_REJECT,
+        personal=request.personalisation != pb.PERSONALISATION_OFF,
+        validate_only=request.validate_only,
+        as_of_ms=request.as_of_unix_ms or None,
+        surface=request.surface,
+        experiment=request.experiment,
+    )
+
+
+def rerank_query(request: pb.RerankRequest, request_id: str, limits: Limits) -> RerankQuery:
+    """The query that a message means.
+
+    Raises:
+        InvalidField: one or more fields are outside the contract.
+    """
+    checks = _Checks()
+    _labels(checks, request.request_id, request.surface, request.experiment)
+    checks.between("count", request.count, 1, limits.max_count)
+    checks.text("policy", request.policy, MAX_NAME_BYTES)
+    checks.text("group_table", request.group_table, MAX_NAME_BYTES)
+    size = len(request.candidates)
+    if not 1 <= size <= limits.max_candidates:
+        checks.wrong("candidates", f"{size} entries", f"1 to {limits.max_candidates}")
+        checks.done()
+    ids = tuple(candidate.item_id for candidate in request.candidates)
+    groups = tuple(candidate.group for candidate in request.candidates)
+    scores = np.fromiter((candidate.score for candidate in request.candidates), np.float32, size)
+    for place in np.flatnonzero(~np.isfinite(scores)).tolist()[:MAX_VIOLATIONS]:
+        checks.wrong(f"candidates[{place}].score", float(scores[place]), "a finite number")
+    for place, (item, group) in enumerate(zip(ids, groups, strict=True)):
+        if len(checks.violations) >= MAX_VIOLATIONS:
+            break
+        checks.text(f"candidates[{place}].item_id", item, MAX_ID_BYTES, low=1)
+        checks.text(f"candidates[{place}].group", group, MAX_ID_BYTES)
+    checks.unique("candidates", ids, ".item_id")
+    checks.done()
+    return RerankQuery(
+        item_ids=ids,
+        scores=scores,
+        groups=groups,
+        count=request.count,
+        request_id=request_id,
+        policy=request.policy,
+        group_table=request.group_table,
+        surface=request.surface,
+        experiment=request.experiment,
+    )
+
+
+def feedback_events(request: pb.RecordFeedbackRequest, limits: Limits) -> list[Event]:
+    """The events that a message means.
+
+    Raises:
+        InvalidField: one or more fields are outside the contract; nothing is recorded.
+    """
+    checks = _Checks()
+    size = len(request.events)
+    if not 1 <= size <= limits.max_feedback_events:
+        checks.wrong("events", f"{size} entries", f"1 to {limits.max_feedback_events}")
+        checks.done()
+    for place, event in enumerate(request.events):
+        if len(checks.violations) >= MAX_VIOLATIONS:
+            break
+        field = f"events[{place}]"
+        checks.text(f"{field}.event_id", event.event_id, MAX_NAME_BYTES, low=1)
+        checks.text(f"{field}.user_id", event.user_id, MAX_ID_BYTES, low=1)
+        checks.text(f"{field}.item_id", event.item_id, MAX_ID_BYTES, low=1)
+        if not pb.EVENT_KIND_VIEW <= event.kind <= pb.EVENT_KIND_PURCHASE:
+            checks.enum(f"{field}.kind", event.kind, pb.EventKind.items()[1:])
+        checks.between(f"{field}.time_unix_ms", event.time_unix_ms, 1, MAX_TIME_MS)
+        checks.between(f"{field}.quantity", event.quantity, 0, MAX_QUANTITY)
+        checks.pattern(
+            f"{field}.request_id",
+            event.request_id,
+            _REQUEST_ID,
+            "at most 64 bytes of printable ASCII",
+        )
+        checks.between(f"{field}.rank", event.rank, 0, MAX_RANK)
+    checks.done()
+    return [
+        Event(
+            event_id=event.event_id,
+            user_id=event.user_id,
+            item_id=event.item_id,
+            kind=event.kind,
+            time_ms=event.time_unix_ms,
+            quantity=event.quantity or 1,
+            request_id=event.request_id,
+            rank=event.rank,
+        )
+        for event in request.events
+    ]

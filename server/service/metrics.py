@@ -1,0 +1,161 @@
+"""What a server counts, for Prometheus. Owns names, labels and their bounds.
+
+Labels are bounded: methods, codes, policies and groups come from the contract
+and the bundle; surfaces and experiments are capped, the rest is "other". No
+user id is ever a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server import __version__
+from server.batcher import Batched
+from server.bundle import Bundle
+from server.engine import Answer
+from server.fairness.types import Status
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+PHASE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class BoundedLabels:
+    """Lets the first `limit` different values through; later new ones become "other".
+
+    >>> labels = BoundedLabels(1)
+    >>> labels("home"), labels("cart"), labels("home"), labels("")
+    ('home', 'other', 'home', '')
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if not value or value in self._seen:
+            return value
+        if len(self._seen) < self._limit:
+            self._seen.add(value)
+            return value
+        return "other"
+
+
+class _QueueDepth(Collector):
+    """Reads the depth when it is scraped, so that the request path pays nothing."""
+
+    def __init__(self, depth: Callable[[], int]) -> None:
+        self._depth = depth
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "equipoise_queue_depth", "Requests that wait for a batch", value=self._depth()
+        )
+
+
+class ServerMetrics:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self, bundle: Bundle, max_labels: int, depth: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.handled = Counter(
+            "grpc_server_handled",
+            "Calls that ended, by method and status code",
+            ["grpc_service", "grpc_method", "grpc_code"],
+            registry=registry,
+        )
+        self.handling = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from the arrival of a call to its end",
+            ["grpc_service", "grpc_method"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._phase = Histogram(
+            "equipoise_phase_seconds",
+            "Time of one list's phases (model: of its batch)",
+            ["phase"],
+            buckets=PHASE_SECONDS,
+            registry=registry,
+        )
+        self._batch = Histogram(
+            "equipoise_batch_size",
+            "Requests that shared the batch, seen by each request",
+            buckets=BATCH_SIZES,
+            registry=registry,
+        )
+        self._lists = Counter(
+            "equipoise_lists",
+            "Lists by policy, receipt status, surface and experiment",
+            ["policy", "receipt_status", "surface", "experiment"],
+            registry=registry,
+        )
+        self._violations = Counter(
+            "equipoise_floor_violations",
+            "Lists whose policy could not be met, by the group of the first bad prefix",
+            ["policy", "group"],
+            registry=registry,
+        )
+        self._exposure = Counter(
+            "equipoise_group_exposure",
+            "Exposure shares given to a group, added up over lists",
+            ["policy", "group"],
+            registry=registry,
+        )
+        self._degraded = Counter(
+            "equipoise_degraded_lists", "Lists by degraded reason", ["reason"], registry=registry
+        )
+        self.feedback = Counter(
+            "equipoise_feedback_events",
+            "Feedback events by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
+        Gauge(
+            "equipoise_serving_info",
+            "1, labelled with what is served",
+            ["bundle_id", "model_digest", "version"],
+            registry=registry,
+        ).labels(bundle.manifest.bundle_id, bundle.manifest.model.digest, __version__).set(1)
+        registry.register(_QueueDepth(depth))
+        self._surface = BoundedLabels(max_labels)
+        self._experiment = BoundedLabels(max_labels)
+        self._phases = {
+            name: self._phase.labels(name)
+            for name in ("decode", "queue", "history", "features", "model", "fair")
+        }
+
+    def list_made(
+        self, batched: Batched[Answer], surface: str, experiment: str, decode_ns: int
+    ) -> None:
+        """Count one list."""
+        answer = batched.result
+        receipt = answer.fair.receipt
+        times = answer.phases
+        for name, spent_ns in (
+            ("decode", decode_ns),
+            ("queue", batched.queue_ns),
+            ("history", times.history_ns),
+            ("features", times.features_ns),
+            ("model", times.model_ns),
+            ("fair", times.fair_ns),
+        ):
+            self._phases[name].observe(spent_ns / 1e9)
+        self._batch.observe(batched.batch_size)
+        self._lists.labels(
+            receipt.policy,
+            receipt.status.name,
+            self._surface(surface),
+            self._experiment(experiment),
+        ).inc()
+        if receipt.status is Status.INFEASIBLE and receipt.first_bad_prefix is not None:
+            self._violations.labels(receipt.policy, receipt.first_bad_prefix.group).inc()
+        for part in receipt.exposure:
+            self._exposure.labels(receipt.policy, part.group).inc(part.exposure_share)
+        for reason in answer.degraded:
+            self._degraded.labels(reason.name).inc()
