@@ -3,18 +3,60 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := out/demo
+PORT ?= 50051
+PROTOS := $(wildcard proto/equipoise/v1/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Equipoise: personalised recommendations that are provably fair."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## make the virtual environment (.venv) with everything in it
+setup: $(READY) ## make the virtual environment .venv with everything in it
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "setting up $(VENV) (about two minutes the first time)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[training,bench,dev]'
+	@echo "setting up $(VENV): about two minutes the first time"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+		--editable '.[training,bench,dev]'
 	@touch $@
 
-.PHONY: help setup
+demo: $(READY) ## the whole story on a year of real purchases; leaves out/demo/index.html
+	@$(BIN)/python -m bench.demo --out $(DEMO)
+
+serve: $(READY) ## serve the demo's bundle on PORT (default 50051) and say how to call it
+	@$(BIN)/python -m bench.demo --out $(DEMO) --until bundle
+	@$(BIN)/python -m bench.demo.serving --out $(DEMO) --port $(PORT)
+
+test: $(READY) ## run every test
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY) ## run the tests that need no server process and no real data
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+	@$(BIN)/buf breaking --against proto/baseline.binpb
+	@PATH=$(BIN):$$PATH ./proto/generate.sh --check
+
+format: $(READY) ## let the formatters have their way
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/buf format --write
+
+stubs: $(READY) $(PROTOS) ## generate the Python stubs beside the .proto files
+	@PATH=$(BIN):$$PATH ./proto/generate.sh
+
+baseline: $(READY) ## accept the contract as released: later changes must not break it
+	@$(BIN)/buf build --exclude-source-info --output proto/baseline.binpb
+
+clean: ## remove what the targets made, but keep .venv
+	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo serve test test-fast lint format stubs baseline clean
