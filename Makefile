@@ -1,7 +1,7 @@
 # Every target works on a fresh machine with git, make and Python 3.11: each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := out/demo
 PORT ?= 50051
