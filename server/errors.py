@@ -11,7 +11,7 @@ Each message names the field, the value seen and what is allowed:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -146,3 +146,29 @@ class PolicyRefused(Refused):
 
 class SettingsRefused(Refused):
     """A setting that is unknown or out of range."""
+
+
+class DataRefused(Refused):
+    """A table that will not be worked with: which column, how many rows, one of them, what is allowed."""
+
+    def __init__(
+        self,
+        column: str,
+        rows: int,
+        example: Mapping[str, object],
+        why: str,
+        *,
+        of_rows: int | None = None,
+        allowed: str = "",
+        source: str = "interactions",
+    ) -> None:
+        self.column = column
+        self.rows = rows
+        self.example = dict(example)
+        count = f"{rows} rows" if of_rows is None else f"{rows} of {of_rows} rows"
+        text = f"data refused: {source}: column {column!r}: {count}: {why}"
+        if allowed:
+            text += f"; allowed: {allowed}"
+        if example:
+            text += f"; example: {shown(self.example, 240)}"
+        super().__init__(text)
