@@ -92,7 +92,7 @@ class Dataset:
     def history(self, user: int) -> History:
         """The user's events, oldest first, as the features take them."""
         part = slice(int(self.user_ptr[user]), int(self.user_ptr[user + 1]))
-        return History(self.items[part], self.times_ms[part], self.quantities[part])
+        return History.of(self.items[part], self.times_ms[part], self.quantities[part])
 
     def digest(self) -> str:
         """SHA-256 over ids, events and attributes: equal data, equal digest."""

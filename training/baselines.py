@@ -1,0 +1,184 @@
+"""The baselines that every model is compared with, by full ranking.
+
+Owns six ways to score all items for a user from the purchases before a cut. Must
+not know metrics, features or the ranker.
+
+    for baseline in BASELINES:
+        lists, novel = baseline.rank(history, users, now_ms, k=20)
+
+Each score is per item of the dataset; lists are the best k by (score descending,
+item ascending), once over all items and once without the user's own.
+EASE is Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019,
+eq. 8. Its scores are taken in the dual: with B = I - P diag(1 / diag P),
+P = (X'X + lambda I)^-1 and M = (XX' + lambda I)^-1 the Woodbury identity gives
+XP = MX and lambda diag(P) = 1 - diag(X'MX), so the scores of all users are
+`XB = X - MX / diag(P)`: only a users x users matrix is inverted, and B, which has a
+number for each pair of items, is never formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+
+from server.features.types import DAY_MS, Float32, Int32
+from training.data.dataset import Dataset
+
+WEEK_MS = 7 * DAY_MS
+RECENT_WEEKS = 4
+DECAY_PER_WEEK = 0.95
+EASE_LAMBDA = 200.0
+KNN_NEIGHBOURS = 100
+
+Scorer = Callable[[Int32], Float32]
+"""Users `[b] int32` to scores `[b, n_items] float32`."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One baseline: its name in results, in prose, and how it is fitted."""
+
+    name: str
+    title: str
+    fit: Callable[[Dataset, int], Scorer]
+
+    def rank(
+        self,
+        history: Dataset,
+        users: Int32,
+        now_ms: int,
+        k: int = 20,
+        block: int = 128,
+        on_users: Callable[[int], None] = lambda _: None,
+    ) -> tuple[Int32, Int32]:
+        """The lists `[t, k] int32` of `users`, over all items, and without those of their history.
+
+        history: the purchases up to the cut. on_users: told how many users are done.
+        """
+        scorer = self.fit(history, now_ms)
+        lists = np.full((len(users), k), -1, np.int32)
+        novel = np.full((len(users), k), -1, np.int32)
+        for start in range(0, len(users), block):
+            part = users[start : start + block]
+            scores = scorer(part)
+            for row, user in enumerate(part.tolist()):
+                lists[start + row] = top(scores[row], k)
+                own = history.items[history.user_ptr[user] : history.user_ptr[user + 1]]
+                scores[row, own] = -np.inf
+                novel[start + row] = top(scores[row], k)
+            on_users(len(part))
+        return lists, novel
+
+
+def top(scores: Float32, k: int) -> Int32:
+    """The places of the best k finite scores by (score descending, place ascending), -1 padded.
+
+    >>> top(np.array([1, 3, 3, -np.inf], np.float32), 4).tolist()
+    [1, 2, 0, -1]
+    """
+    n = len(scores)
+    if k < n:
+        bar = np.partition(scores, n - k)[n - k]
+        places = np.flatnonzero(scores >= bar)
+    else:
+        places = np.arange(n)
+    places = places[scores[places] > -np.inf]
+    best = places[np.argsort(-scores[places], kind="stable")][:k]
+    out = np.full(k, -1, np.int32)
+    out[: len(best)] = best
+    return out
+
+
+def _bought(history: Dataset, weights: Float32 | None = None) -> sp.csr_matrix:
+    """Users x items: the sum of `weights` (or the number) of a user's purchases of an item."""
+    data = np.ones(history.n_events, np.float32) if weights is None else weights
+    matrix = sp.coo_matrix(
+        (data, (history.event_users, history.items)), shape=(history.n_users, history.n_items)
+    )
+    return matrix.tocsr()
+
+
+def _counts(history: Dataset) -> Float32:
+    return np.bincount(history.items, minlength=history.n_items).astype(np.float32)
+
+
+def _recent_counts(history: Dataset, now_ms: int) -> Float32:
+    return _counts(history.between(now_ms - RECENT_WEEKS * WEEK_MS, now_ms))
+
+
+def _same_for_all(scores: Float32) -> Scorer:
+    return lambda users: np.repeat(scores[None], len(users), axis=0)
+
+
+def _filled(personal: sp.csr_matrix, fill: Float32) -> Scorer:
+    """Own items first, by their score; ties among them, and then the rest, by `fill`."""
+    smallest = float(personal.data.min()) if personal.nnz else 1.0
+    tail = fill * (1e-3 * smallest / max(float(fill.max()), 1.0))
+    return lambda users: personal[users].toarray() + tail
+
+
+def _popularity(history: Dataset, now_ms: int) -> Scorer:
+    return _same_for_all(_counts(history))
+
+
+def _popularity_recent(history: Dataset, now_ms: int) -> Scorer:
+    return _same_for_all(_recent_counts(history, now_ms))
+
+
+def _personal_frequency(history: Dataset, now_ms: int) -> Scorer:
+    return _filled(_bought(history), _counts(history))
+
+
+def _recency_frequency(history: Dataset, now_ms: int) -> Scorer:
+    weeks = (now_ms - history.times_ms) / WEEK_MS
+    decayed = (DECAY_PER_WEEK**weeks).astype(np.float32)
+    return _filled(_bought(history, decayed), _recent_counts(history, now_ms))
+
+
+def _log_counts(history: Dataset) -> sp.csr_matrix:
+    logs = _bought(history)
+    logs.data = np.log1p(logs.data)
+    return logs
+
+
+def _ease(history: Dataset, now_ms: int) -> Scorer:
+    logs = _log_counts(history)
+    inverse = ridge_inverse(logs, EASE_LAMBDA)
+    by_item = logs.tocsc()
+    mapped = np.asarray((by_item.T @ inverse).T, np.float32)
+    own = np.asarray(by_item.multiply(mapped).sum(axis=0), np.float32).ravel()
+    return lambda users: logs[users].toarray() - mapped[users] * (EASE_LAMBDA / (1.0 - own))
+
+
+def ridge_inverse(logs: sp.csr_matrix, regularization: float) -> Float32:
+    """`(X X' + lambda I)^-1`, `[n_users, n_users] float32`, of X `[n_users, n_items]`."""
+    gram = (logs @ logs.T).toarray().astype(np.float64)
+    gram[np.diag_indices_from(gram)] += regularization
+    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)
+    return np.asarray(scipy.linalg.cho_solve(factor, np.eye(len(gram))), np.float32)
+
+
+def _item_knn(history: Dataset, now_ms: int) -> Scorer:
+    logs = _log_counts(history)
+    norms = np.sqrt(np.asarray(logs.multiply(logs).sum(axis=0))).ravel()
+    unit = (logs @ sp.diags(1.0 / np.maximum(norms, 1e-12))).tocsr()
+    shared = (logs @ unit.T).toarray()
+    by_item = unit.tocsc()
+    own = logs  # cos(i, i) = 1: an item's own part of its score, taken out.
+    return lambda users: np.asarray(
+        (by_item.T @ shared[users].T).T - own[users].toarray(), np.float32
+    )
+
+
+BASELINES = (
+    Baseline("popularity", "popularity", _popularity),
+    Baseline("popularity_4_weeks", "popularity, last 4 weeks", _popularity_recent),
+    Baseline("item_knn", "item-kNN cosine", _item_knn),
+    Baseline("personal_frequency", "personal frequency + popularity", _personal_frequency),
+    Baseline("recency_frequency", "recency-weighted frequency", _recency_frequency),
+    Baseline("ease", "EASE, log counts", _ease),
+)
