@@ -1,0 +1,160 @@
+"""`make demo`: data -> model -> bundle -> server -> fair lists -> load -> invariants -> verdict.
+
+Each step is skipped while its inputs and its code are unchanged. Ctrl-C leaves
+nothing half-written and nothing running: a step writes aside, and its stamp last.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.demo.page import write_page
+from bench.demo.serving import Live, copy_store, equipoise, server
+from bench.demo.session import hold
+from bench.demo.steps import Done, Step, remove, run_steps, write_whole
+from bench.demo.tell import tell
+
+CONSOLE = Console(highlight=False)
+LOAD_USERS = 16
+LOAD_SECONDS = 15
+EXAMPLES = 60
+SEED = 7
+
+SHARED_CODE = ("server/features/*.py", "server/fairness/*.py", "server/bundle/*.py",
+               "server/model.py", "server/jit.py", "constraints.txt")  # fmt: skip
+TRAINING_CODE = (*SHARED_CODE, "training/**/*.py", "training/policies/*.toml", "server/engine/*.py")
+SERVING_CODE = ("server/**/*.py", "proto/equipoise/v1/*.proto")
+
+
+def run(*arguments: str | Path) -> None:
+    """Run an `equipoise` subcommand; its output is the demo's.
+
+    Raises:
+        click.ClickException: it failed; its own message stands above.
+    """
+    process = subprocess.Popen(equipoise(*arguments))
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # The terminal interrupted the child as well; it must be gone before this process is.
+        process.wait()
+        raise
+    if code != 0:
+        raise click.ClickException(f"'equipoise {arguments[0]}' failed with exit code {code}")
+
+
+def train(out: Path) -> None:
+    run("train", "--dataset", "complete-journey", "--out", out / "bundle")
+
+
+def load_events(out: Path) -> None:
+    aside = out / "events.db.partial"
+    for path in out.glob("events.db*"):
+        remove(path)
+    run("events", "load", "--dataset", "complete-journey", "--until-week", "50", "--store", aside)
+    copy_store(aside, out / "events.db")
+    for path in out.glob("events.db.partial*"):
+        remove(path)
+
+
+def evaluate(out: Path) -> None:
+    run(
+        "evaluate", "--bundle", out / "bundle", "--dataset", "complete-journey",
+        "--out", out / "quality", "--requests-out", out / "requests.jsonl",
+    )  # fmt: skip
+
+
+def live(out: Path) -> None:
+    folder = out / "live"
+    folder.mkdir(exist_ok=True)
+    store = folder / "events.db"
+    copy_store(out / "events.db", store)
+    with server(out / "bundle", store, folder / "server.log") as serving:
+        lists = hold(serving.target, out / "requests.jsonl")
+        lists["ready_s"] = serving.ready_s
+        _load(out, serving)
+        _invariants(out, serving)
+    write_whole(folder / "lists.json", json.dumps(lists, indent=1))
+
+
+def _load(out: Path, serving: Live) -> None:
+    run(
+        "load", "--target", serving.target, "--requests", out / "requests.jsonl",
+        "--users", str(LOAD_USERS), "--duration", str(LOAD_SECONDS),
+        "--server-pid", str(serving.pid), "--out", out / "load",
+    )  # fmt: skip
+
+
+def _invariants(out: Path, serving: Live) -> None:
+    run(
+        "invariants", "--target", serving.target, "--bundle", out / "bundle",
+        "--examples", str(EXAMPLES), "--seed", str(SEED), "--out", out / "invariants.json",
+    )  # fmt: skip
+
+
+def gate(out: Path) -> None:
+    """The verdict is a result, not an error: a failed release is told, not hidden."""
+    command = equipoise(
+        "gate", "--budgets", Path(__file__).parents[1] / "budgets" / "demo.toml",
+        out / "quality" / "quality.json", out / "load" / "load.json", out / "invariants.json",
+        "--json-out", out / "verdict.json", "--markdown-out", out / "verdict.md",
+    )  # fmt: skip
+    code = subprocess.run(command, check=False).returncode
+    if code not in (0, 1, 3):
+        raise click.ClickException(f"'equipoise gate' failed with exit code {code}")
+
+
+STEPS = (
+    Step("bundle", "prepare, train in PyTorch, export to ONNX, write the release bundle",
+         TRAINING_CODE, ("bundle/manifest.json",), train),
+    Step("events", "fill the event store with 50 weeks of purchases",
+         ("training/data/*.py", "training/commands.py", "server/events/*.py"), ("events.db",),
+         load_events),
+    Step("quality", "evaluate through the served path, against every baseline",
+         TRAINING_CODE, ("quality/quality.json", "requests.jsonl"), evaluate),
+    Step("live", "serve over gRPC: lists, a purchase, a load, the invariants",
+         (*SERVING_CODE, "bench/**/*.py"),
+         ("live/lists.json", "load/load.json", "invariants.json"), live),
+    Step("verdict", "the gate's verdict", ("bench/gate/*.py", "bench/budgets/*.toml"),
+         ("verdict.json",), gate),
+)  # fmt: skip
+
+
+def announce(step: Step, fresh: bool) -> None:
+    mark = "[dim]unchanged, skipped[/dim]" if fresh else "[bold]running[/bold]"
+    CONSOLE.print(f"[bold cyan]{step.name}[/]  {step.title}: {mark}")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
+@click.option("--until", type=click.Choice([step.name for step in STEPS]), help="Stop after a step.")
+def main(out: Path, until: str | None) -> None:
+    """Run the demo, tell it, and leave a page with pictures."""
+    out.mkdir(parents=True, exist_ok=True)
+    done = run_steps(STEPS[:2] if until == "bundle" else STEPS, out,
+                     until=None if until == "bundle" else until, announce=announce)  # fmt: skip
+    if until is None:
+        _finish(out, done)
+
+
+def _finish(out: Path, done: list[Done]) -> None:
+    tell(out, done, CONSOLE)
+    page = write_page(out, done)
+    CONSOLE.print(f"\nThe page with pictures: [bold]{page}[/]")
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except click.ClickException as failure:
+        failure.show()
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\ninterrupted: what was finished stays, the rest runs again next time", err=True)
+        sys.exit(130)
