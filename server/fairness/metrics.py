@@ -1,0 +1,149 @@
+"""Measures of one list or of many: formulae with their sources, pure numpy.
+
+Conventions: `groups [k] int32` are the groups of a list's items, best place
+first; `shares [G] float64` is the wanted distribution over groups. Exposure uses
+the discount 1 / log2(rank + 1) (Jarvelin and Kekalainen 2002).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from server.fairness.types import Int32
+
+Float64 = NDArray[np.float64]
+
+
+@lru_cache(maxsize=256)
+def discounts(size: int) -> Float64:
+    """1 / log2(rank + 1) for ranks 1..size, `[size] float64`, read-only.
+
+    >>> discounts(3).round(3).tolist()
+    [1.0, 0.631, 0.5]
+    """
+    weights: Float64 = 1.0 / np.log2(np.arange(2, size + 2, dtype=np.float64))
+    weights.flags.writeable = False
+    return weights
+
+
+def dcg(gains: ArrayLike) -> float:
+    """Discounted cumulative gain of gains in list order.
+
+    >>> round(dcg([1, 0, 1]), 3)
+    1.5
+    """
+    values = np.asarray(gains, np.float64)
+    return float(values @ discounts(len(values)))
+
+
+def prefix_counts(groups: Int32, n_groups: int) -> NDArray[np.int64]:
+    """`[G, k + 1]`: how many of each group stand among the first 0..k places.
+
+    >>> prefix_counts(np.int32([0, 1, 0]), 2).tolist()
+    [[0, 1, 1, 2], [0, 0, 1, 1]]
+    """
+    counts = np.zeros((n_groups, len(groups) + 1), np.int64)
+    counts[:, 1:] = np.cumsum(np.arange(n_groups)[:, np.newaxis] == groups, axis=1)
+    return counts
+
+
+def floor_violations(groups: Int32, floors: Int32) -> int:
+    """How many (group, prefix) pairs are below their floor; `floors [G, >= k + 1]`.
+
+    The sum over groups of the InfeasibleIndex of Geyik et al. (KDD 2019, eq. 5).
+
+    >>> floor_violations(np.int32([0, 0]), np.int32([[0, 0, 0], [0, 0, 1]]))
+    1
+    """
+    counts = prefix_counts(groups, floors.shape[0])
+    return int(np.count_nonzero(counts < floors[:, : counts.shape[1]]))
+
+
+def exposure_shares(groups: Int32, n_groups: int) -> Float64:
+    """Each group's share of the list's exposure, `[G]`; zeros for an empty list.
+
+    >>> exposure_shares(np.int32([0, 1]), 3).round(3).tolist()
+    [0.613, 0.387, 0.0]
+    """
+    if not len(groups):
+        return np.zeros(n_groups)
+    weights = discounts(len(groups))
+    total: Float64 = np.bincount(groups, weights=weights, minlength=n_groups) / weights.sum()
+    return total
+
+
+def skews(groups: Int32, shares: Float64, smoothing: float = 0.0) -> Float64:
+    """Skew@k per group: log of its share in the list over its wanted share (Geyik et al., eq. 2).
+
+    `(count + smoothing) / (k + G smoothing)`; without smoothing an absent group is -inf. Groups
+    with wanted share 0 are NaN: the skew says nothing of them. An empty list is all NaN.
+
+    >>> skews(np.int32([0, 0, 1, 0]), np.array([.5, .5])).round(3).tolist()
+    [0.405, -0.693]
+    """
+    n_groups = len(shares)
+    if not len(groups):
+        return np.full(n_groups, np.nan)
+    counts = np.bincount(groups, minlength=n_groups)
+    got = (counts + smoothing) / (len(groups) + n_groups * smoothing)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Float64 = np.where(shares > 0, np.log(got / shares), np.nan)
+    return found
+
+
+def min_skew(groups: Int32, shares: Float64, smoothing: float = 0.0) -> float:
+    """The lowest skew: how much the worst-off group is short (eq. 3)."""
+    return float(np.nanmin(skews(groups, shares, smoothing)))
+
+
+def max_skew(groups: Int32, shares: Float64, smoothing: float = 0.0) -> float:
+    """The highest skew: how much the best-off group has too much (eq. 4)."""
+    return float(np.nanmax(skews(groups, shares, smoothing)))
+
+
+def ndkl(groups: Int32, shares: Float64) -> float:
+    """Normalised discounted cumulative KL divergence of the prefixes (Geyik et al., eq. 6).
+
+    `sum_k d_k KL(prefix_k || shares) / sum_k d_k`; 0 iff every prefix has the wanted distribution.
+    inf when an item belongs to a group of share 0; 0 for an empty list.
+
+    >>> round(ndkl(np.int32([0, 1]), np.array([.5, .5])), 4)
+    0.425
+    """
+    size = len(groups)
+    if not size:
+        return 0.0
+    counts = prefix_counts(groups, len(shares))[:, 1:]
+    got = counts / np.arange(1, size + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(counts > 0, got * np.log(got / shares[:, np.newaxis]), 0.0)
+    weights = discounts(size)
+    return float(terms.sum(axis=0) @ weights / weights.sum())
+
+
+def gini(values: ArrayLike) -> float:
+    """Gini coefficient of non-negative values: 0 when all are equal, near 1 when one has all.
+
+    Scale-invariant. 0 for an empty or all-zero input.
+
+    >>> gini([1, 1, 1]), gini([0, 0, 0, 4])
+    (0.0, 0.75)
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    n, total = len(ordered), ordered.sum()
+    if n == 0 or total <= 0:
+        return 0.0
+    ranks = np.arange(1, n + 1)
+    return float(2 * (ranks @ ordered) / (n * total) - (n + 1) / n)
+
+
+def coverage(lists: NDArray[np.integer], n_items: int) -> float:
+    """The share of the catalogue that appears in at least one of the lists.
+
+    >>> coverage(np.array([[0, 1], [1, 2]]), 4)
+    0.75
+    """
+    return len(np.unique(lists)) / n_items if n_items else 0.0

@@ -1,0 +1,163 @@
+"""A policy: a TOML document that says which bounds every list must keep, and why.
+
+Owns the form of the document. Proportions are integer fractions in text ("1/5"),
+since `floor(0.29 * 100)` is 28. Knows no items: a policy is compiled against the
+labels of a group table in `server.fairness.compile`.
+
+>>> parse_policy('''
+... name = "small-makers"
+... version = "1"
+... kind = "floors"
+... group_table = "provider_tier"
+... reason = "Small makers must be seen."
+... floors = {small = "1/5"}
+... ''', "example").shares
+(('small', Fraction(1, 5)),)
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from server.errors import PolicyRefused, shown
+
+MAX_DENOMINATOR = 10_000
+_FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})")
+
+Kind = Literal["none", "floors", "window", "cap"]
+
+
+def _fraction(text: str) -> str:
+    found = _FRACTION.fullmatch(text)
+    if (
+        found is None
+        or not 0 <= int(found[1]) <= int(found[2]) <= MAX_DENOMINATOR
+        or found[2] == "0"
+    ):
+        raise ValueError('allowed: an integer fraction from 0 to 1 in text, such as "1/5"')
+    return text
+
+
+FractionText = Annotated[str, Field(strict=True), AfterValidator(_fraction)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+Shares = Annotated[dict[str, FractionText], Field(min_length=1, max_length=1000)]
+
+
+class _Cap(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    at_most: Annotated[int, Field(strict=True, ge=1, le=1000)]
+    within_first: Annotated[int, Field(strict=True, ge=1, le=1000)]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: Name
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    kind: Kind
+    reason: Annotated[str, Field(min_length=10, max_length=1000)]
+    group_table: Annotated[str, Field(max_length=64)] = ""
+    on_infeasible: Literal["serve", "refuse"] = "serve"
+    floors: Shares | None = None
+    window: Shares | None = None
+    cap: _Cap | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy as its owner wrote it.
+
+    shares: for floors and window, (group, proportion) in the document's order.
+    at_most, within_first: for cap, "at most so many of any group among the first so many".
+    on_infeasible: "serve" the best list that the supply allows, or "refuse".
+    digest: SHA-256 of the document's UTF-8 bytes, lower-case hex.
+    """
+
+    name: str
+    version: str
+    kind: Kind
+    group_table: str
+    reason: str
+    on_infeasible: Literal["serve", "refuse"]
+    document: str
+    digest: str
+    shares: tuple[tuple[str, Fraction], ...] = ()
+    at_most: int = 0
+    within_first: int = 0
+
+
+def _told(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = [*_Document.model_fields, *_Cap.model_fields]
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
+    if error["type"] == "missing":
+        return "is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    hint = (
+        ' (write a proportion as text, such as "1/5")'
+        if where.startswith(("floors", "window"))
+        else ""
+    )
+    return f"got {shown(error['input'])}; {message}{hint if 'fraction' not in message else ''}"
+
+
+def parse_policy(document: str, source: str) -> Policy:
+    """Read a policy from the text of its TOML document; `source` names it in errors.
+
+    Raises:
+        PolicyRefused: not TOML, an unknown key, a value that is not allowed, or a section that
+            does not belong to the kind.
+    """
+    try:
+        parsed = _Document.model_validate(tomllib.loads(document))
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyRefused(source, "document", str(error)) from error
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise PolicyRefused(source, key, _told(first)) from invalid
+    sections = {"floors": parsed.floors, "window": parsed.window, "cap": parsed.cap}
+    for section, value in sections.items():
+        if section == parsed.kind and value is None:
+            raise PolicyRefused(source, section, f"is missing: kind {parsed.kind!r} needs it")
+        if section != parsed.kind and value is not None:
+            raise PolicyRefused(source, section, f"does not belong to kind {parsed.kind!r}")
+    if (parsed.kind == "none") != (parsed.group_table == ""):
+        need = "no group table" if parsed.kind == "none" else "the name of a group table"
+        raise PolicyRefused(
+            source, "group_table", f"got {parsed.group_table!r}; kind {parsed.kind!r} needs {need}"
+        )
+    shares = parsed.floors or parsed.window or {}
+    total = sum((Fraction(text) for text in shares.values()), Fraction(0))
+    if total > 1:
+        raise PolicyRefused(source, parsed.kind, f"the proportions add up to {total}, allowed: 1")
+    if parsed.kind == "window" and total != 1:
+        raise PolicyRefused(source, "window", f"the proportions add up to {total}, must be 1")
+    if parsed.cap is not None and parsed.cap.at_most > parsed.cap.within_first:
+        raise PolicyRefused(
+            source,
+            "cap.at_most",
+            f"got {parsed.cap.at_most}; above within_first ({parsed.cap.within_first}) it bounds nothing",
+        )
+    return Policy(
+        name=parsed.name,
+        version=parsed.version,
+        kind=parsed.kind,
+        group_table=parsed.group_table,
+        reason=parsed.reason,
+        on_infeasible=parsed.on_infeasible,
+        document=document,
+        digest=hashlib.sha256(document.encode()).hexdigest(),
+        shares=tuple((group, Fraction(text)) for group, text in shares.items()),
+        at_most=parsed.cap.at_most if parsed.cap else 0,
+        within_first=parsed.cap.within_first if parsed.cap else 0,
+    )
