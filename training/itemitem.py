@@ -1,0 +1,118 @@
+"""Item-item statistics: EASE weights and cosine neighbours, the strongest of each item.
+
+Owns their fitting on a sparse user-item matrix. Knows neither tables nor features.
+
+EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019,
+eq. 8) with B = I - P diag(1 / diag P), P = (X'X + lambda I)^-1. There are far
+fewer users than items here, so P is taken through the users' Gram matrix
+(Woodbury): with M = (XX' + lambda I)^-1, B_ij = x_i'M x_j / (1 - x_j'M x_j) off
+the diagonal. Only M is inverted (users x users), and the items pass in blocks.
+
+No weight may tell of one person: a pair counts only if at least `min_buyers`
+different users bought both items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+
+from server.features.state import SparseWeights
+from server.features.types import Float32, Int32, Int64
+
+
+@dataclass(frozen=True)
+class ItemItem:
+    """The two kinds of item-item weights."""
+
+    ease: SparseWeights
+    cosine: SparseWeights
+
+
+def fit_item_item(
+    users: Int32,
+    items: Int32,
+    n_users: int,
+    n_items: int,
+    *,
+    regularization: float,
+    keep_ease: int,
+    keep_cosine: int,
+    min_buyers: int,
+    block: int = 1024,
+    on_block: Callable[[int], None] = lambda _: None,
+) -> ItemItem:
+    """Fit both on events `users[e]` bought `items[e]`; X is log(1 + number of purchases).
+
+    keep_ease, keep_cosine: how many sources each target item keeps, the largest |weight| first.
+    on_block: told how many items were done, for a progress bar.
+    """
+    ones = np.ones(len(items), np.float32)
+    counts = sp.csr_matrix((ones, (users, items)), shape=(n_users, n_items))
+    counts.sum_duplicates()
+    logs = counts.copy()
+    logs.data = np.log1p(logs.data)
+    bought = counts
+    bought.data = np.ones_like(bought.data)
+    logs_t, bought_t = logs.T.tocsr(), bought.T.tocsr()
+    logs_c, bought_c = logs.tocsc(), bought.tocsc()
+    inverse = _users_inverse(logs, regularization)
+    norms = np.sqrt(np.asarray(logs.multiply(logs).sum(axis=0), np.float32).ravel())
+    norms[norms == 0] = 1.0
+
+    ease: list[tuple[Int64, Int64, Float32]] = []
+    cosine: list[tuple[Int64, Int64, Float32]] = []
+    for start in range(0, n_items, block):
+        targets = np.arange(start, min(start + block, n_items))
+        columns = logs_c[:, targets].toarray()
+        mapped = inverse @ columns
+        self_weight = np.einsum("uj,uj->j", columns, mapped)
+        allowed = bought_t @ bought_c[:, targets].toarray() >= min_buyers
+        allowed[targets, targets - start] = False
+        weights = (logs_t @ mapped) / (1.0 - self_weight)
+        ease.append(_strongest(weights, allowed, targets, keep_ease))
+        similar = (logs_t @ columns) / (norms[:, None] * norms[targets])
+        cosine.append(_strongest(similar, allowed, targets, keep_cosine))
+        on_block(len(targets))
+    return ItemItem(_by_source(ease, n_items), _by_source(cosine, n_items))
+
+
+def _users_inverse(logs: sp.csr_matrix, regularization: float) -> Float32:
+    gram = (logs @ logs.T).toarray().astype(np.float64)
+    gram[np.diag_indices_from(gram)] += regularization
+    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)
+    inverse: NDArray[np.float64] = scipy.linalg.cho_solve(factor, np.eye(len(gram)))
+    return inverse.astype(np.float32)
+
+
+def _strongest(
+    weights: Float32, allowed: NDArray[np.bool_], targets: Int64, keep: int
+) -> tuple[Int64, Int64, Float32]:
+    """(sources, targets, weights) of the `keep` largest |weight| of each column."""
+    masked = np.where(allowed, weights, 0.0).astype(np.float32)
+    strength = torch.from_numpy(np.ascontiguousarray(np.abs(masked).T))
+    best = torch.topk(strength, min(keep, strength.shape[1]), dim=1, sorted=False).indices.numpy()
+    columns = np.repeat(np.arange(len(targets)), best.shape[1])
+    sources = best.ravel()
+    values = masked[sources, columns]
+    real = values != 0
+    return sources[real], targets[columns[real]], values[real]
+
+
+def _by_source(parts: list[tuple[Int64, Int64, Float32]], n_items: int) -> SparseWeights:
+    sources, targets, weights = (
+        np.concatenate([part[column] for part in parts]) if parts else np.empty(0, np.int64)
+        for column in range(3)
+    )
+    order = np.lexsort((targets, sources))
+    row_ptr = np.zeros(n_items + 1, np.int64)
+    np.cumsum(np.bincount(sources, minlength=n_items), out=row_ptr[1:])
+    return SparseWeights(
+        row_ptr, targets[order].astype(np.int32), weights[order].astype(np.float32)
+    )
