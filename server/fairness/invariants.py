@@ -79,8 +79,10 @@ def check_list(
         broken.append(f"{len(order)} items, expected {min(count, n)}")
     by_score = bool(compiled.labels)
     own = groups if by_score else [0] * n
-    for place in broken_order(scores, own, order):
-        broken.append(f"place {place} scores higher than an item of its group before it")
+    broken += [
+        f"place {place} scores higher than an item of its group before it"
+        for place in broken_order(scores, own, order)
+    ]
     moved = sum(int(rank) != place for place, rank in enumerate(fair.rank_by_score, start=1))
     if moved != receipt.places_moved:
         broken.append(f"the receipt says {receipt.places_moved} places moved, counted {moved}")

@@ -122,7 +122,8 @@ def parse_policy(document: str, source: str) -> Policy:
     except tomllib.TOMLDecodeError as error:
         raise PolicyRefused(source, "document", str(error)) from error
     except ValidationError as invalid:
-        first = invalid.errors()[0]
+        # A misspelt key is told before the key that it leaves missing.
+        first = min(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise PolicyRefused(source, key, _told(first)) from invalid
     sections = {"floors": parsed.floors, "window": parsed.window, "cap": parsed.cap}

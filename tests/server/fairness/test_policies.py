@@ -1,0 +1,121 @@
+"""Policy documents: what they compile to, and what is refused with the key's path."""
+
+from __future__ import annotations
+
+import doctest
+import hashlib
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.errors import PolicyRefused
+from server.fairness import compile_policy, invariants, metrics, parse_policy, policy, rerank
+from server.fairness.metrics import gini, min_skew, ndkl
+from strategies.fairness import LABELS, document
+
+SHOP = sorted((Path(__file__).parents[3] / "training" / "policies").glob("*.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("not toml", "document", ""),
+        (document("floors", ""), "floors", "is missing"),
+        (document("none", '[floors]\na = "1/2"\n'), "floors", "does not belong"),
+        (document("floors", "[floors]\na = 0.5\n"), "floors.a", "got 0.5"),
+        (document("floors", '[floors]\na = "3/2"\n'), "floors.a", "'3/2'"),
+        (document("floors", '[floors]\na = "1/0"\n'), "floors.a", "'1/0'"),
+        (document("floors", '[floors]\na = "2/3"\nb = "1/2"\n'), "floors", "7/6"),
+        (document("window", '[window]\na = "1/2"\n'), "window", "must be 1"),
+        (document("cap", "[cap]\nat_most = 3\nwithin_frist = 2\n"), "cap.within_frist",
+         "did you mean 'within_first'"),
+        (document("cap", "[cap]\nat_most = 5\nwithin_first = 2\n"), "cap.at_most", "bounds nothing"),
+        (document("cap", "[cap]\nat_most = 0\nwithin_first = 2\n"), "cap.at_most", "got 0"),
+        (document("fairest", ""), "kind", "'fairest'"),
+        (document("none", "").replace("made for a test", "short"), "reason", "'short'"),
+        (document("none", "").replace('"p"', '"Not A Name"'), "name", "'Not A Name'"),
+    ],
+)  # fmt: skip
+def test_a_document_that_makes_no_sense_is_refused_with_the_keys_path(
+    text: str, key: str, words: str
+) -> None:
+    with pytest.raises(PolicyRefused) as refused:
+        parse_policy(text, "shop.toml")
+    assert refused.value.key.startswith(key)
+    assert "shop.toml" in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_a_group_that_the_table_lacks_is_refused_with_the_tables_groups() -> None:
+    parsed = parse_policy(document("floors", '[floors]\nz = "1/2"\n'), "test")
+    with pytest.raises(PolicyRefused, match=r"floors\.z.*it has: a, b"):
+        compile_policy(parsed, LABELS[:2], 10)
+
+
+@given(numerator=st.integers(0, 100), denominator=st.integers(1, 100), count=st.integers(1, 200))
+def test_tables_are_exact_in_integers(numerator: int, denominator: int, count: int) -> None:
+    share = Fraction(min(numerator, denominator), denominator)
+    body = f'[window]\na = "{share.numerator}/{share.denominator}"\nb = "{1 - share}"\n'
+    if share in (0, 1):
+        body = f'[window]\na = "{int(share)}/1"\nb = "{int(1 - share)}/1"\n'
+    compiled = compile_policy(parse_policy(document("window", body), "test"), LABELS[:2], count)
+    for k in range(count + 1):
+        exact = share * k
+        assert compiled.floors[0, k] == exact.numerator // exact.denominator
+        assert compiled.ceilings[0, k] == -(-exact.numerator // exact.denominator)
+    assert np.diff(compiled.floors, axis=1).max(initial=0) <= 1
+
+
+def test_a_cap_holds_in_the_first_places_and_ends_there() -> None:
+    body = "[cap]\nat_most = 2\nwithin_first = 4\n"
+    compiled = compile_policy(parse_policy(document("cap", body), "test"), LABELS[:1], 7)
+    assert compiled.ceilings[0].tolist() == [0, 1, 2, 2, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("path", SHOP, ids=lambda path: path.stem)
+def test_the_shops_policies_parse_and_name_themselves_after_their_files(path: Path) -> None:
+    parsed = parse_policy(path.read_text(), path.name)
+    assert parsed.name == path.stem
+    assert parsed.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("module", [metrics, invariants, policy])
+def test_the_examples_in_the_docstrings_hold(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_the_rerank_example_holds() -> None:
+    import sys
+
+    result = doctest.testmod(sys.modules[rerank.__module__])
+    assert (result.attempted > 0, result.failed) == (True, 0)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_ndkl_is_never_negative_and_zero_only_for_a_matching_list(groups: list[int]) -> None:
+    shares = np.full(4, 0.25)
+    value = ndkl(np.array(groups, np.int32), shares)
+    assert value > 0
+
+
+def test_ndkl_of_a_list_that_matches_at_every_prefix_is_zero() -> None:
+    assert ndkl(np.zeros(9, np.int32), np.array([1.0])) == 0
+
+
+@given(values=st.lists(st.floats(0, 1e6), min_size=1, max_size=30), scale=st.floats(0.001, 1000))
+def test_gini_is_scale_invariant_and_in_range(values: list[float], scale: float) -> None:
+    assert gini(np.array(values) * scale) == pytest.approx(gini(values), abs=1e-6)
+    assert -1e-12 <= gini(values) < 1
+
+
+def test_an_absent_group_has_skew_minus_infinity_unless_smoothed() -> None:
+    groups, shares = np.zeros(4, np.int32), np.array([0.5, 0.5])
+    assert min_skew(groups, shares) == -np.inf
+    assert np.isfinite(min_skew(groups, shares, smoothing=1))
