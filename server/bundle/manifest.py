@@ -116,7 +116,9 @@ def parse_manifest(raw: bytes) -> Manifest:
     except ValidationError as invalid:
         first = invalid.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise BundleRefused(FILE, f"{key}: got {shown(first['input'])}; {first['msg']}") from invalid
+        raise BundleRefused(
+            FILE, f"{key}: got {shown(first['input'])}; {first['msg']}"
+        ) from invalid
     expected = bundle_id(manifest.name, manifest.model_dump(mode="json"))
     if manifest.bundle_id != expected:
         raise BundleRefused(

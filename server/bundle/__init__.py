@@ -1,0 +1,18 @@
+"""The release bundle: one folder, verified byte for byte, without user data."""
+
+from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
+from server.bundle.load import load_bundle
+from server.bundle.manifest import DataInfo, Manifest
+from server.bundle.write import write_bundle
+
+__all__ = [
+    "Bundle",
+    "BundleParts",
+    "DataInfo",
+    "GroupTable",
+    "ItemTable",
+    "Manifest",
+    "Warmup",
+    "load_bundle",
+    "write_bundle",
+]
