@@ -46,7 +46,7 @@ def kernel(function: F) -> F:
         pass
     folder = private_cache_folder()
     if folder is not None:
-        numba.config.CACHE_DIR = str(folder)
+        numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
         with contextlib.suppress(RuntimeError, OSError):
             return cast(F, numba.njit(nogil=True, cache=True)(function))
     return cast(F, numba.njit(nogil=True)(function))

@@ -115,13 +115,13 @@ def decode(manifest: Manifest, files: Mapping[str, bytes], max_count: int) -> Bu
         raise BundleRefused(
             GROUP_CODES, f"tables {listed(codes)}, {GROUP_LABELS} has {listed(labels)}"
         )
-    groups = {
-        name: _read(
-            GROUP_CODES,
-            lambda name=name: _group_table(name, labels[name], codes[name], len(items.ids)),
-        )  # type: ignore[misc]
-        for name in sorted(labels)
-    }
+    groups = _read(
+        GROUP_CODES,
+        lambda: {
+            name: _group_table(name, labels[name], codes[name], len(items.ids))
+            for name in sorted(labels)
+        },
+    )
     policies = _policies(files, groups, max_count)
     if manifest.default_policy not in policies:
         raise BundleRefused(

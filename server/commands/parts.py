@@ -25,11 +25,14 @@ def _install(point: EntryPoint) -> str:
     return f"pip install 'equipoise[{extra}]'" if extra else "reinstall equipoise"
 
 
+class _MissingExtra(click.ClickException):
+    exit_code = 2
+
+
 def _missing_extra(path: str, point: EntryPoint, missing: str | None) -> click.ClickException:
-    error = click.ClickException(
+    error = _MissingExtra(
         f"'{path}' needs the package {missing!r}, which is not installed: {_install(point)}"
     )
-    error.exit_code = 2
     return error
 
 

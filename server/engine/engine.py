@@ -41,7 +41,7 @@ from server.errors import (
 )
 from server.events import EventKind, HistoryCache
 from server.fairness import CompiledPolicy, rerank
-from server.features import generate_candidates, pair_features
+from server.features import Candidates, generate_candidates, pair_features
 from server.features.types import History
 from server.model import OnnxScorer
 
@@ -218,9 +218,9 @@ class Engine:
                 self.bundle.state,
                 max(self.bundle.manifest.model.n_novel, query.count),
                 excluded,
-                query.seen,
+                seen=query.seen,
             )
-            items, sources = found.items, found.sources
+            items, sources = self._topped_up(found, policy, excluded, history, query)
         features = pair_features(history, items, now_ms, self.bundle.state)
         return _Prepared(
             query=query,
@@ -233,6 +233,42 @@ class Engine:
             skipped_history=resolved.unknown,
             history_ns=history_done_ns - started_ns,
             features_ns=time.perf_counter_ns() - history_done_ns,
+        )
+
+    def _topped_up(
+        self,
+        found: Candidates,
+        policy: CompiledPolicy,
+        excluded: NDArray[np.int32],
+        history: History,
+        query: RecommendQuery,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+        """The generator's candidates and, for groups with too few to meet a floor, best sellers.
+
+        The generator knows no policy: what sells best may all be of one group, and the floor
+        would then be broken by the choice of candidates instead of by want of items.
+        """
+        table = self.bundle.groups.get(policy.policy.group_table)
+        if table is None:
+            return found.items, found.sources
+        need = policy.floors[:, query.count]
+        have = np.bincount(table.codes[found.items], minlength=len(policy.labels))
+        short = np.flatnonzero(have < need)
+        if not len(short):
+            return found.items, found.sources
+        unwanted = np.zeros(len(self._ids), np.bool_)
+        unwanted[found.items] = True
+        unwanted[excluded] = True
+        if not query.seen:
+            unwanted[history.items] = True
+        popular = self.bundle.state.popular
+        free = popular[~unwanted[popular]]
+        more = np.concatenate(
+            [free[table.codes[free] == g][: need[g] - have[g]] for g in short.tolist()]
+        )
+        return (
+            np.concatenate([found.items, more]),
+            np.concatenate([found.sources, np.full(len(more), Source.POPULAR, np.int8)]),
         )
 
     @staticmethod
@@ -284,7 +320,8 @@ class Engine:
         self, items: NDArray[np.int32], history: History, now_ms: int
     ) -> NDArray[np.float32]:
         features = pair_features(history, items, now_ms, self.bundle.state)
-        return self._scorer.score(features[np.newaxis])[0]
+        scores: NDArray[np.float32] = self._scorer.score(features[np.newaxis])[0]
+        return scores
 
     def _score_together(
         self, members: Sequence[_Prepared]

@@ -34,7 +34,7 @@ class CompiledPolicy:
     @property
     def max_count(self) -> int:
         """The longest list that the tables speak of."""
-        return self.floors.shape[1] - 1
+        return int(self.floors.shape[1]) - 1
 
 
 def compile_policy(policy: Policy, labels: Sequence[str], max_count: int) -> CompiledPolicy:

@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from server.features.state import FeatureState
-from server.features.types import DAY_MS, Float32, Float64, History, Int32, Int64
+from server.features.types import DAY_MS, Float32, History, Int32, Int64
 from server.jit import kernel
 
 FEATURE_NAMES: tuple[str, ...] = (
@@ -85,9 +85,7 @@ _MAX_RATIO = 20.0
 _FADED = 1e-200
 
 
-def pair_features(
-    history: History, candidates: Int32, now_ms: int, state: FeatureState
-) -> Float32:
+def pair_features(history: History, candidates: Int32, now_ms: int, state: FeatureState) -> Float32:
     """The features of each candidate for one user: `[n, N_FEATURES] float32`, all finite.
 
     candidates: `[n] int32`, item indices; n may be 0.
@@ -257,9 +255,7 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
     private_share = private_weight * per_13w
     user_trips = math.log1p(trips)
     user_trip_size = math.log1p(len(items) / trips) if trips > 0 else 0.0
-    trip_gap_days = (
-        (last_trip_ms - first_trip_ms) / (trips - 1) / _DAY_MS if trips > 1 else 0.0
-    )
+    trip_gap_days = (last_trip_ms - first_trip_ms) / (trips - 1) / _DAY_MS if trips > 1 else 0.0
     user_trip_gap = math.log1p(trip_gap_days)
     user_since_trip = math.log1p((now_ms - last_trip_ms) / _DAY_MS) if trips > 0 else 0.0
     user_items = math.log1p(m)
@@ -314,4 +310,3 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
         row_out[29] = user_since_trip
         row_out[30] = user_items
         row_out[31] = user_novelty
-

@@ -66,8 +66,8 @@ def user_profile(history: History, now_ms: int, state: FeatureState) -> UserProf
         distinct_items=distinct,
         repeat_share=1.0 - distinct / h,
         private_label_share=private,
-        categories=_largest(np.bincount(state.category[items], weights)),
-        departments=_largest(np.bincount(state.department[items], weights)),
+        categories=_largest(np.bincount(state.category[items], weights).astype(np.float64)),
+        departments=_largest(np.bincount(state.department[items], weights).astype(np.float64)),
         favourites=favourites,
     )
 

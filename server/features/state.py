@@ -142,9 +142,7 @@ def _array(
 
 def _in_range(name: str, values: Int32, bound: int) -> None:
     if len(values) and (values.min() < 0 or values.max() >= bound):
-        raise ValueError(
-            f"{name}: got {values.min()} to {values.max()}, allowed: 0 to {bound - 1}"
-        )
+        raise ValueError(f"{name}: got {values.min()} to {values.max()}, allowed: 0 to {bound - 1}")
 
 
 def _weights(arrays: Mapping[str, NDArray[Any]], name: str, n: int) -> SparseWeights:

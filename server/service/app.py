@@ -20,11 +20,11 @@ from wsgiref.simple_server import WSGIServer
 
 import grpc
 import structlog
-from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 from server.batcher import Batcher
 from server.bundle import Bundle, load_bundle
 from server.config import ServerSettings

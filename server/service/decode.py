@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from equipoise.v1 import recommendation_pb2 as pb
 
+from equipoise.v1 import recommendation_pb2 as pb
 from server.config import ServerSettings
 from server.engine import RecommendQuery, RerankQuery
 from server.errors import InvalidField, Violation, shown

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1 import serving_pb2
-
 from server import __version__
 from server.batcher import Batched
 from server.bundle import Bundle

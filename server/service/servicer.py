@@ -14,13 +14,13 @@ from typing import Any, TypeVar, cast
 
 import grpc
 import structlog
+
 from equipoise.v1 import (
     recommendation_pb2,
     recommendation_pb2_grpc,
     serving_pb2,
     serving_pb2_grpc,
 )
-
 from server.batcher import Batched, Batcher
 from server.bundle import Bundle
 from server.engine import Answer, Outcome, Query

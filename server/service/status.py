@@ -54,7 +54,8 @@ def _packed(message: Message) -> any_pb2.Any:
 def wire_error(error: BaseException, request_id: str) -> WireError:
     """The status, message and trailers for an exception."""
     if isinstance(error, EquipoiseError) and error.reason is not Reason.INTERNAL:
-        reason, message = error.reason, str(error)
+        reason: Reason = error.reason
+        message = str(error)
     else:
         reason, message = (
             Reason.INTERNAL,

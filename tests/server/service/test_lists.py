@@ -65,11 +65,11 @@ def test_the_receipt_adds_up(live: LiveServer, known_items: list[str]) -> None:
     for policy in [
         p.name for p in live.serving.GetServingInfo(serving_pb2.GetServingInfoRequest()).policies
     ]:
-        response = ask(live, policy=policy, history=bought(known_items[:5]), count=20)
+        response = ask(live, policy=policy, candidate_item_ids=known_items, count=20)
         receipt = response.receipt
         moved = sum(item.rank != item.rank_by_score for item in response.items)
         assert receipt.places_moved == moved
-        plain = ask(live, policy="none", history=bought(known_items[:5]), count=20)
+        plain = ask(live, policy="none", candidate_item_ids=known_items, count=20)
         discounts = [1 / math.log2(rank + 1) for rank in range(1, len(response.items) + 1)]
         dcg = [
             sum(d * item.score for d, item in zip(discounts, r.items, strict=True))
@@ -159,7 +159,7 @@ def test_rerank_keeps_the_floor_on_a_callers_own_candidates(
         for n in range(30)
     ] + [
         pb.ScoredCandidate(item_id=f"tiny-{n:02}", score=0.01, group=group)
-        for n, group in enumerate(policy.groups * 5)
+        for n, group in enumerate(list(policy.groups) * 5)
     ]
     request = pb.RerankRequest(candidates=candidates, count=20, policy=policy.name)
     response = live.recommendation.Rerank(request, timeout=5)

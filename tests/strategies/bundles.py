@@ -1,0 +1,168 @@
+"""A tiny, valid bundle for the tests of every room: 60 items and a model made without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from server.bundle import (
+    BundleParts,
+    DataInfo,
+    GroupTable,
+    ItemTable,
+    Manifest,
+    Warmup,
+    write_bundle,
+)
+from server.features import (
+    FEATURE_NAMES,
+    N_FEATURES,
+    FeatureState,
+    SparseWeights,
+    generate_candidates,
+    pair_features,
+)
+from server.features.types import DAY_MS, History
+from server.model import OnnxScorer
+from strategies.fairness import document
+
+N_ITEMS = 60
+N_NOVEL = 20
+DATA_UNTIL_MS = 1_500_000_000_000
+TIERS = ("large", "medium", "small")
+
+
+def tiny_state(rng: np.random.Generator) -> FeatureState:
+    """Item statistics that look like a shop's: popularity falls, neighbours are near."""
+    popularity = np.log1p(np.linspace(900, 10, N_ITEMS)).astype(np.float32)
+    neighbours = [
+        [(j, float(rng.random())) for j in range(max(0, i - 4), min(N_ITEMS, i + 5)) if j != i]
+        for i in range(N_ITEMS)
+    ]
+    weights = SparseWeights.of_rows(neighbours)
+    return FeatureState(
+        popularity=popularity,
+        popularity_recent=(popularity * 0.4).astype(np.float32),
+        repeat_rate=rng.random(N_ITEMS).astype(np.float32),
+        gap_days=(5 + 20 * rng.random(N_ITEMS)).astype(np.float32),
+        private_label=(np.arange(N_ITEMS) % 4 == 0).astype(np.float32),
+        category=(np.arange(N_ITEMS) % 6).astype(np.int32),
+        department=(np.arange(N_ITEMS) % 3).astype(np.int32),
+        provider=(np.arange(N_ITEMS) % 10).astype(np.int32),
+        popular=np.arange(N_ITEMS, dtype=np.int32),
+        ease=weights,
+        cosine=weights,
+    )
+
+
+def tiny_model(rng: np.random.Generator, n_features: int = N_FEATURES) -> bytes:
+    """sigmoid(relu(x A) b): `[batch, n, n_features]` -> `[batch, n]`, both axes dynamic."""
+    weights = {
+        "a": rng.normal(0, 0.3, (n_features, 8)).astype(np.float32),
+        "b": rng.normal(0, 0.3, (8, 1)).astype(np.float32),
+        "last": np.array([2], np.int64),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["features", "a"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["active"]),
+        helper.make_node("MatMul", ["active", "b"], ["wide"]),
+        helper.make_node("Squeeze", ["wide", "last"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", "n", n_features])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "n"])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    raw: bytes = model.SerializeToString()
+    return raw
+
+
+def _policies() -> dict[str, str]:
+    def named(name: str, text: str) -> str:
+        return text.replace('name = "p"', f'name = "{name}"')
+
+    floors = document("floors", '[floors]\nsmall = "1/5"\nmedium = "1/5"\n')
+    window = document("window", '[window]\nNational = "3/4"\nPrivate = "1/4"\n')
+    cap = document("cap", "[cap]\nat_most = 4\nwithin_first = 20\n")
+    return {
+        "none": named("none", document("none", "")),
+        "tiers": named("tiers", floors.replace('"t"', '"provider_tier"')),
+        "brands": named("brands", window.replace('"t"', '"brand"')),
+        "categories": named("categories", cap.replace('"t"', '"category"')),
+    }
+
+
+def tiny_parts(seed: int = 0, **changes: object) -> BundleParts:
+    """The parts of the bundle; `changes` replace some of them."""
+    rng = np.random.default_rng(seed)
+    state, model = tiny_state(rng), tiny_model(rng)
+    scorer = OnnxScorer(model, input_name="features", output_name="scores", n_features=N_FEATURES)
+    inputs = rng.normal(0, 1, (3, 7, N_FEATURES)).astype(np.float32)
+    tiers = np.digitize(np.arange(N_ITEMS), [30, 48]).astype(np.int32)
+    columns = np.arange(N_ITEMS)
+    parts: dict[str, object] = {
+        "name": "tiny",
+        "created_unix_ms": DATA_UNTIL_MS,
+        "data": DataInfo(
+            source="synthetic", until_unix_ms=DATA_UNTIL_MS, users=9, items=N_ITEMS,
+            interactions=99, digest="0" * 64,
+        ),
+        "family": "tiny-mlp",
+        "model": model,
+        "input_name": "features",
+        "output_name": "scores",
+        "opset": 20,
+        "feature_names": FEATURE_NAMES,
+        "best_batch": 8,
+        "n_novel": N_NOVEL,
+        "state": state,
+        "items": ItemTable(
+            tuple(f"item-{n:03}" for n in columns),
+            tuple(f"Item number {n}" for n in columns),
+            {"category": tuple(f"category {n % 6}" for n in columns)},
+        ),
+        "groups": (
+            GroupTable("provider_tier", TIERS, tiers),
+            GroupTable("brand", ("National", "Private"), (columns % 4 == 0).astype(np.int32)),
+            GroupTable(
+                "category", tuple(f"category {n}" for n in range(6)), (columns % 6).astype(np.int32)
+            ),
+        ),
+        "policies": _policies(),
+        "default_policy": "tiers",
+        "golden_inputs": inputs,
+        "golden_outputs": scorer.score(inputs),
+        "warmups": tuple(_warmup(rng, state, scorer) for _ in range(3)),
+        "model_card": "# A tiny bundle for tests\n",
+        "horizon_days": 14,
+        "quality": {"ndcg_at_20": 0.5},
+        "made_with": {"numpy": np.__version__},
+    }  # fmt: skip
+    return BundleParts(**{**parts, **changes})  # type: ignore[arg-type]
+
+
+def _warmup(rng: np.random.Generator, state: FeatureState, scorer: OnnxScorer) -> Warmup:
+    size = 12
+    history = History.of(
+        rng.integers(0, N_ITEMS, size).astype(np.int32),
+        (DATA_UNTIL_MS - rng.integers(0, 90, size) * DAY_MS).astype(np.int64),
+        np.ones(size, np.float32),
+    )
+    found = generate_candidates(history, DATA_UNTIL_MS, state, N_NOVEL)
+    features = pair_features(history, found.items, DATA_UNTIL_MS, state)
+    scores = scorer.score(features[np.newaxis])[0]
+    best = np.lexsort((found.items, -scores))[:20]
+    return Warmup(history, DATA_UNTIL_MS, found.items[best])
+
+
+def tiny_bundle(path: Path, seed: int = 0, **changes: object) -> Manifest:
+    """Write the tiny bundle."""
+    return write_bundle(tiny_parts(seed, **changes), path)
