@@ -79,7 +79,7 @@ class ServerSettings(BaseModel):
     history_cache_users: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
     """How many users' histories stay in memory (about 10 KB each)."""
 
-    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.2
     """How long to go on serving after health says NOT_SERVING, so that load balancers notice."""
 
     drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 10.0

@@ -40,8 +40,10 @@ from server.service.servicer import (
     RecommendationServicer,
     ServingServicer,
 )
+from server.service.wire import Door
 
 MAX_METADATA_BYTES = 8 * 1024
+IDLE_CHECK_S = 0.01
 SERVICES = ("", RECOMMENDATION, SERVING)
 
 
@@ -126,6 +128,10 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._log.info("draining", grace_s=self._settings.drain_grace_s)
         await asyncio.sleep(self._settings.drain_delay_s)
+        # grpc cancels what it holds but has not handed over yet: let that come in and end first.
+        until_ns = time.monotonic_ns() + int(self._settings.drain_grace_s * 1e9)
+        while self._door.active and time.monotonic_ns() < until_ns:
+            await asyncio.sleep(IDLE_CHECK_S)
         await self._grpc.stop(self._settings.drain_grace_s)
         await self.close()
         self._log.info("stopped")
@@ -160,14 +166,16 @@ class Server:
         self, bundle: Bundle, committer: GroupCommitter | None, metrics: ServerMetrics
     ) -> grpc.aio.Server:
         settings = self._settings
+        self._door = Door(metrics)
         server = grpc.aio.server(
+            interceptors=(self._door,),
             options=[
                 # Two servers on one port would share its traffic silently.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-            ]
+            ],
         )
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(bundle, self._batcher, committer, Limits.of(settings), metrics),
