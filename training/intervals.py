@@ -79,13 +79,9 @@ class Resampler:
     def ratio(self, part: Float64, whole: Float64, better: Better = "higher") -> Estimate:
         """`mean(part) / mean(whole)` over users that have both."""
         known = np.isfinite(part) & np.isfinite(whole)
-        return self._ratio(
-            np.where(known, part, 0.0), np.where(known, whole, 0.0), known, better
-        )
+        return self._ratio(np.where(known, part, 0.0), np.where(known, whole, 0.0), known, better)
 
-    def _ratio(
-        self, part: Float64, whole: Float64, known: np.ndarray, better: Better
-    ) -> Estimate:
+    def _ratio(self, part: Float64, whole: Float64, known: np.ndarray, better: Better) -> Estimate:
         if len(part) != self.n_users or len(whole) != self.n_users:
             raise ValueError(f"{len(part)} values, the sample has {self.n_users} users")
         n_known = int(known.sum())

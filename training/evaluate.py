@@ -1,0 +1,435 @@
+"""What a bundle is worth: its lists on held-out purchases, against every baseline, with intervals.
+
+Owns the results document (schema below) and what goes into it. Lists come from
+`training.served` (the served path), numbers from `training.metrics`, intervals from
+`training.intervals`. Must not know how a model was trained.
+
+    evaluation = evaluate(bundle, prepared, Protocol())
+    write_results(evaluation, Path("out/quality"))
+
+The results file `quality.json` (schema_version 1):
+
+    kind            "quality"
+    bundle_id, model_digest, dataset, protocol, intervals, made_unix_ms
+    metrics         name -> estimate {value, low, high, n_users, better: higher | lower}:
+                    ndcg_at_20, recall_at_20, first_basket_*, novel_* of the ranker without a
+                    policy; each of them _minus_BASELINE (paired over users);
+                    ndcg_kept_POLICY = NDCG with / without the policy and
+                    price_of_fairness_POLICY = 1 - that; catalogue_coverage_at_20 and
+                    item_exposure_gini (no interval: low and high are null)
+    baselines       name -> metric -> estimate
+    groups          user attribute -> label -> metric -> estimate
+    group_counts    user attribute -> label -> users, targets, hits (a rate rests on its hits)
+    worst_group     user attribute -> metric -> {label, + its estimate}, "unknown" left out
+    policies        name -> receipts counted, exposure shares before and after, floor violations
+    per_user_file   the arrays behind it, one entry per user, in an npz: user_id, METRIC,
+                    BASELINE/METRIC, POLICY/ndcg_at_20, group/ATTRIBUTE
+
+A value of null means that nothing could be measured. In names "-" reads "_".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.bundle import Bundle
+from server.engine.engine import Engine
+from server.fairness import Status
+from server.fairness.metrics import coverage, discounts, exposure_shares, floor_violations, gini
+from server.features.types import Float64, Int32, Int64
+from training.baselines import BASELINES
+from training.data.dataset import Dataset
+from training.data.prepare import Prepared
+from training.data.schema import UNKNOWN
+from training.data.split import Targets, targets_between
+from training.intervals import Estimate, Resampler
+from training.metrics import hits, ndcg, recall, without
+from training.served import (
+    ServedLists,
+    plain_policy,
+    refuse_a_bundle_that_has_seen,
+    served_lists,
+)
+
+MAX_LABELS = 12
+"""An attribute with more labels than this is no partition into groups to report on."""
+
+GROUP_METRICS = ("ndcg_at_{k}", "first_basket_recall_at_{k}")
+
+PerUser = dict[str, Float64]
+OnStep = Callable[[str, int, int], None]
+"""Told (what, users done in it, users in all), for a progress bar."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to evaluate. The defaults are those that published numbers of this project use."""
+
+    on: str = "test"
+    """"test", or "validation" while something is still being tuned."""
+    k: int = 20
+    """Length of a list: longer lists have higher recall."""
+    resamples: int = 2000
+    """Bootstrap resamples: more is a steadier interval."""
+    confidence: float = 0.95
+    """Share of resamples inside an interval: higher is wider."""
+    seed: int = 20
+    """Seed of the bootstrap."""
+    user_attributes: tuple[str, ...] = ("income", "age", "household_size")
+    """User attributes whose groups are reported, where the data has them."""
+
+    def __post_init__(self) -> None:
+        if self.on not in ("test", "validation"):
+            raise ValueError(f"on: got {self.on!r}, allowed: test, validation")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results document and the arrays behind it, one entry per user."""
+
+    results: dict[str, Any]
+    per_user: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is asked: users with a history up to `cut_ms`, and what they bought after it.
+
+    novel_ptr, novel_items: their targets without the items of their history.
+    """
+
+    history: Dataset
+    targets: Targets
+    cut_ms: int
+    until_ms: int
+    novel_ptr: Int64
+    novel_items: Int32
+
+    def measured(self, lists: Int32, novel_lists: Int32, k: int) -> PerUser:
+        """All per-user metrics of lists in places of the data set."""
+        targets = self.targets
+        values: PerUser = {}
+        for prefix, ranked, ptr, items in (
+            ("", lists, targets.ptr, targets.items),
+            ("first_basket_", lists, targets.first_ptr, targets.first_items),
+            ("novel_", novel_lists, self.novel_ptr, self.novel_items),
+        ):
+            found = hits(ranked, ptr, items)
+            values[f"{prefix}ndcg_at_{k}"] = ndcg(found, np.diff(ptr))
+            values[f"{prefix}recall_at_{k}"] = recall(found, np.diff(ptr))
+        return values
+
+
+def evaluate(
+    bundle: Bundle,
+    prepared: Prepared,
+    protocol: Protocol,
+    on_step: OnStep = lambda what, done, total: None,
+) -> Evaluation:
+    """Measure `bundle` on the held-out part of `prepared`.
+
+    Raises `Refused` if the bundle has no policy of kind none, or learned from events after the cut.
+    """
+    engine = Engine(bundle)
+    task = _task(prepared, protocol.on)
+    refuse_a_bundle_that_has_seen(engine, task.cut_ms)
+    plain = plain_policy(engine)
+    k, users = protocol.k, task.targets.users
+    to_data = _places_in_data(bundle, prepared.dataset)
+
+    def served(policy: str, what: str, seen: bool = True) -> ServedLists:
+        return served_lists(
+            engine,
+            task.history,
+            users,
+            task.cut_ms,
+            policy=policy,
+            k=k,
+            seen=seen,
+            on_users=lambda done: on_step(what, done, len(users)),
+        )
+
+    before = served(plain, "ranker")
+    novel = served(plain, "ranker, novel items", seen=False)
+    ranker = task.measured(to_data[before.items], to_data[novel.items], k)
+
+    baselines: dict[str, PerUser] = {}
+    for baseline in BASELINES:
+        lists, novel_lists = baseline.rank(
+            task.history,
+            users,
+            task.cut_ms,
+            k,
+            on_users=lambda done, title=baseline.title: on_step(title, done, len(users)),
+        )
+        baselines[baseline.name] = task.measured(lists, novel_lists, k)
+
+    fair = {_key(name): served(name, f"policy {name}") for name in bundle.policies if name != plain}
+    ndcg_with = {
+        name: task.measured(to_data[lists.items], to_data[novel.items], k)[f"ndcg_at_{k}"]
+        for name, lists in fair.items()
+    }
+
+    sample = Resampler(
+        len(users),
+        resamples=protocol.resamples,
+        confidence=protocol.confidence,
+        seed=protocol.seed,
+    )
+    groups = {
+        name: np.array(prepared.dataset.user_attributes[name])[users]
+        for name in protocol.user_attributes
+        if name in prepared.dataset.user_attributes
+        and len(set(prepared.dataset.user_attributes[name])) <= MAX_LABELS
+    }
+    by_group = _by_group(ranker, groups, protocol)
+    results: dict[str, Any] = {
+        "kind": "quality",
+        "schema_version": 1,
+        "bundle_id": bundle.manifest.bundle_id,
+        "model_digest": bundle.manifest.model.digest,
+        "made_unix_ms": time.time_ns() // 1_000_000,
+        "dataset": {
+            "source": prepared.dataset.source,
+            "digest": prepared.dataset.digest(),
+            "users": prepared.dataset.n_users,
+            "items": prepared.dataset.n_items,
+            "events": prepared.dataset.n_events,
+        },
+        "protocol": {
+            "split": prepared.split.protocol,
+            "on": protocol.on,
+            "history_until_unix_ms": task.cut_ms,
+            "targets_until_unix_ms": task.until_ms,
+            "k": k,
+            "ranking": "full: every item of the data set may be a target",
+            "n_users": len(users),
+            "policy": plain,
+            "served_path": True,
+            "bundle_items": len(bundle.items.ids),
+            "history_events_unknown_to_bundle": before.skipped_events,
+        },
+        "intervals": {
+            "confidence": protocol.confidence,
+            "resamples": protocol.resamples,
+            "seed": protocol.seed,
+            "unit": "user",
+            "method": "percentile bootstrap over users, paired differences",
+        },
+        "metrics": _metrics(sample, ranker, baselines, ndcg_with, k)
+        | _item_side(before.items, len(bundle.items.ids), k),
+        "baselines": {
+            name: {metric: sample.mean(v).as_json() for metric, v in values.items()}
+            for name, values in baselines.items()
+        },
+        "groups": by_group,
+        "group_counts": _group_counts(task, to_data[before.items], groups),
+        "worst_group": _worst(by_group),
+        "policies": {
+            name: _policy_facts(bundle, before.items, lists) for name, lists in fair.items()
+        },
+        "per_user_file": "per_user.npz",
+    }
+    per_user: dict[str, NDArray[Any]] = {
+        "user_id": np.array([prepared.dataset.user_ids[u] for u in users.tolist()]),
+        **ranker,
+        **{f"{b}/{metric}": v for b, values in baselines.items() for metric, v in values.items()},
+        **{f"{name}/ndcg_at_{k}": values for name, values in ndcg_with.items()},
+        **{f"group/{name}": labels for name, labels in groups.items()},
+    }
+    return Evaluation(results, per_user)
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _task(prepared: Prepared, on: str) -> _Task:
+    split, dataset = prepared.split, prepared.dataset
+    cut_ms, until_ms = (
+        (split.validation_until_ms, split.test_until_ms)
+        if on == "test"
+        else (split.train_until_ms, split.validation_until_ms)
+    )
+    history = dataset.until(cut_ms)
+    targets = targets_between(dataset, cut_ms, until_ms)
+    lengths = np.diff(history.user_ptr)
+    own_ptr = np.concatenate([[0], np.cumsum(lengths[targets.users])]).astype(np.int64)
+    asked = np.zeros(dataset.n_users, np.bool_)
+    asked[targets.users] = True
+    own = history.items[asked[history.event_users]]
+    novel_ptr, novel_items = without(targets.ptr, targets.items, own_ptr, own)
+    return _Task(history, targets, cut_ms, until_ms, novel_ptr, novel_items.astype(np.int32))
+
+
+def _places_in_data(bundle: Bundle, dataset: Dataset) -> Int32:
+    """`[n_bundle_items + 1] int32`: an item's place in the data set, -1 if it is not there.
+
+    The last entry is -1, so that the list padding -1 maps to itself. An item that only the bundle
+    knows can be no target, and stands in a list as a miss.
+    """
+    find = dataset.item_index.get
+    return np.array([*(find(item, -1) for item in bundle.items.ids), -1], np.int32)
+
+
+def _metrics(
+    sample: Resampler,
+    ranker: PerUser,
+    baselines: Mapping[str, PerUser],
+    ndcg_with: PerUser,
+    k: int,
+) -> dict[str, Any]:
+    found = {metric: sample.mean(values) for metric, values in ranker.items()}
+    for name, values in baselines.items():
+        for metric in ranker:
+            found[f"{metric}_minus_{name}"] = sample.mean(ranker[metric] - values[metric])
+    for name, with_policy in ndcg_with.items():
+        kept = sample.ratio(with_policy, ranker[f"ndcg_at_{k}"])
+        found[f"ndcg_kept_{name}"] = kept
+        found[f"price_of_fairness_{name}"] = _complement(kept)
+    return {name: estimate.as_json() for name, estimate in found.items()}
+
+
+def _complement(kept: Estimate) -> Estimate:
+    if kept.value is None or kept.low is None or kept.high is None:
+        return Estimate(None, None, None, kept.n_users, "lower")
+    return Estimate(1 - kept.value, 1 - kept.high, 1 - kept.low, kept.n_users, "lower")
+
+
+def _item_side(lists: Int32, n_items: int, k: int) -> dict[str, Any]:
+    shown = lists[lists >= 0]
+    return {
+        f"catalogue_coverage_at_{k}": Estimate(
+            coverage(shown, n_items), None, None, len(lists)
+        ).as_json(),
+        "item_exposure_gini": Estimate(
+            gini(_item_exposure(lists, n_items)), None, None, len(lists), "lower"
+        ).as_json(),
+    }
+
+
+def _item_exposure(lists: Int32, n_items: int) -> Float64:
+    """`[n_items]`: the sum of `1 / log2(rank + 1)` over the lists that an item is in."""
+    weights = np.broadcast_to(discounts(lists.shape[1]), lists.shape)
+    shown = lists >= 0
+    return np.bincount(lists[shown], weights=weights[shown], minlength=n_items)
+
+
+def _by_group(
+    ranker: PerUser, groups: Mapping[str, NDArray[Any]], protocol: Protocol
+) -> dict[str, dict[str, dict[str, Any]]]:
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for attribute, labels in groups.items():
+        out[attribute] = {}
+        for label in sorted(set(labels.tolist())):
+            members = labels == label
+            sample = Resampler(
+                int(members.sum()),
+                resamples=protocol.resamples,
+                confidence=protocol.confidence,
+                seed=protocol.seed,
+            )
+            out[attribute][label] = {
+                metric: sample.mean(ranker[metric][members]).as_json()
+                for metric in (name.format(k=protocol.k) for name in GROUP_METRICS)
+            }
+    return out
+
+
+def _group_counts(
+    task: _Task, lists: Int32, groups: Mapping[str, NDArray[Any]]
+) -> dict[str, dict[str, dict[str, int]]]:
+    targets = task.targets
+    found = hits(lists, targets.ptr, targets.items).sum(axis=1)
+    first = hits(lists, targets.first_ptr, targets.first_items).sum(axis=1)
+    columns = {
+        "users": np.ones(len(targets), np.int64),
+        "targets": np.diff(targets.ptr),
+        "hits": found,
+        "first_basket_targets": np.diff(targets.first_ptr),
+        "first_basket_hits": first,
+    }
+    return {
+        attribute: {
+            label: {name: int(values[labels == label].sum()) for name, values in columns.items()}
+            for label in sorted(set(labels.tolist()))
+        }
+        for attribute, labels in groups.items()
+    }
+
+
+def _worst(by_group: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The lowest group per attribute and metric; a group without a value is the worst of all."""
+    out: dict[str, dict[str, Any]] = {}
+    for attribute, labels in by_group.items():
+        known = {label: metrics for label, metrics in labels.items() if label != UNKNOWN}
+        if not known:
+            continue
+        out[attribute] = {}
+        for metric in next(iter(known.values())):
+            value = {label: metrics[metric]["value"] for label, metrics in known.items()}
+            label = min(value, key=lambda one: -np.inf if value[one] is None else value[one])
+            out[attribute][metric] = {"label": label, **known[label][metric]}
+    return out
+
+
+def _policy_facts(bundle: Bundle, before: Int32, after: ServedLists) -> dict[str, Any]:
+    """What the receipts say, and the exposure of the policy's groups before and after it."""
+    compiled = bundle.policies[after.policy]
+    statuses = [receipt.status for receipt in after.receipts]
+    facts: dict[str, Any] = {
+        "policy": after.policy,
+        "version": compiled.policy.version,
+        "digest": compiled.policy.digest,
+        "kind": compiled.policy.kind,
+        "group_table": compiled.policy.group_table,
+        "lists": len(statuses),
+        "met": statuses.count(Status.MET),
+        "infeasible": statuses.count(Status.INFEASIBLE),
+        "skipped": statuses.count(Status.SKIPPED),
+        "utility_kept_mean": _mean([receipt.utility_kept for receipt in after.receipts]),
+        "places_moved_mean": _mean([float(receipt.places_moved) for receipt in after.receipts]),
+        **{
+            name: estimate["value"]
+            for name, estimate in _item_side(
+                after.items, len(bundle.items.ids), after.items.shape[1]
+            ).items()
+        },
+        "groups": [],
+    }
+    table = bundle.groups.get(compiled.policy.group_table)
+    if table is None:
+        return facts
+    codes = {
+        "before": [table.codes[row[row >= 0]] for row in before],
+        "after": [table.codes[row[row >= 0]] for row in after.items],
+    }
+    shares = {
+        when: np.mean([exposure_shares(row, len(table.labels)) for row in rows], axis=0)
+        for when, rows in codes.items()
+        if rows
+    }
+    for when, rows in codes.items():
+        facts[f"floor_violations_{when}"] = sum(
+            floor_violations(row, compiled.floors) for row in rows
+        )
+    facts["groups"] = [
+        {
+            "group": label,
+            "share_before": float(shares["before"][code]),
+            "share_after": float(shares["after"][code]),
+        }
+        for code, label in enumerate(table.labels)
+        if shares
+    ]
+    return facts
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

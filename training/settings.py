@@ -1,0 +1,65 @@
+"""How a ranker is trained: one frozen dataclass; under each field what raising or lowering it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The settings of one training run; the defaults were chosen on validation weeks."""
+
+    n_novel: int = 80
+    """Items outside the history per list: more finds more, and costs time per request."""
+
+    regularization: float = 200.0
+    """EASE's lambda: more pulls weights towards popularity."""
+
+    keep_ease: int = 150
+    """EASE weights kept per item: fewer makes the bundle smaller and novel items worse."""
+
+    keep_cosine: int = 100
+    """Cosine neighbours kept per item."""
+
+    min_buyers: int = 3
+    """Users who must have bought both items of a pair before it gets a weight: more hides
+    individuals better and knows fewer rare pairs."""
+
+    cuts: int = 3
+    """Training cuts: each adds lists of another moment, and a fit of the item statistics."""
+
+    horizon_days: int = 14
+    """What counts as bought after a cut; cuts are this far apart, so no purchase is a label twice."""
+
+    short_share: float = 0.1
+    """The share of users that also train with only their last few events (0 to 5), so that new
+    and unknown users get sensible lists too."""
+
+    hidden: tuple[int, int] = (64, 32)
+    """Widths of the two hidden layers."""
+
+    loss: str = "softmax"
+    """"softmax" (listwise, over one user's candidates) or "bce" (each candidate on its own)."""
+
+    lists_per_step: int = 32
+    """Lists per optimiser step."""
+
+    learning_rate: float = 2e-3
+    """AdamW's; one cycle, cosine to zero."""
+
+    weight_decay: float = 1e-4
+    """AdamW's."""
+
+    epochs: int = 12
+    """The most passes over all lists; the best epoch on validation is kept."""
+
+    patience: int = 4
+    """Epochs without a better validation NDCG before training stops."""
+
+    seed: int = 0
+    """Everything random comes from it; on CPU the same seed gives the same model."""
+
+    @classmethod
+    def quick(cls, seed: int = 0) -> TrainSettings:
+        """Small and fast, for trying things out: not a model to ship."""
+        return cls(n_novel=40, keep_ease=30, keep_cosine=30, cuts=1, epochs=3, seed=seed)
