@@ -33,6 +33,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def evaluate(
             policy=policy,
             k=k,
             seen=seen,
-            on_users=lambda done: on_step(what, done, len(users)),
+            on_users=partial(_told, on_step, what, len(users)),
         )
 
     before = served(plain, "ranker")
@@ -166,7 +167,7 @@ def evaluate(
             users,
             task.cut_ms,
             k,
-            on_users=lambda done, title=baseline.title: on_step(title, done, len(users)),
+            on_users=partial(_told, on_step, baseline.title, len(users)),
         )
         baselines[baseline.name] = task.measured(lists, novel_lists, k)
 
@@ -246,6 +247,10 @@ def evaluate(
     return Evaluation(results, per_user)
 
 
+def _told(on_step: OnStep, what: str, total: int, done: int) -> None:
+    on_step(what, done, total)
+
+
 def _key(name: str) -> str:
     return name.replace("-", "_")
 
@@ -318,7 +323,9 @@ def _item_exposure(lists: Int32, n_items: int) -> Float64:
     """`[n_items]`: the sum of `1 / log2(rank + 1)` over the lists that an item is in."""
     weights = np.broadcast_to(discounts(lists.shape[1]), lists.shape)
     shown = lists >= 0
-    return np.bincount(lists[shown], weights=weights[shown], minlength=n_items)
+    total = np.zeros(n_items)
+    np.add.at(total, lists[shown], weights[shown])
+    return total
 
 
 def _by_group(

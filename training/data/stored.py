@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 
 import numpy as np
 import polars as pl
 
-from server.errors import DataRefused
+from server.errors import DataRefused, Refused
 from server.events import Event, EventStore
 from training.data.schema import KINDS
 from training.data.tables import Tables, interactions_from, items_from, users_from
@@ -53,6 +54,29 @@ def load(
         on_rows(len(events))
     users = interactions["user"].n_unique()
     return Loaded(interactions.height, recorded, duplicates, users)
+
+
+def until_ms_of(tables: Tables, until: datetime | None, until_week: int | None) -> int | None:
+    """The cut in Unix ms; None without one. `Refused` for both, or a week that is not there."""
+    if until is not None and until_week is not None:
+        raise Refused("--until and --until-week: got both, allowed: one of them")
+    if until is not None:
+        return int(until.replace(tzinfo=UTC).timestamp() * 1000)
+    if until_week is None:
+        return None
+    if not 1 <= until_week <= len(tables.week_ends_ms):
+        raise Refused(
+            f"--until-week: got {until_week}, {tables.source} has {len(tables.week_ends_ms)} weeks"
+            "; use --until DATE for data without week numbers"
+        )
+    return tables.week_ends_ms[until_week - 1]
+
+
+def cut_at(interactions: pl.DataFrame, until_ms: int | None) -> pl.DataFrame:
+    """The rows at or before `until_ms`; all of them for None."""
+    if until_ms is None:
+        return interactions
+    return interactions.filter(pl.col("time").dt.epoch("ms") <= until_ms)
 
 
 def tables_of(
