@@ -1,0 +1,240 @@
+"""`equipoise load`, `equipoise invariants` and `equipoise gate`: flags in, results and exit codes out.
+
+Thin: whatever is heavy is imported when a command runs, and locust never.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+LOAD_EXAMPLES = """\b
+Examples:
+  equipoise load --target 127.0.0.1:50051 --users 16 --duration 30 --out out/load
+  equipoise load --requests out/demo/requests.jsonl --users 32 --duration 60 \\
+      --server-pid "$(pgrep -f 'equipoise serve')" --out out/load
+  equipoise load --users-file ids.txt --users 8 --duration 10 --out out/load --json
+  locust -f bench/load/locustfile.py --host 127.0.0.1:50051      the same users, with a page
+
+\b
+A request file has one JSON object a line, with user_id or history or both:
+  {"user_id": "17", "count": 20, "policy": "provider-tiers"}
+  {"history": [{"item_id": "995242", "time_unix_ms": 1512000000000, "quantity": 2}]}
+With neither --requests nor --users-file, histories are drawn from items that the
+server itself returns.
+
+\b
+OUT gets load.json (for 'equipoise gate'), samples.npz (one row a request),
+locust.html and locust.log. A failed or wrong answer is counted as infinitely slow.
+Exit code 1: the load did not run to its end. Failed requests are the gate's business."""
+
+INVARIANTS_EXAMPLES = """\b
+Examples:
+  equipoise invariants --target 127.0.0.1:50051
+  equipoise invariants --target 127.0.0.1:50051 --bundle out/demo/bundle --examples 200 \\
+      --seed 7 --out out/invariants.json
+  equipoise invariants --kernels --examples 500        the fair stage alone, no server
+
+\b
+With --bundle the policies' tables are known: bounds, certificates of
+infeasibility and optimality are then recomputed, not taken from the receipt.
+Exit code 0: every theorem held; 1: one was broken, with the smallest request
+that Hypothesis found for it."""
+
+GATE_EXAMPLES = """\b
+Examples:
+  equipoise gate --budgets bench/budgets/demo.toml \\
+      out/demo/quality/quality.json out/demo/load/load.json out/demo/invariants.json
+  equipoise gate --budgets b.toml results/*.json --bundle-id shop-0123456789ab --junit-out gate.xml
+
+\b
+A line of a budget file:
+  [[budget]]
+  metric = "load.latency_ms.p99"   # KIND.PATH in a result file
+  at_most = 50                     # or at_least, or both
+  decide_on = "interval"           # or "value", for hard counts
+  min_n = 1000                     # the least evidence to decide on
+  reason = "The page waits 60 ms for us."
+  expires = 2027-06-30             # optional; then the line fails until decided anew
+
+\b
+Exit code 0: pass. 1: a budget is broken, or its data is absent, null, NaN or of
+another bundle. 3: nothing is broken, but the evidence is not enough. 2: usage."""
+
+
+@click.command("load", epilog=LOAD_EXAMPLES)
+@click.option("--target", default="127.0.0.1:50051", show_default=True, help="HOST:PORT.")
+@click.option("--requests", type=EXISTING, help="Request file (JSON lines) to draw from.")
+@click.option("--users-file", type=EXISTING, help="User ids that the server knows, one a line.")
+@click.option(
+    "--users", type=click.IntRange(1, 10_000), default=16, show_default=True,
+    help="How many ask at a time, each waiting for its answer.",
+)  # fmt: skip
+@click.option(
+    "--duration", "duration_s", type=click.IntRange(1, 86_400), default=30, show_default=True,
+    help="Seconds.",
+)  # fmt: skip
+@click.option(
+    "--spawn-rate", type=click.FloatRange(0.1), help="Users started per second.  [default: all]"
+)
+@click.option(
+    "--deadline-ms", type=click.IntRange(1, 600_000), default=5000, show_default=True,
+    help="Of each call.",
+)  # fmt: skip
+@click.option("--seed", default=1, show_default=True, help="Of the order of requests.")
+@click.option("--server-pid", type=int, help="A server on this machine whose CPU time to count.")
+@click.option("--allow-remote", is_flag=True, help="The target may be another machine.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the results.")
+@click.option("--json", "as_json", is_flag=True, help="Print load.json instead of a table.")
+def load(as_json: bool, **fields: Any) -> None:
+    """Load a server with locust and keep every sample."""
+    from bench.load.runner import Plan, run_load
+    from bench.progress import bar
+
+    if fields["requests"] and fields["users_file"]:
+        raise click.UsageError("--requests and --users-file exclude each other")
+    plan = Plan(**fields)
+    with bar("load", plan.duration_s) as show:
+        result = run_load(plan, progress=show)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        _show_load(result, plan.out)
+
+
+def _ms(value: float | None) -> str:
+    return "a failure" if value is None else f"{value:.2f} ms"
+
+
+def _show_load(result: dict[str, Any], out: Path) -> None:
+    latency = result["latency_ms"]
+    click.echo(
+        f"{result['requests']:,} requests in {result['measured_s']:.1f} s by {result['users']} users, "
+        f"{result['errors']:,} failed ({result['error_ratio']:.2%}); "
+        f"{result['throughput_rps'] or 0:,.0f} lists/s"
+    )
+    told = ", ".join(f"{name} {_ms(latency[name])}" for name in ("p50", "p90", "p99", "max"))
+    click.echo(f"latency, failures counted as infinite: {told}")
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in result["by_status"].items())
+    receipts = ", ".join(f"{name} {count:,}" for name, count in result["receipts"].items() if count)
+    click.echo(f"outcomes: {outcomes}; receipts: {receipts or 'none'}")
+    if result["server_cpu_us_per_list"] is not None:
+        click.echo(f"server CPU: {result['server_cpu_us_per_list']:.0f} us per list")
+    click.echo(f"{out / 'load.json'}")
+
+
+@click.command("invariants", epilog=INVARIANTS_EXAMPLES)
+@click.option("--target", help="HOST:PORT of a live server.")
+@click.option("--kernels", is_flag=True, help="Check the installed fair stage instead of a server.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The served bundle, to know the policies' tables and the items.",
+)  # fmt: skip
+@click.option(
+    "--examples", type=click.IntRange(1, 1_000_000), default=60, show_default=True,
+    help="How many requests to generate for each property.",
+)  # fmt: skip
+@click.option("--seed", default=1, show_default=True, help="The same seed, the same requests.")
+@click.option("--allow-remote", is_flag=True, help="The target may be another machine.")
+@click.option("--out", type=FILE, help="Write the result as JSON (for 'equipoise gate').")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def invariants(
+    target: str | None,
+    kernels: bool,
+    bundle: Path | None,
+    examples: int,
+    seed: int,
+    allow_remote: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Check the theorems of fair lists against a live server."""
+    from bench.invariants.report import show, write
+    from bench.invariants.run import check_kernels, check_server
+    from bench.progress import bar
+
+    if bool(target) == kernels:
+        raise click.UsageError("give either --target HOST:PORT or --kernels")
+    with bar("invariants", 1.0) as progress:
+        if target:
+            result = check_server(
+                target, bundle=bundle, examples=examples, seed=seed,
+                allow_remote=allow_remote, progress=progress,
+            )  # fmt: skip
+        else:
+            result = check_kernels(examples=examples, seed=seed, progress=progress)
+    if out is not None:
+        write(result, out)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        show(result)
+    sys.exit(1 if result["violation_count"] else 0)
+
+
+@click.command("gate", epilog=GATE_EXAMPLES)
+@click.option("--budgets", type=FILE, required=True, help="The budgets (TOML).")
+@click.option("--bundle-id", help="The bundle to be released; results of another one fail.")
+@click.option("--today", help="Decide as of this day (YYYY-MM-DD).  [default: today, UTC]")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, not as a table.")
+@click.option("--json-out", type=FILE, help="Write the verdict as JSON.")
+@click.option("--markdown-out", type=FILE, help="Write it as markdown.")
+@click.option("--junit-out", type=FILE, help="Write it as JUnit XML.")
+@click.argument("results", nargs=-1, required=True, type=FILE)
+def gate(
+    budgets: Path,
+    bundle_id: str | None,
+    today: str | None,
+    as_json: bool,
+    json_out: Path | None,
+    markdown_out: Path | None,
+    junit_out: Path | None,
+    results: tuple[Path, ...],
+) -> None:
+    """Decide from budgets and results: pass, fail, or not enough evidence."""
+    from rich.console import Console
+
+    from bench.gate import evaluate, parse_budgets, read_results, report
+    from bench.refused import InputRefused
+    from bench.whole import write_whole
+
+    try:
+        text = budgets.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputRefused(str(budgets), "", str(error)) from error
+    verdict = evaluate(
+        parse_budgets(text, str(budgets)),
+        read_results(results),
+        today=_day(today),
+        bundle_id=bundle_id,
+    )
+    for path, content in (
+        (json_out, report.json_text),
+        (markdown_out, report.as_markdown),
+        (junit_out, report.as_junit),
+    ):
+        if path is not None:
+            write_whole(path, content(verdict))
+    if as_json:
+        click.echo(report.json_text(verdict), nl=False)
+    else:
+        report.print_table(verdict, Console(highlight=False))
+    sys.exit(verdict.exit_code)
+
+
+def _day(text: str | None) -> date:
+    if text is None:
+        return datetime.now(UTC).date()
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"--today: got {text!r}, allowed: YYYY-MM-DD") from error

@@ -1,0 +1,128 @@
+"""The verdict for people and for machines: table, markdown, JUnit, JSON. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.gate.verdict import Line, Status, Verdict, plain
+
+SCHEMA_VERSION = 1
+_COLOURS = {Status.PASS: "green", Status.FAIL: "red", Status.NOT_ENOUGH: "yellow"}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def seen_text(line: Line) -> str:
+    """Value, interval and evidence in one cell.
+
+    >>> seen_text(Line("m", Status.PASS, "<= 1", "", "", 0.5, 0.4, 0.6, 12, "users"))
+    '0.5 [0.4, 0.6], 12 users'
+    """
+    if line.value is None:
+        return "-" if not line.n else f"{line.n:,} {line.unit}"
+    interval = "" if line.low is None else f" [{_number(line.low)}, {_number(line.high)}]"
+    return f"{_number(line.value)}{interval}, {line.n:,} {line.unit}"
+
+
+def summary(verdict: Verdict) -> str:
+    """The verdict in one sentence."""
+    counts = ", ".join(
+        f"{verdict.count(status)} {status.value}" for status in Status if verdict.count(status)
+    )
+    return f"{verdict.status.value.upper()}: {verdict.bundle_id} against '{verdict.budgets}' ({counts})"
+
+
+def print_table(verdict: Verdict, console: Console) -> None:
+    """The lines as a table; what did not pass is told with its reason below."""
+    table = Table("verdict", "metric", "seen", "bound", "why", box=None, pad_edge=False)
+    for line in verdict.lines:
+        colour = _COLOURS[line.status]
+        table.add_row(
+            f"[{colour}]{line.status.value}[/]",
+            *map(escape, (line.metric, seen_text(line), line.bound, line.why)),
+        )
+    console.print(table)
+    for line in verdict.lines:
+        if line.status is not Status.PASS:
+            owner = f" Ask: {line.owner}." if line.owner else ""
+            console.print(f"{line.metric}: {line.reason}{owner}", markup=False)
+    console.print(f"[bold {_COLOURS[verdict.status]}]{escape(summary(verdict))}[/]")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def as_markdown(verdict: Verdict) -> str:
+    """The verdict as a page for a merge request."""
+    rows = [
+        f"| {line.status.value} | `{_cell(line.metric)}` | {_cell(seen_text(line))} | "
+        f"{_cell(line.bound)} | {_cell(line.why)} | {_cell(line.reason)} |"
+        for line in verdict.lines
+    ]
+    head = (
+        "| verdict | metric | seen | bound | why | the bound's reason |\n|---|---|---|---|---|---|"
+    )
+    return "\n".join([f"**{_cell(summary(verdict))}**", "", head, *rows, ""])
+
+
+def as_junit(verdict: Verdict) -> str:
+    """One test case a line. Not enough evidence is an error, so that no CI takes it for a pass."""
+    suite = TestSuite(f"equipoise gate: {verdict.budgets}")
+    for line in verdict.lines:
+        case = TestCase(line.metric, classname=f"gate.{verdict.budgets}")
+        text = f"{seen_text(line)}; bound {line.bound}; {line.why}"
+        if line.status is Status.FAIL:
+            case.result = [Failure(text, "fail")]
+        elif line.status is Status.NOT_ENOUGH:
+            case.result = [Error(text, "not enough evidence")]
+        else:
+            case.system_out = text
+        suite.add_testcase(case)
+    suite.add_property("bundle_id", verdict.bundle_id)
+    report = JUnitXml()
+    report.add_testsuite(suite)
+    report.update_statistics()  # type: ignore[no-untyped-call]
+    text = report.tostring()  # type: ignore[no-untyped-call]
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as plain data; an infinite number is the text "inf"."""
+    return {
+        "kind": "verdict",
+        "schema_version": SCHEMA_VERSION,
+        "bundle_id": verdict.bundle_id,
+        "budgets": verdict.budgets,
+        "status": verdict.status.value,
+        "exit_code": verdict.exit_code,
+        "lines": [
+            {
+                "metric": line.metric,
+                "status": line.status.value,
+                "value": plain(line.value),
+                "low": plain(line.low),
+                "high": plain(line.high),
+                "n": line.n,
+                "unit": line.unit,
+                "bound": line.bound,
+                "why": line.why,
+                "reason": line.reason,
+                "owner": line.owner,
+            }
+            for line in verdict.lines
+        ],
+    }
+
+
+def json_text(verdict: Verdict) -> str:
+    """`as_json` as text."""
+    return json.dumps(as_json(verdict), indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,133 @@
+"""Result files: what evaluation, load and invariants measured, as the gate reads them.
+
+Owns reading and the header that every kind has: kind, schema_version, bundle_id.
+The rest of a document is looked into by `bench.gate.measures`. A load result
+brings its raw samples in a file beside it.
+
+    results = read_results([Path("out/load/load.json")])
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from bench.load.samples import SamplesRefused, read_samples
+from bench.refused import InputRefused, refusal
+
+Kind = Literal["quality", "load", "invariants"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    kind: Kind
+    schema_version: Literal[1]
+    bundle_id: Annotated[str, StringConstraints(min_length=1)]
+    model_digest: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result file.
+
+    document: the whole JSON object. latencies_ms: `[requests] float64` of a load result, +inf
+    for a request that failed; None where there are no samples.
+    """
+
+    kind: Kind
+    bundle_id: str
+    model_digest: str = ""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    latencies_ms: NDArray[np.float64] | None = None
+
+
+def parse_result(document: Any, source: str) -> Result:
+    """A result from its parsed JSON, without samples.
+
+    Raises:
+        InputRefused: not an object, an unknown kind, another schema version, or no bundle.
+    """
+    if not isinstance(document, dict):
+        raise InputRefused(source, "", "not a JSON object")
+    try:
+        header = _Header.model_validate(document)
+    except ValidationError as invalid:
+        raise refusal(source, invalid, list(_Header.model_fields)) from invalid
+    return Result(header.kind, header.bundle_id, header.model_digest, document, source)
+
+
+def _latencies(document: Mapping[str, Any], path: Path) -> NDArray[np.float64] | None:
+    """Every request's latency in milliseconds; a failed one is infinitely slow."""
+    name = document.get("samples")
+    if not isinstance(name, str) or not name:
+        return None
+    file = path.parent / name
+    if not file.is_file():
+        return None
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != document.get("samples_sha256"):
+        raise InputRefused(str(file), "", f"is not the file that {path.name} was made from")
+    try:
+        samples = read_samples(file)
+    except SamplesRefused as refused:
+        raise InputRefused(str(file), "", str(refused)) from refused
+    if len(samples) != document.get("requests"):
+        raise InputRefused(
+            str(file), "", f"holds {len(samples)} requests, {path.name} says "
+            f"{document.get('requests')}",
+        )  # fmt: skip
+    return samples.latencies_ms()
+
+
+def read_result(path: Path) -> Result:
+    """Read one result file, with its samples where they lie beside it.
+
+    Raises:
+        InputRefused: unreadable or malformed.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputRefused(str(path), "", error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise InputRefused(str(path), "", f"not JSON: {error}") from error
+    result = parse_result(document, str(path))
+    latencies = _latencies(result.document, path) if result.kind == "load" else None
+    return Result(
+        result.kind, result.bundle_id, result.model_digest, result.document, str(path), latencies
+    )
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """Read result files, at most one of a kind.
+
+    Raises:
+        InputRefused: one is unreadable or malformed, two are of one kind, or there is none.
+    """
+    results = [read_result(path) for path in paths]
+    check_kinds(results)
+    return results
+
+
+def check_kinds(results: Sequence[Result]) -> None:
+    """Refuse no result at all, and two of one kind: a line could not say which it means.
+
+    Raises:
+        InputRefused: that.
+    """
+    if not results:
+        raise InputRefused("results", "", "there is none; give at least one result file")
+    for kind in KINDS:
+        same = [result.source or kind for result in results if result.kind == kind]
+        if len(same) > 1:
+            raise InputRefused(same[1], "kind", f"is {kind!r}, as {same[0]} is; give one of a kind")

@@ -1,0 +1,95 @@
+"""Independent, naive answers to what the fair stage computes cleverly.
+
+Counts only: the items of a group always come in score order, so a list is a
+sequence of groups. Plain Python; nothing of the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Table = Sequence[Sequence[int]]
+
+# Beyond so many states the oracle gives no answer rather than none in time.
+MAX_STATES = 20_000
+
+
+def first_unkeepable_prefix(
+    supply: Sequence[int], floors: Table, ceilings: Table, size: int
+) -> int | None:
+    """The first prefix that no list can keep, 0 if every prefix can be kept, None if unknown.
+
+    Walks over all reachable counts per group, prefix by prefix.
+
+    >>> first_unkeepable_prefix([2, 0], [[0, 0, 0], [0, 0, 1]], [[0, 1, 2], [0, 1, 2]], 2)
+    2
+    """
+    live = [
+        g for g, have in enumerate(supply) if have or any(floors[g][k] for k in range(size + 1))
+    ]
+    states = {tuple(0 for _ in live)}
+    for prefix in range(1, size + 1):
+        following = set()
+        for counts in states:
+            for place, g in enumerate(live):
+                if counts[place] < supply[g]:
+                    grown = (*counts[:place], counts[place] + 1, *counts[place + 1 :])
+                    if all(
+                        floors[h][prefix] <= count <= ceilings[h][prefix]
+                        for h, count in zip(live, grown, strict=True)
+                    ):
+                        following.add(grown)
+        if not following:
+            return prefix
+        if len(following) > MAX_STATES:
+            return None
+        states = following
+    return 0
+
+
+def best_utility(
+    gains: Sequence[Sequence[float]], floors: Table, ceilings: Table, size: int
+) -> float | None:
+    """The largest DCG of any list of `size` that keeps all bounds; None if there is none.
+
+    gains: per group, the gains of its items, best first. Tries every sequence of groups.
+
+    >>> round(best_utility([[3.0, 2.0], [1.0]], [[0, 0, 0], [0, 0, 1]], [[0, 1, 2], [0, 1, 2]], 2), 4)
+    3.6309
+    """
+    counts = [0] * len(gains)
+    best: float | None = None
+
+    def extend(prefix: int, so_far: float) -> None:
+        nonlocal best
+        if prefix > size:
+            best = so_far if best is None else max(best, so_far)
+            return
+        for g, own in enumerate(gains):
+            if counts[g] == len(own):
+                continue
+            counts[g] += 1
+            if all(
+                floors[h][prefix] <= count <= ceilings[h][prefix] for h, count in enumerate(counts)
+            ):
+                extend(prefix + 1, so_far + own[counts[g] - 1] / math.log2(prefix + 1))
+            counts[g] -= 1
+
+    extend(1, 0.0)
+    return best
+
+
+def dcg(gains: Sequence[float]) -> float:
+    """Discounted cumulative gain, discount 1 / log2(rank + 1)."""
+    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
+
+
+def exposure(groups: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Per group: how many items of the list, and its share of the exposure."""
+    shares: dict[str, tuple[int, float]] = {}
+    whole = dcg([1.0] * len(groups))
+    for rank, group in enumerate(groups, start=1):
+        items, share = shares.get(group, (0, 0.0))
+        shares[group] = (items + 1, share + 1 / math.log2(rank + 1) / whole)
+    return shares

@@ -1,0 +1,39 @@
+"""What bench will not work with: which file or flag, where in it, why. Exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from server.errors import Refused, shown
+
+
+class InputRefused(Refused):
+    """A budget, result, request or target that is malformed or not allowed."""
+
+    def __init__(self, source: str, where: str, why: str) -> None:
+        self.where = where
+        super().__init__(f"{source}: {where}: {why}" if where else f"{source}: {why}")
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing where no known name is close."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def refusal(source: str, invalid: ValidationError, known: Sequence[str]) -> InputRefused:
+    """The first of pydantic's complaints in one line: the path, what was seen, what is allowed."""
+    first: Any = invalid.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])
+        allowed = near_miss(name, known) or f"; allowed: {', '.join(known)}"
+        return InputRefused(source, where, f"unknown key{allowed}")
+    if first["type"] == "missing":
+        return InputRefused(source, where, "is missing")
+    message = first["msg"].removeprefix("Value error, ")
+    return InputRefused(source, where, f"got {shown(first['input'])}; {message}")
