@@ -19,9 +19,7 @@ together on disk, which is what `history` reads and `erase` removes.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -32,7 +30,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from server.errors import EventStoreUnavailable, InvalidField, Refused
+from server.errors import EventStoreUnavailable, InvalidField
+from server.events.schema import SCHEMA_VERSION, cause, file_uri, prepare, refused
 from server.events.store import (
     Event,
     EventBatch,
@@ -42,34 +41,6 @@ from server.events.store import (
     StoreStats,
     check_events,
 )
-
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x45515045  # "EQPE", where `file` and other programs look for the owner
-
-_SCHEMA = (
-    "CREATE TABLE revision (revision INTEGER NOT NULL) STRICT",
-    "INSERT INTO revision VALUES (0)",
-    # version: the revision of the last commit that touched the user's events.
-    """CREATE TABLE users (
-        user_ref INTEGER PRIMARY KEY,
-        user_id TEXT NOT NULL UNIQUE,
-        version INTEGER NOT NULL
-    ) STRICT""",
-    """CREATE TABLE events (
-        user_ref INTEGER NOT NULL,
-        event_key BLOB NOT NULL,
-        item_id TEXT NOT NULL,
-        kind INTEGER NOT NULL,
-        time_ms INTEGER NOT NULL,
-        quantity REAL NOT NULL,
-        request_id TEXT,
-        rank INTEGER,
-        basket TEXT,
-        value REAL,
-        PRIMARY KEY (user_ref, event_key)
-    ) STRICT, WITHOUT ROWID""",
-)
-_TABLES = {"revision", "users", "events"}
 
 _NEXT_REVISION = "UPDATE revision SET revision = revision + 1 RETURNING revision"
 _TOUCH_USER = """
@@ -89,25 +60,7 @@ _EXPORT = """
         ifnull(request_id, ''), ifnull(rank, 0)
     FROM events JOIN users USING (user_ref) ORDER BY user_ref"""
 
-_CAUSES = {
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_BUSY: "another process keeps it locked",
-    sqlite3.SQLITE_IOERR: "the disk reports an error or has no room",
-    sqlite3.SQLITE_CORRUPT: "its file is damaged",
-    sqlite3.SQLITE_NOTADB: "its file is damaged",
-    sqlite3.SQLITE_READONLY: "its file may not be written",
-    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
-}
-
 Result = TypeVar("Result")
-
-
-def _cause(error: sqlite3.Error | OSError) -> str:
-    """Why, in words that hold no path and no data: they may reach a client."""
-    if isinstance(error, OSError):
-        return error.strerror or "an operating system error"
-    code = getattr(error, "sqlite_errorcode", -1) & 0xFF  # the primary code of an extended one
-    return _CAUSES.get(code, getattr(error, "sqlite_errorname", "an SQLite error"))
 
 
 def _event_key(event_id: str) -> bytes:
@@ -136,24 +89,15 @@ class SqliteEventStore:
         self._read_lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._closed = False
-        if sqlite3.sqlite_version_info < (3, 37):
-            raise self._refused(
-                f"needs SQLite 3.37 or newer, this Python has {sqlite3.sqlite_version}"
-            )
         try:
-            if not self._path.exists():
-                if not create:
-                    raise self._refused("no such file; make one with: equipoise events load --help")
-                self._make()
-            self._check_file()
+            prepare(self._path, create=create)
             self._reader = self._open()
             self._writer = self._open()
         except OSError as error:
-            raise self._refused(
-                f"cannot be opened: {error.strerror}; it needs a folder that you may write to"
-            ) from error
+            why = f"{error.strerror}; it needs a folder that you may write to"
+            raise refused(self._path, f"cannot be opened: {why}") from error
         except sqlite3.Error as error:
-            raise self._refused(f"cannot be opened: {_cause(error)} ({error})") from error
+            raise refused(self._path, f"cannot be opened: {cause(error)} ({error})") from error
 
     def record(self, events: Sequence[Event]) -> Recorded:
         """See `EventStore.record`."""
@@ -239,7 +183,7 @@ class SqliteEventStore:
                 why = "a reader holds the log" if busy else ""
             except (sqlite3.Error, OSError) as error:
                 self._discard_writer()
-                why = _cause(error)
+                why = cause(error)
         if why:
             raise EventStoreUnavailable(
                 f"{count} events are erased for every reader, but their bytes are still in the "
@@ -258,7 +202,7 @@ class SqliteEventStore:
                 while rows := cursor.fetchmany(batch_events):
                     yield _event_batch(rows)
         except (sqlite3.Error, OSError) as error:
-            raise EventStoreUnavailable(f"events cannot be read: {_cause(error)}") from error
+            raise EventStoreUnavailable(f"events cannot be read: {cause(error)}") from error
 
     def stats(self) -> StoreStats:
         """Count what the store holds; reads the whole file."""
@@ -300,74 +244,11 @@ class SqliteEventStore:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # Opening
-
-    def _refused(self, why: str) -> Refused:
-        return Refused(f"event store {self._path}: {why}")
-
-    def _make(self) -> None:
-        # Made aside and linked into place, so that another process sees all of it or nothing,
-        # and of two processes that make it at once the second one uses the file of the first.
-        folder = self._path.parent
-        handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=folder)  # mode 0600
-        os.close(handle)
-        try:
-            with closing(sqlite3.connect(name, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                connection.execute("COMMIT")
-            with suppress(FileExistsError):
-                os.link(name, self._path)
-            entry = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(entry)
-            finally:
-                os.close(entry)
-        finally:
-            for suffix in ("", "-wal", "-shm"):
-                Path(name + suffix).unlink(missing_ok=True)
-
-    def _check_file(self) -> None:
-        """Refuse, before anything is written, what is not an event store of this version."""
-        if not self._path.is_file():
-            raise self._refused("is not a file")
-        with self._path.open("rb") as file:
-            head = file.read(100)
-        if head[:16] != b"SQLite format 3\0":
-            raise self._refused("is not an SQLite file, so it is no event store")
-        with closing(self._connect()) as connection:
-            owner = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if owner != APPLICATION_ID:
-                raise self._refused("is an SQLite file of another program, not an event store")
-            if version != SCHEMA_VERSION:
-                advice = "upgrade equipoise" if version > SCHEMA_VERSION else "load it anew"
-                raise self._refused(
-                    f"has schema version {version}, allowed: {SCHEMA_VERSION}; {advice}"
-                )
-            found = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-            if not found >= _TABLES:
-                raise self._refused(
-                    f"is damaged: table {min(_TABLES - found)!r} is missing; restore a copy"
-                )
-            log = self._path.with_name(self._path.name + "-wal")
-            if not log.exists() or not log.stat().st_size:  # else pages may be in the log only
-                pages, page_bytes = (
-                    connection.execute(f"PRAGMA {name}").fetchone()[0]
-                    for name in ("page_count", "page_size")
-                )
-                want = int.from_bytes(head[28:32], "big") * page_bytes
-                have = self._path.stat().st_size
-                if have < max(want, pages * page_bytes):
-                    raise self._refused(f"is truncated: {have} bytes of {want}; restore a copy")
+    # Connections
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            self._path.absolute().as_uri() + "?mode=rw",  # never makes a file
+            file_uri(self._path),
             uri=True,
             isolation_level=None,  # transactions are begun by hand
             check_same_thread=False,  # the locks see to it
@@ -379,7 +260,9 @@ class SqliteEventStore:
         try:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
-                raise self._refused(f"journal mode is {mode!r}, allowed: 'wal' on a local disk")
+                raise refused(
+                    self._path, f"journal mode is {mode!r}, allowed: 'wal' on a local disk"
+                )
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA cell_size_check = ON")
@@ -400,7 +283,7 @@ class SqliteEventStore:
                 # All rows at once: an open cursor would hold its snapshot and the log with it.
                 return self._reader.execute(statement, parameters).fetchall()
             except sqlite3.Error as error:
-                raise EventStoreUnavailable(f"events cannot be read: {_cause(error)}") from error
+                raise EventStoreUnavailable(f"events cannot be read: {cause(error)}") from error
 
     def _writing(self) -> sqlite3.Connection:
         if self._closed:
@@ -426,7 +309,7 @@ class SqliteEventStore:
                 # A connection that met a full disk is not trusted with the next transaction.
                 self._discard_writer()
                 raise EventStoreUnavailable(
-                    f"nothing is recorded: {_cause(error)}; sending it again later is safe"
+                    f"nothing is recorded: {cause(error)}; sending it again later is safe"
                 ) from error
             except BaseException:
                 self._discard_writer()
@@ -443,7 +326,7 @@ def _touch_users(connection: sqlite3.Connection, user_ids: Iterable[str]) -> dic
 
 
 def _rows(events: Sequence[Event], refs: dict[str, int]) -> list[tuple[Any, ...]]:
-    """Rows of `events` in the order of the primary key, which doubles the speed of a bulk load.
+    """Rows of `events` in the order of the primary key, so that a bulk load walks the tree once.
 
     Sorting is stable: of two events with one id the first stays.
     """
