@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 COMPLETE_JOURNEY = "complete-journey"
 
+TRAIN_EXAMPLES = """\b
+Examples:
+  equipoise train --dataset complete-journey --out out/bundle
+  equipoise train --interactions bought.parquet --items items.csv --out out/bundle
+  equipoise train --events events.db --items items.csv --out out/bundle   learn from feedback
+
+\b
+Interactions: columns user, item, time; optional kind, basket, quantity, value.
+Items: column item; optional name, category_path, provider, brand.
+Exit code 2: a table is refused (column, number of rows, an example), or onnxruntime does not
+give what torch gave. No bundle is written then."""
+
 EVALUATE_EXAMPLES = """\b
 Examples:
   equipoise evaluate --bundle out/demo/bundle --dataset complete-journey --out out/quality
@@ -37,6 +49,110 @@ Examples:
 Interactions need the columns user, item and time (timestamps, ISO 8601 text, or whole s, ms, us
 or ns since 1970). Event ids are made from the rows, so loading a file twice adds nothing.
 Exit code 2: a table is refused; the message names column, number of rows and an example."""
+
+
+@click.command("train", epilog=TRAIN_EXAMPLES)
+@click.option("--dataset", type=click.Choice([COMPLETE_JOURNEY]), help="A data set by name.")
+@click.option(
+    "--interactions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Or your own: a .parquet or .csv table with user, item, time.",
+)
+@click.option(
+    "--events",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Or an event store: what was loaded and what feedback added.",
+)
+@click.option(
+    "--items",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Items of your own data: item, name, category_path, provider, brand.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The bundle to write (a folder).",
+)
+@click.option("--name", help="The bundle's name.  [default: made from the data's]")
+@click.option(
+    "--policies",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of policy documents.  [default: those that come with Equipoise]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Everything random.")
+@click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps the prepared data set, to start faster the next time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+def train(
+    dataset: str | None,
+    interactions: Path | None,
+    events: Path | None,
+    items: Path | None,
+    out: Path,
+    name: str | None,
+    policies: Path | None,
+    seed: int,
+    quick: bool,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a release bundle from purchases: prepare, tune, refit, export, gate, write."""
+    from rich.console import Console
+
+    from training.pipeline import Pipeline
+    from training.release import SHOP_POLICIES
+    from training.settings import TrainSettings
+
+    if events is None:
+        prepared = _prepared(dataset, interactions, items, None, cache)
+    elif dataset is None and interactions is None:
+        prepared = _learned(events, items)
+    else:
+        raise click.UsageError("Give one of --dataset, --interactions and --events.")
+    console = Console(stderr=True, highlight=False)
+    console.print(str(prepared.cleaning))
+    source = dataset or (interactions or events or out).stem
+    settings = TrainSettings.quick(seed) if quick else TrainSettings(seed=seed)
+    released = Pipeline(prepared, settings, console).run(
+        name=name or _bundle_name(source), policies=policies or SHOP_POLICIES, out=out
+    )
+    facts = {
+        "bundle_id": released.manifest.bundle_id,
+        "out": str(out),
+        "validation_ndcg_at_20": released.validation_ndcg_at_20,
+        "best_epoch": released.best_epoch,
+        "parity_max_difference": released.parity,
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(f"bundle   {facts['bundle_id']} in {out}")
+    click.echo(
+        f"quality  validation NDCG@20 {released.validation_ndcg_at_20:.4f} "
+        f"(epoch {released.best_epoch})"
+    )
+    click.echo(f"parity   torch and onnxruntime differ by {released.parity:.1e} at most")
+
+
+def _bundle_name(source: str) -> str:
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in source.lower())
+    return kept.strip("-")[:64] or "bundle"
+
+
+def _learned(store: Path, items: Path | None) -> Prepared:
+    from server.events import SqliteEventStore
+    from training.data.prepare import prepare_tables
+    from training.data.stored import tables_of
+    from training.data.tables import read_items
+
+    described = read_items(items) if items is not None else None
+    with SqliteEventStore(store, create=False) as opened:
+        return prepare_tables(tables_of(opened, described))
 
 
 @click.command("evaluate", epilog=EVALUATE_EXAMPLES)

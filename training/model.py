@@ -15,6 +15,11 @@ class PairRanker(nn.Module):
     offset on the logit, fitted on validation) are buffers: they travel in the graph.
     """
 
+    mean: Tensor
+    inverse_std: Tensor
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, mean: Tensor, std: Tensor, hidden: tuple[int, int]) -> None:
         super().__init__()
         self.register_buffer("mean", mean)

@@ -23,7 +23,7 @@ from training.baselines import BASELINES
 from training.evaluate import Evaluation
 
 RANKER = "this bundle"
-INK = "#1f3a5f"
+INK = "#4a7fb5"
 OTHER = "#9aa8b8"
 ACCENT = "#c8553d"
 
@@ -60,6 +60,7 @@ def _write(path: Path, content: bytes) -> Path:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 is for secrets
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
@@ -186,7 +187,7 @@ def _exposure(policies: list[dict[str, Any]]) -> Figure:
     axes = figure.subplots(1, len(policies), squeeze=False)[0]
     for axis, policy in zip(axes, policies, strict=True):
         places = np.arange(len(policy["groups"]))
-        for shift, when, colour in ((0.2, "before", OTHER), (-0.2, "after", ACCENT)):
+        for shift, when, colour in ((-0.2, "before", OTHER), (0.2, "after", ACCENT)):
             shares = [group[f"share_{when}"] for group in policy["groups"]]
             bars = axis.barh(places + shift, shares, height=0.38, color=colour, label=when)
             axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)

@@ -108,9 +108,7 @@ def _loss(logits: Tensor, labels: Tensor, segments: Tensor, n_lists: int, kind: 
     """
     if kind == "bce":
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-    highest = torch.full((n_lists,), -math.inf).scatter_reduce(
-        0, segments, logits.detach(), "amax"
-    )
+    highest = torch.full((n_lists,), -math.inf).scatter_reduce(0, segments, logits.detach(), "amax")
     exponentials = torch.zeros(n_lists).index_add(
         0, segments, torch.exp(logits - highest[segments])
     )
@@ -126,7 +124,7 @@ def _loss(logits: Tensor, labels: Tensor, segments: Tensor, n_lists: int, kind: 
 def predict(model: PairRanker, lists: Lists) -> NDArray[np.float32]:
     """Uncalibrated scores `[R]` of all rows."""
     model.eval()
-    parts = torch.from_numpy(lists.features).split(1 << 17)
+    parts = torch.split(torch.from_numpy(lists.features), 1 << 17)
     scores: NDArray[np.float32] = torch.cat([model.logits(part) for part in parts]).numpy()
     return scores
 
@@ -163,5 +161,5 @@ def calibrate(model: PairRanker, lists: Lists) -> None:
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    model.scale.copy_(log_scale.detach().exp().float())  # type: ignore[operator]
-    model.offset.copy_(offset.detach().float())  # type: ignore[operator]
+    model.scale.copy_(log_scale.detach().exp().float())
+    model.offset.copy_(offset.detach().float())

@@ -65,10 +65,10 @@ def read_tables(interactions: Path, items: Path | None = None, users: Path | Non
     about it is.
     """
     events = interactions_from(_read(interactions, "interactions"))
-    described = items_from(
-        _read(items, "items")
+    described = (
+        read_items(items)
         if items is not None
-        else events.select(pl.col("item").unique().sort())
+        else items_from(events.select(pl.col("item").unique().sort()))
     )
     people = users_from(
         _read(users, "users")
@@ -76,6 +76,11 @@ def read_tables(interactions: Path, items: Path | None = None, users: Path | Non
         else events.select(pl.col("user").unique().sort())
     )
     return Tables(events, described, people, interactions.name)
+
+
+def read_items(path: Path) -> pl.DataFrame:
+    """The items of a file, under their schema."""
+    return items_from(_read(path, "items"))
 
 
 def interactions_from(raw: pl.DataFrame, source: str = "interactions") -> pl.DataFrame:

@@ -1,0 +1,129 @@
+"""The trained ranker -> one ONNX file, behind a parity gate.
+
+Owns the export and the proof that onnxruntime gives what torch gave. A failed
+gate raises, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from server.errors import Refused
+from server.model import OnnxScorer
+from training.model import PairRanker
+from training.rows import Lists
+
+OPSET = 20
+INPUT = "features"
+OUTPUT = "scores"
+TOLERANCE = 1e-4
+TOP = 20
+SHAPES = ((1, 1), (1, 430), (2, 7), (5, 300), (16, 33), (33, 700))
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+TYPICAL_CANDIDATES = 430
+TIMED_RUNS = 12
+
+
+class ParityFailed(Refused):
+    """onnxruntime does not give what torch gave."""
+
+
+def export_onnx(model: PairRanker) -> bytes:
+    """The model as the bytes of one ONNX file with dynamic batch and candidate axes."""
+    model.eval()
+    # Sizes 0 and 1 would be taken for constants.
+    example = torch.zeros(4, 5, len(model.mean))
+    axes = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("candidates")},)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    noise = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=axes,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    raw: bytes = program.model_proto.SerializeToString()
+    return raw
+
+
+def scorer_of(model: bytes, n_features: int) -> OnnxScorer:
+    """The served form of the model."""
+    return OnnxScorer(model, input_name=INPUT, output_name=OUTPUT, n_features=n_features)
+
+
+def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int = 0) -> float:
+    """The largest difference seen between torch and onnxruntime.
+
+    Random inputs over several shapes, real lists one by one, and the same top 20 for each.
+
+    Raises:
+        ParityFailed: a difference above 1e-4, or another top 20.
+    """
+    rng = np.random.default_rng(seed)
+    n_features = real.features.shape[1]
+    worst = 0.0
+    for shape in SHAPES:
+        random = rng.normal(0, 3, (*shape, n_features)).astype(np.float32)
+        worst = max(worst, _difference(model, scorer, random, f"random input {shape}"))
+    for place in range(min(200, len(real))):
+        part = slice(int(real.ptr[place]), int(real.ptr[place + 1]))
+        features = real.features[part][np.newaxis]
+        worst = max(worst, _difference(model, scorer, features, f"real list {place}"))
+        tops = [
+            real.items[part][np.lexsort((real.items[part], -scores))[:TOP]].tolist()
+            for scores in (_torch(model, features)[0], scorer.score(features)[0])
+        ]
+        if tops[0] != tops[1]:
+            raise ParityFailed(f"real list {place}: torch and onnxruntime give another top {TOP}")
+    return worst
+
+
+@torch.no_grad()
+def _torch(model: PairRanker, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = model(torch.from_numpy(features)).numpy()
+    return scores
+
+
+def _difference(
+    model: PairRanker, scorer: OnnxScorer, features: NDArray[np.float32], what: str
+) -> float:
+    gap = float(np.abs(_torch(model, features) - scorer.score(features)).max())
+    if not gap <= TOLERANCE:
+        raise ParityFailed(
+            f"{what}: torch and onnxruntime differ by {gap:.2g}, allowed: {TOLERANCE}"
+        )
+    return gap
+
+
+def best_batch(scorer: OnnxScorer, n_features: int) -> int:
+    """The batch size with the lowest measured time per list, one thread; the smallest within 5 %."""
+    rng = np.random.default_rng(0)
+    per_list_ns: dict[int, float] = {}
+    for size in BATCH_SIZES:
+        features = rng.normal(0, 1, (size, TYPICAL_CANDIDATES, n_features)).astype(np.float32)
+        scorer.score(features)
+        taken = []
+        for _ in range(TIMED_RUNS):
+            started = time.perf_counter_ns()
+            scorer.score(features)
+            taken.append(time.perf_counter_ns() - started)
+        per_list_ns[size] = float(np.median(taken)) / size
+    floor = min(per_list_ns.values()) * 1.05
+    return next(size for size in BATCH_SIZES if per_list_ns[size] <= floor)

@@ -1,0 +1,184 @@
+"""Prepared data -> a release bundle: tune, refit, export, gate, write. Reads top to bottom.
+
+Tuning trains on cuts before the validation window and picks the epoch there.
+The refit repeats that number of epochs one window later, so that what ships has
+seen the validation weeks too; the test window is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from server.bundle import Manifest, write_bundle
+from server.errors import Refused
+from server.features import FEATURE_NAMES, FeatureState, warm_up
+from server.features.types import DAY_MS
+from training.data.dataset import Dataset
+from training.data.prepare import Prepared
+from training.data.split import Targets, targets_between
+from training.export import check_parity, export_onnx, scorer_of
+from training.fit_features import fit_features
+from training.model import PairRanker
+from training.release import assemble
+from training.rows import Lists, make_lists
+from training.settings import TrainSettings
+from training.train import train_ranker
+
+
+@dataclass(frozen=True)
+class Released:
+    """A written bundle, and what was measured on the way."""
+
+    manifest: Manifest
+    validation_ndcg_at_20: float
+    best_epoch: int
+    parity: float
+
+
+class Pipeline:
+    """One training run, with a progress bar on whatever takes long."""
+
+    def __init__(self, prepared: Prepared, settings: TrainSettings, console: Console) -> None:
+        self._data = prepared.dataset
+        self._split = prepared.split
+        self._settings = settings
+        self._console = console
+
+    def run(self, *, name: str, policies: Path, out: Path) -> Released:
+        """Train and write the bundle.
+
+        Raises:
+            Refused: too little data, a failed parity gate, a policy that makes no sense, or a
+                folder that cannot be written. No bundle is written then.
+        """
+        split, settings = self._split, self._settings
+        torch.use_deterministic_algorithms(True)
+        step_ms = settings.horizon_days * DAY_MS
+        cuts = [split.train_until_ms - k * step_ms for k in range(settings.cuts, 0, -1)]
+        tuning = [self._lists(cut, cut + step_ms, with_short=True)[0] for cut in cuts]
+        validation, _ = self._lists(
+            split.train_until_ms, split.validation_until_ms, with_short=False
+        )
+        tuned = self._train("tuning", tuning, validation, settings.epochs)
+        ndcg = max(tuned.ndcg_by_epoch)
+        # One window later: the oldest cut leaves, the validation window comes in.
+        refit = [*tuning[1:], validation]
+        ranker = self._train("refit", refit, None, tuned.best_epoch).model
+        ranker.scale.copy_(tuned.model.scale)
+        ranker.offset.copy_(tuned.model.offset)
+        _save_checkpoint(ranker, out)
+        until_ms = split.validation_until_ms
+        history = self._data.until(until_ms)
+        state = self._state(history, until_ms)
+        self._console.print("exporting to ONNX, and comparing onnxruntime with torch")
+        model = export_onnx(ranker)
+        parity = check_parity(ranker, scorer_of(model, len(FEATURE_NAMES)), validation)
+        parts = assemble(
+            name=name,
+            data=history,
+            until_ms=until_ms,
+            state=state,
+            model=model,
+            policies_folder=policies,
+            settings=settings,
+            quality={
+                "protocol": split.protocol,
+                "validation_ndcg_at_20": round(ndcg, 5),
+                "validation_users": len(validation),
+                "parity_max_difference": parity,
+            },
+        )
+        manifest = write_bundle(parts, out)
+        return Released(manifest, ndcg, tuned.best_epoch, parity)
+
+    def _lists(self, cut_ms: int, until_ms: int, *, with_short: bool) -> tuple[Lists, FeatureState]:
+        history = self._data.until(cut_ms)
+        targets = targets_between(self._data, cut_ms, until_ms)
+        if not len(targets):
+            raise Refused(
+                "too little data: nobody with a history bought anything in the "
+                f"{(until_ms - cut_ms) / DAY_MS:.0f} days after a training cut; "
+                "bring a longer time span"
+            )
+        state = self._state(history, cut_ms)
+        return self._rows(history, targets, cut_ms, state, with_short=with_short), state
+
+    def _state(self, history: Dataset, cut_ms: int) -> FeatureState:
+        with self._bar("item statistics", history.n_items) as advance:
+            state = fit_features(history, cut_ms, self._settings, advance)
+        warm_up(state)
+        return state
+
+    def _rows(
+        self,
+        history: Dataset,
+        targets: Targets,
+        cut_ms: int,
+        state: FeatureState,
+        *,
+        with_short: bool,
+    ) -> Lists:
+        with self._bar("candidates, features", len(targets)) as advance:
+            return make_lists(
+                history,
+                targets,
+                cut_ms,
+                state,
+                self._settings,
+                with_short=with_short,
+                on_list=advance,
+            )
+
+    def _train(self, what: str, lists: list[Lists], validation: Lists | None, epochs: int) -> Any:
+        with self._bar(what, epochs) as advance:
+
+            def on_epoch(epoch: int, ndcg: float) -> None:
+                advance(1)
+                if validation is not None:
+                    self._console.print(f"  epoch {epoch}: validation NDCG@20 {ndcg:.4f}")
+
+            return train_ranker(lists, validation, self._settings, epochs, on_epoch)
+
+    @contextmanager
+    def _bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        columns = (
+            TextColumn(f"{what:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda done: progress.advance(task, done)
+
+
+def _save_checkpoint(ranker: PairRanker, out: Path) -> None:
+    """The weights as safetensors beside the bundle, whole or not at all."""
+    path = out.with_name(f"{out.name}.ranker.safetensors")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(ranker.state_dict(), aside)
+        aside.replace(path)
+    except OSError as error:
+        raise Refused(f"cannot write the checkpoint {path}: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,222 @@
+"""A trained ranker and its data -> a release bundle.
+
+Owns what goes into a bundle: the item table (商品属性), group tables, policies,
+goldens, warm-up requests drawn from item statistics, and the model card. No
+user's data goes in.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup
+from server.errors import Refused, listed
+from server.fairness import parse_policy
+from server.features import FEATURE_NAMES, FeatureState, generate_candidates, pair_features
+from server.features.types import DAY_MS, History
+from server.model import OnnxScorer
+from training import export
+from training.data.dataset import Dataset
+from training.data.schema import UNKNOWN
+from training.fit_features import attribute_codes
+from training.model import FAMILY
+from training.settings import TrainSettings
+
+SHOP_POLICIES = Path(__file__).parent / "policies"
+DEFAULT_POLICY = "provider-tiers"
+# Providers by sales: the fewest that make half are large, the next to 80 % medium.
+LARGE_SHARE, MEDIUM_SHARE = 0.5, 0.8
+WARMUPS = 12
+WARMUP_EVENTS = 80
+WARMUP_DAYS = 180
+TOP = 20
+
+
+def item_table(data: Dataset) -> ItemTable:
+    """The items with their names and attributes."""
+    attributes = dict(data.item_attributes)
+    names = attributes.pop("name", data.item_ids)
+    return ItemTable(data.item_ids, tuple(names), attributes)
+
+
+def provider_tiers(data: Dataset) -> GroupTable:
+    """Large, medium and small providers by their share of the sales in `data`."""
+    providers = data.item_attributes.get("provider", (UNKNOWN,) * data.n_items)
+    codes = attribute_codes(providers)
+    names = sorted(set(providers))
+    sales = np.bincount(codes[data.items], weights=data.values, minlength=len(names))
+    if not sales.sum() > 0:
+        sales = np.bincount(codes[data.items], minlength=len(names)).astype(float)
+    untold = np.array([name == UNKNOWN for name in names])
+    sales[untold] = 0
+    order = np.argsort(-sales, kind="stable")
+    before = np.concatenate([[0.0], np.cumsum(sales[order])[:-1]]) / max(sales.sum(), 1e-12)
+    tier = np.empty(len(names), np.int32)
+    tier[order] = np.where(before < LARGE_SHARE, 0, np.where(before < MEDIUM_SHARE, 1, 2))
+    tier[untold] = 3
+    return GroupTable("provider_tier", ("large", "medium", "small", UNKNOWN), tier[codes])
+
+
+def group_tables(data: Dataset) -> tuple[GroupTable, ...]:
+    """Provider tiers, and one table for each attribute with a few hundred values at most."""
+    tables = [provider_tiers(data)]
+    for name in ("brand", "category", "department"):
+        texts = data.item_attributes.get(name)
+        if texts is not None:
+            tables.append(GroupTable(name, tuple(sorted(set(texts))), attribute_codes(texts)))
+    return tuple(tables)
+
+
+def read_policies(folder: Path, groups: tuple[GroupTable, ...]) -> dict[str, str]:
+    """The documents of a folder whose group table and groups exist here.
+
+    Raises:
+        PolicyRefused: a document that makes no sense.
+        Refused: the folder holds no policy.
+    """
+    tables = {table.name: set(table.labels) for table in groups}
+    documents: dict[str, str] = {}
+    for path in sorted(folder.glob("*.toml")):
+        text = path.read_text(encoding="utf-8")
+        policy = parse_policy(text, str(path))
+        named = {group for group, _ in policy.shares}
+        if policy.kind == "none" or named <= tables.get(policy.group_table, set()):
+            documents[policy.name] = text
+    if not documents:
+        raise Refused(f"{folder}: no policy fits; the data has the group tables {listed(tables)}")
+    return documents
+
+
+def warmups(
+    state: FeatureState, scorer: OnnxScorer, now_ms: int, n_novel: int, seed: int
+) -> tuple[Warmup, ...]:
+    """Requests of users who do not exist: items drawn by popularity, times evenly."""
+    rng = np.random.default_rng(seed)
+    popularity = np.expm1(state.popularity.astype(np.float64))
+    chance = popularity / popularity.sum()
+    made = []
+    for number in range(WARMUPS):
+        # The first has no history: the non-personal list.
+        events = 0 if number == 0 else int(rng.integers(1, WARMUP_EVENTS))
+        items = rng.choice(state.n_items, events, p=chance).astype(np.int32)
+        days = rng.integers(0, WARMUP_DAYS, events)
+        history = History.of(
+            items, (now_ms - days * DAY_MS).astype(np.int64), np.ones(events, np.float32)
+        )
+        found = generate_candidates(history, now_ms, state, n_novel)
+        scores = scorer.score(pair_features(history, found.items, now_ms, state)[np.newaxis])[0]
+        top = found.items[np.lexsort((found.items, -scores))[:TOP]]
+        made.append(Warmup(history, now_ms, top))
+    return tuple(made)
+
+
+def assemble(
+    *,
+    name: str,
+    data: Dataset,
+    until_ms: int,
+    state: FeatureState,
+    model: bytes,
+    policies_folder: Path,
+    settings: TrainSettings,
+    quality: Mapping[str, Any],
+) -> BundleParts:
+    """The parts of a bundle made from `data`, the events up to `until_ms`."""
+    n_features = len(FEATURE_NAMES)
+    scorer = export.scorer_of(model, n_features)
+    groups = group_tables(data)
+    policies = read_policies(policies_folder, groups)
+    made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed)
+    inputs = _golden_inputs(made, state)
+    default = DEFAULT_POLICY if DEFAULT_POLICY in policies else min(policies)
+    return BundleParts(
+        name=name,
+        created_unix_ms=time.time_ns() // 1_000_000,
+        data=DataInfo(
+            source=data.source,
+            until_unix_ms=until_ms,
+            users=int(np.count_nonzero(np.diff(data.user_ptr))),
+            items=data.n_items,
+            interactions=data.n_events,
+            digest=data.digest(),
+        ),
+        family=FAMILY,
+        model=model,
+        input_name=export.INPUT,
+        output_name=export.OUTPUT,
+        opset=export.OPSET,
+        feature_names=FEATURE_NAMES,
+        best_batch=export.best_batch(scorer, n_features),
+        n_novel=settings.n_novel,
+        state=state,
+        items=item_table(data),
+        groups=groups,
+        policies=policies,
+        default_policy=default,
+        golden_inputs=inputs,
+        golden_outputs=scorer.score(inputs),
+        warmups=made,
+        model_card=_card(name, data, settings, quality, policies, default),
+        horizon_days=settings.horizon_days,
+        quality=quality,
+        made_with={
+            "python": platform.python_version(),
+            "torch": torch.__version__.split("+")[0],
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    )
+
+
+def _golden_inputs(made: tuple[Warmup, ...], state: FeatureState) -> NDArray[np.float32]:
+    return np.stack(
+        [pair_features(w.history, state.popular[:32], w.now_ms, state) for w in made[:6]]
+    )
+
+
+def _card(
+    name: str,
+    data: Dataset,
+    settings: TrainSettings,
+    quality: Mapping[str, Any],
+    policies: Mapping[str, str],
+    default: str,
+) -> str:
+    figures = "\n".join(f"- {key}: {value}" for key, value in quality.items())
+    lines = "\n".join(
+        f"- `{policy}`{' (default)' if policy == default else ''}: {parse_policy(text, policy).reason}"
+        for policy, text in sorted(policies.items())
+    )
+    return f"""# {name}
+
+## What it does
+Ranks items for one user by the estimated probability of a purchase within {settings.horizon_days}
+days: an MLP over {len(FEATURE_NAMES)} features of the pair (user's history, item). Candidates are the
+items of the history and {settings.n_novel} others by EASE; the fair stage comes last.
+
+## Data
+{data.source}: {data.n_events:,} purchases of {data.n_items:,} items. The bundle holds statistics of
+items only. Pair weights rest on at least {settings.min_buyers} buyers each.
+
+## Measured on validation
+{figures}
+
+## Policies
+{lines}
+
+## Limits
+- Age, income, sex and household are no inputs; groups of users are audited, not equalised.
+- Scores are calibrated on the validation weeks and drift with the season.
+- Items bought by nobody in training get no neighbours and are rarely found.
+- Group tables come from the data's own labels; a wrong label is a wrong floor.
+"""
