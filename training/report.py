@@ -51,10 +51,10 @@ def write_results(evaluation: Evaluation, folder: Path) -> list[Path]:
             files[f"{name}.{form}"] = drawn.getvalue()
     # The results come last: who finds them finds all that they name.
     files[RESULTS_FILE] = (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()
-    return [_write(folder / name, content) for name, content in files.items()]
+    return [write_file(folder / name, content) for name, content in files.items()]
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
