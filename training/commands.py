@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from training.data.tables import Tables
 
 COMPLETE_JOURNEY = "complete-journey"
+# Enough that a short load repeats few, small enough to read.
+REQUESTS = 400
 
 TRAIN_EXAMPLES = """\b
 Examples:
@@ -205,6 +207,11 @@ def _learned(store: Path, items: Path | None) -> Prepared:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder that keeps the prepared data set, to start faster the next time.",
 )
+@click.option(
+    "--requests-out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write requests of the evaluated users (JSON lines), for 'equipoise load'.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, not as a table.")
 def evaluate(
     bundle_path: Path,
@@ -218,6 +225,7 @@ def evaluate(
     resamples: int,
     seed: int,
     cache: Path | None,
+    requests_out: Path | None,
     as_json: bool,
 ) -> None:
     """Measure a bundle on held-out purchases, against every baseline, with intervals.
@@ -228,7 +236,8 @@ def evaluate(
     from training.evaluate import Protocol
     from training.evaluate import evaluate as measure
     from training.progress import steps
-    from training.report import text, write_results
+    from training.report import text, write_file, write_results
+    from training.requests import request_lines
 
     bundle = load_bundle(bundle_path)
     prepared = _prepared(dataset, interactions, items, users, cache)
@@ -237,6 +246,10 @@ def evaluate(
     with steps() as on_step:
         evaluation = measure(bundle, prepared, protocol, on_step)
     written = write_results(evaluation, out)
+    if requests_out is not None:
+        until_ms = bundle.manifest.data.until_unix_ms
+        lines = request_lines(prepared.dataset.until(until_ms), REQUESTS, seed)
+        write_file(requests_out, ("\n".join(lines) + "\n").encode())
     if as_json:
         click.echo(json.dumps(evaluation.results, allow_nan=False))
         return
