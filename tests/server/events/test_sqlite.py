@@ -251,8 +251,7 @@ def test_a_damaged_page_fails_the_check_and_the_reads_that_meet_it(tmp_path):
     with SqliteEventStore(path) as store:
         assert store.damage() is not None
         with pytest.raises(EventStoreUnavailable, match="its file is damaged"):
-            for number in range(20):
-                store.history(f"user-{number}")
+            [store.history(f"user-{number}") for number in range(20)]
 
 
 def test_a_whole_store_passes_the_check(tmp_path):

@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from strategies.events import AWKWARD, events, user_ids
 
 from server.events import Event, SqliteEventStore
+from strategies.events import AWKWARD, events, user_ids
 
 
 class StoreMachine(RuleBasedStateMachine):
