@@ -50,7 +50,9 @@ def fit_item_item(
 ) -> ItemItem:
     """Fit both on events `users[e]` bought `items[e]`; X is log(1 + number of purchases).
 
-    keep_ease, keep_cosine: how many sources each target item keeps, the largest |weight| first.
+    keep_ease, keep_cosine: how many sources each target item keeps, the largest weights first.
+    Negative weights are dropped: on validation weeks 50 positive ones found as many novel items
+    as the full matrix, 150 of either sign fewer.
     on_block: told how many items were done, for a progress bar.
     """
     ones = np.ones(len(items), np.float32)
@@ -94,15 +96,13 @@ def _users_inverse(logs: sp.csr_matrix, regularization: float) -> Float32:
 def _strongest(
     weights: Float32, allowed: NDArray[np.bool_], targets: Int64, keep: int
 ) -> tuple[Int64, Int64, Float32]:
-    """(sources, targets, weights) of the `keep` largest |weight| of each column."""
-    masked = np.where(allowed, weights, 0.0).astype(np.float32)
-    strength = torch.from_numpy(np.ascontiguousarray(np.abs(masked).T))
-    best = torch.topk(strength, min(keep, strength.shape[1]), dim=1, sorted=False).indices.numpy()
-    columns = np.repeat(np.arange(len(targets)), best.shape[1])
-    sources = best.ravel()
-    values = masked[sources, columns]
-    real = values != 0
-    return sources[real], targets[columns[real]], values[real]
+    """(sources, targets, weights) of the `keep` largest positive weights of each column."""
+    strength = torch.from_numpy(weights).mul_(torch.from_numpy(allowed)).clamp_(min=0.0)
+    best = torch.topk(strength.T.contiguous(), min(keep, len(strength)), dim=1, sorted=False)
+    values, sources = best.values.numpy().ravel(), best.indices.numpy().ravel()
+    chosen = np.repeat(targets, best.values.shape[1])
+    real = values > 0
+    return sources[real], chosen[real], values[real]
 
 
 def _by_source(parts: list[tuple[Int64, Int64, Float32]], n_items: int) -> SparseWeights:

@@ -15,10 +15,10 @@ class TrainSettings:
     regularization: float = 200.0
     """EASE's lambda: more pulls weights towards popularity."""
 
-    keep_ease: int = 150
-    """EASE weights kept per item: fewer makes the bundle smaller and novel items worse."""
+    keep_ease: int = 50
+    """EASE weights kept per item: more makes the bundle larger and each request slower."""
 
-    keep_cosine: int = 100
+    keep_cosine: int = 50
     """Cosine neighbours kept per item."""
 
     min_buyers: int = 3

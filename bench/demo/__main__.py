@@ -133,7 +133,9 @@ def announce(step: Step, fresh: bool) -> None:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
-@click.option("--until", type=click.Choice([step.name for step in STEPS]), help="Stop after a step.")
+@click.option(
+    "--until", type=click.Choice([step.name for step in STEPS]), help="Stop after a step."
+)
 def main(out: Path, until: str | None) -> None:
     """Run the demo, tell it, and leave a page with pictures."""
     out.mkdir(parents=True, exist_ok=True)
@@ -156,5 +158,7 @@ if __name__ == "__main__":
         failure.show()
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted: what was finished stays, the rest runs again next time", err=True)
+        click.echo(
+            "\ninterrupted: what was finished stays, the rest runs again next time", err=True
+        )
         sys.exit(130)

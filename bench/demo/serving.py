@@ -105,7 +105,11 @@ def main(out: Path, port: int) -> None:
     if not store.exists():
         copy_store(out / "events.db", store)
     program = shutil.which("equipoise", path=str(Path(sys.executable).parent)) or "equipoise"
-    program = str(Path(program).relative_to(Path.cwd())) if Path(program).is_relative_to(Path.cwd()) else program
+    program = (
+        str(Path(program).relative_to(Path.cwd()))
+        if Path(program).is_relative_to(Path.cwd())
+        else program
+    )
     body = '{"user_id": "1", "count": 5}'
     click.echo(
         f"serving {bundle} on 127.0.0.1:{port}; Ctrl-C stops it. From another terminal:\n\n"
@@ -116,8 +120,16 @@ def main(out: Path, port: int) -> None:
     )
     process = subprocess.Popen(
         equipoise(
-            "serve", "--bundle", bundle, "--events", store, "--clock", "data-end", "--port", str(port),
-        )  # fmt: skip
+            "serve",
+            "--bundle",
+            bundle,
+            "--events",
+            store,
+            "--clock",
+            "data-end",
+            "--port",
+            str(port),
+        )
     )
     try:
         sys.exit(process.wait())

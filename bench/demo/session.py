@@ -61,9 +61,7 @@ class Session:
         self._serving = ServingServiceStub(channel)
 
     def info(self) -> serving_pb2.GetServingInfoResponse:
-        return self._serving.GetServingInfo(
-            serving_pb2.GetServingInfoRequest(), timeout=TIMEOUT_S
-        )
+        return self._serving.GetServingInfo(serving_pb2.GetServingInfoRequest(), timeout=TIMEOUT_S)
 
     def recommend(self, user: str, policy: str = "", **fields: Any) -> pb.RecommendResponse:
         request = pb.RecommendRequest(
@@ -126,7 +124,7 @@ def _closed_loop(session: Session, user: str, data_until_ms: int) -> dict[str, A
         "item": bought,
         "rank_before": _rank_of(bought, before),
         "rank_after": _rank_of(bought, after),
-        "source_after": pb.CandidateSource.Name(source_after),
+        "source_after": pb.CandidateSource.Name(pb.CandidateSource.ValueType(source_after)),
         "before": _as_dict(before),
         "after": _as_dict(after),
     }
@@ -141,9 +139,7 @@ def hold(target: str, requests: Path) -> dict[str, Any]:
         users = users_of(requests)[:HOUSEHOLDS_ASKED]
         pairs = [session.pair(user, plain) for user in users]
         shown = _shown(pairs)
-        exposure = {
-            kind: _exposure([getattr(pair, kind) for pair in pairs]) for kind in ("after",)
-        }
+        exposure = {kind: _exposure([getattr(pair, kind) for pair in pairs]) for kind in ("after",)}
         other_policies = {
             policy.name: _as_dict(session.recommend(shown[-1].user, policy.name))
             for policy in info.policies

@@ -94,7 +94,9 @@ def run_steps(
         announce(step, fresh)
         if fresh:
             seconds = stamp.get("seconds")
-            done.append(Done(step.name, float(seconds) if isinstance(seconds, float) else 0.0, True))
+            done.append(
+                Done(step.name, float(seconds) if isinstance(seconds, float) else 0.0, True)
+            )
         else:
             stamp_path.unlink(missing_ok=True)
             started = time.monotonic()

@@ -40,6 +40,8 @@ class Status(StrEnum):
 
 EXIT_CODES = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_ENOUGH: 3}
 BUNDLE_LINE = "bundle_id"
+# An interval narrows with the root of the evidence; beyond this a forecast is no help.
+MAX_GROWTH = 100
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def _more_needed(
         distance, width = seen.value - budget.at_least, seen.value - seen.low
     if budget.at_most is not None and budget.at_most - seen.value < distance:
         distance, width = budget.at_most - seen.value, seen.high - seen.value
-    if distance <= 0 or not math.isfinite(width):
-        return ""
+    if distance * MAX_GROWTH < width:
+        return "; the value stands too near the bound to say how much more would decide"
     n = math.ceil(seen.n * (width / distance) ** 2)
     return f"; about {n:,} {seen.unit} would decide, if the value stays"
 

@@ -201,6 +201,6 @@ class Shopper(User):
         )
 
 
-events.init_command_line_parser.add_listener(add_arguments)
-events.test_start.add_listener(start)
-events.quitting.add_listener(keep_samples)
+events.init_command_line_parser.add_listener(add_arguments)  # type: ignore[no-untyped-call]
+events.test_start.add_listener(start)  # type: ignore[no-untyped-call]
+events.quitting.add_listener(keep_samples)  # type: ignore[no-untyped-call]

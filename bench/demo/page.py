@@ -1,0 +1,76 @@
+"""The demo's page: one self-contained HTML file with the lists, the pictures and the verdict."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+from bench.demo.steps import Done, write_whole
+from bench.demo.tell import item_names, read, receipt_line
+
+TEMPLATE = "page.html.j2"
+COLOURS = ("#1d3557", "#457b9d", "#e07a5f", "#a8a8a8")
+
+
+def write_page(out: Path, done: Sequence[Done]) -> Path:
+    """Write `index.html` and return its path."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    names = item_names(out)
+    environment.filters["item_name"] = lambda item: names.get(item, item)
+    lists = read(out, "live/lists.json")
+    page = environment.get_template(TEMPLATE).render(
+        lists=lists,
+        groups=sorted({p["group"] for h in lists["households"] for p in h["after"]["items"]}),
+        receipt_line=receipt_line,
+        quality=read(out, "quality/quality.json"),
+        load=read(out, "load/load.json"),
+        invariants=read(out, "invariants.json"),
+        verdict=read(out, "verdict.json"),
+        done=done,
+        quality_picture=_png(out / "quality" / "quality.png"),
+        exposure_picture=_png(out / "quality" / "exposure.png"),
+        latency_picture=_latency(out / "load"),
+    )
+    path = out / "index.html"
+    write_whole(path, page)
+    return path
+
+
+def _png(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _latency(folder: Path) -> str:
+    """The distribution of latency, every sample of the load."""
+    load: dict[str, Any] = read(folder, "load.json")
+    with np.load(folder / load["samples"], allow_pickle=False) as samples:
+        milliseconds = samples["latency_ns"] / 1e6
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(milliseconds, bins=np.geomspace(max(milliseconds.min(), 0.1), milliseconds.max(), 60).tolist(),
+              color=COLOURS[1])  # fmt: skip
+    axes.set_xscale("log")
+    for name in ("p50", "p99"):
+        value = load["latency_ms"][name]
+        if value is not None:
+            axes.axvline(value, color=COLOURS[2])
+            axes.annotate(
+                f" {name} {value:.1f} ms", (value, axes.get_ylim()[1] * 0.92), color=COLOURS[2]
+            )
+    axes.set_xlabel("latency, ms (log scale)")
+    axes.set_ylabel("requests")
+    axes.spines[["top", "right"]].set_visible(False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
+    return "data:image/png;base64," + base64.b64encode(drawn.getvalue()).decode()

@@ -1,0 +1,134 @@
+"""The demo's story in the terminal, told from the files that the steps left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.demo.steps import Done
+
+SHOWN = 10
+MARKS = {"pass": "[green]pass[/]", "fail": "[red]fail[/]"}
+
+
+def read(out: Path, name: str) -> dict[str, Any]:
+    """One result file of the demo."""
+    document: dict[str, Any] = json.loads((out / name).read_text(encoding="utf-8"))
+    return document
+
+
+def item_names(out: Path) -> dict[str, str]:
+    """Item id -> name, from the bundle."""
+    table = read(out, "bundle/items.json")
+    return dict(zip(table["ids"], table["names"], strict=True))
+
+
+def tell(out: Path, done: Sequence[Done], console: Console) -> None:
+    """Print the story."""
+    lists, names = read(out, "live/lists.json"), item_names(out)
+    console.rule("quality: the served list against every baseline")
+    console.print(
+        (out / "quality" / "quality.txt").read_text(encoding="utf-8").split("\n\nincome")[0]
+    )
+    console.rule("fair lists")
+    info = lists["info"]
+    console.print(
+        f"{info['bundle_id']} served over gRPC, ready in {lists['ready_s']:.1f} s; "
+        f"{lists['households_asked']} households asked, "
+        f"{lists['mean_places_moved']:.1f} of 20 places moved and "
+        f"{lists['mean_utility_kept']:.2%} of the utility kept on average"
+    )
+    household = lists["households"][1]
+    console.print(_side_by_side(household, names))
+    console.print(receipt_line(household["after"]["receipt"]))
+    _loop(lists["closed_loop"], names, console)
+    same = "the same list for all" if lists["off_is_the_same_for_all"] else "NOT the same list"
+    console.print(f"personalisation off: {same}")
+    console.rule("load and invariants")
+    load, invariants = read(out, "load/load.json"), read(out, "invariants.json")
+    latency = load["latency_ms"]
+    console.print(
+        f"{load['requests']:,} requests by {load['users']} locust users: "
+        f"{load['throughput_rps']:.0f} lists/s, p50 {_ms(latency['p50'])}, "
+        f"p99 {_ms(latency['p99'])}, {load['errors']} failed; "
+        f"server CPU {load['server_cpu_us_per_list'] or 0:.0f} us per list"
+    )
+    console.print(
+        f"{sum(invariants['checked'].values()):,} checks of {len(invariants['checked'])} theorems "
+        f"by Hypothesis against the live server: {invariants['violation_count']} violations"
+    )
+    console.rule("verdict")
+    verdict = read(out, "verdict.json")
+    for line in verdict["lines"]:
+        mark = MARKS.get(line["status"], f"[yellow]{line['status']}[/]")
+        console.print(f"{mark}  {line['metric']}: {_value(line)} ({line['bound']})")
+    console.print(f"the release: [bold]{verdict['status']}[/]")
+    steps = ", ".join(
+        f"{d.name} {'unchanged' if d.skipped else f'{d.seconds:.0f} s'}" for d in done
+    )
+    console.print(f"[dim]{steps}[/]")
+
+
+def _ms(value: float | None) -> str:
+    return "never" if value is None else f"{value:.1f} ms"
+
+
+def _value(line: dict[str, Any]) -> str:
+    if line["value"] is None:
+        return str(line["why"])
+    value = f"{line['value']:.4g}"
+    if line["low"] is None or line["high"] is None:
+        return value
+    return f"{value} [{line['low']:.4g}, {line['high']:.4g}]"
+
+
+def receipt_line(receipt: dict[str, Any]) -> str:
+    """One receipt in words."""
+    status = receipt["status"].removeprefix("RECEIPT_STATUS_").lower()
+    shares = ", ".join(f"{p['group']} {p['exposure_share']:.0%}" for p in receipt["exposure"])
+    return (
+        f"receipt: policy {receipt['policy']} {receipt['policy_version']} "
+        f"({receipt['policy_digest'][:12]}): {status}; {receipt['places_moved']} places moved, "
+        f"utility kept {receipt['utility_kept']:.4f}; exposure: {shares}"
+    )
+
+
+def _side_by_side(household: dict[str, Any], names: dict[str, str]) -> Table:
+    table = Table(
+        "",
+        "by score alone",
+        "fair",
+        "tier",
+        "was",
+        title=f"household {household['user']}",
+        box=None,
+    )
+    pairs = zip(
+        household["before"]["items"][:SHOWN], household["after"]["items"][:SHOWN], strict=True
+    )
+    for before, after in pairs:
+        moved = after["rank"] != after["rank_by_score"]
+        style = "bold green" if after["rank"] < after["rank_by_score"] else ""
+        table.add_row(
+            str(after["rank"]),
+            names.get(before["item_id"], before["item_id"])[:38],
+            f"[{style}]{names.get(after['item_id'], after['item_id'])[:38]}[/]" if style
+            else names.get(after["item_id"], after["item_id"])[:38],
+            after["group"],
+            str(after["rank_by_score"]) if moved else "",
+        )  # fmt: skip
+    return table
+
+
+def _loop(loop: dict[str, Any], names: dict[str, str], console: Console) -> None:
+    before = loop["rank_before"]
+    after = f"at place {loop['rank_after']}" if loop["rank_after"] else "not in it"
+    console.print(
+        f"household {loop['user']} buys '{names.get(loop['item'], loop['item'])}' "
+        f"(place {before}, an item new to it); in the next list it is {after}"
+    )
