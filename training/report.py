@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from training.baselines import BASELINES
@@ -44,10 +45,11 @@ def write_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     for name, figure in pictures(results).items():
         for form in ("png", "svg"):
             drawn = io.BytesIO()
-            # No date inside: the same results are the same bytes.
-            figure.savefig(
-                drawn, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None
-            )
+            # No date and no random ids inside: the same results are the same bytes.
+            with rc_context({"svg.hashsalt": "equipoise"}):
+                figure.savefig(
+                    drawn, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None
+                )
             files[f"{name}.{form}"] = drawn.getvalue()
     # The results come last: who finds them finds all that they name.
     files[RESULTS_FILE] = (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()
@@ -55,6 +57,7 @@ def write_results(evaluation: Evaluation, folder: Path) -> list[Path]:
 
 
 def write_file(path: Path, content: bytes) -> Path:
+    """Write `content` aside, make it durable, rename it to `path`; a failure leaves nothing."""
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
