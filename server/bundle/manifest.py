@@ -1,16 +1,28 @@
 """The manifest: what a bundle is, what it was made from, and the digest of every file in it.
 
 Owns the schema and its canonical bytes. The bundle id is derived from the
-manifest's own content, so a changed byte anywhere is another bundle or none.
+manifest's own content (the files' digests are part of it), and the bytes on
+disk must be the canonical ones: a changed byte anywhere is another bundle or
+none. That finds damage, not forgery: nothing is signed.
+
+    manifest = parse_manifest(Path("bundle/manifest.json").read_bytes())
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from server.errors import BundleRefused, shown
 
@@ -18,11 +30,15 @@ SCHEMA_VERSION = 1
 FILE = "manifest.json"
 MAX_BYTES = 4 * 1024 * 1024
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Kind = Annotated[str, StringConstraints(pattern=r"^(view|click|cart|purchase)$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class FileInfo(_Part):
@@ -36,18 +52,24 @@ class ModelInfo(_Part):
     """The model and how to run it. `best_batch`: the batch size measured to be cheapest per list.
     `n_novel`: how many items outside the history the candidate generator adds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    family: str
-    file: str
+    family: Name
+    file: Literal["model.onnx"]
     digest: Digest
-    input_name: str
-    output_name: str
+    input_name: Name
+    output_name: Name
     opset: Annotated[int, Field(ge=1)]
     n_features: Annotated[int, Field(ge=1, le=10_000)]
-    feature_names: tuple[str, ...]
+    feature_names: tuple[Name, ...]
     best_batch: Annotated[int, Field(ge=1, le=1024)]
     n_novel: Annotated[int, Field(ge=1, le=100_000)]
+
+    @model_validator(mode="after")
+    def _one_name_per_feature(self) -> ModelInfo:
+        if len(self.feature_names) != self.n_features:
+            raise ValueError(
+                f"{len(self.feature_names)} feature_names, n_features is {self.n_features}"
+            )
+        return self
 
 
 class DataInfo(_Part):
@@ -62,19 +84,24 @@ class DataInfo(_Part):
 
 
 class Manifest(_Part):
-    """The whole manifest. `quality`: measured figures by name, with what they were measured on."""
+    """The whole manifest.
+
+    files: every other file of the bundle, by its path in the folder.
+    positive_kinds: which events make a history; the others are stored only.
+    quality: measured figures by name, with what they were measured on.
+    """
 
     schema_version: int
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     bundle_id: str
     created_unix_ms: Annotated[int, Field(ge=0)]
     data: DataInfo
     model: ModelInfo
     files: dict[str, FileInfo]
     default_policy: str
-    positive_kinds: tuple[str, ...]
+    positive_kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
     horizon_days: Annotated[int, Field(ge=1)]
-    quality: dict[str, Any]
+    quality: dict[str, JsonValue]
     made_with: dict[str, str]
 
 
@@ -85,12 +112,22 @@ def bundle_id(name: str, content: dict[str, Any]) -> str:
 
 
 def _canonical(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=True) + "\n").encode()
+    text = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The one way to write this manifest."""
     return _canonical(manifest.model_dump(mode="json"))
+
+
+def refusal(invalid: ValidationError) -> BundleRefused:
+    """What pydantic found first, in our words."""
+    first = invalid.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    seen = "" if first["type"] == "missing" else f"got {shown(first['input'])}; "
+    return BundleRefused(FILE, f"{key}: {seen}{message}")
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -101,8 +138,8 @@ def parse_manifest(raw: bytes) -> Manifest:
             that is not this content's, or bytes in another form than Equipoise writes.
     """
     try:
-        content = json.loads(raw)
-    except ValueError as error:
+        content = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise BundleRefused(FILE, f"not JSON: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
@@ -114,16 +151,20 @@ def parse_manifest(raw: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as invalid:
-        first = invalid.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BundleRefused(
-            FILE, f"{key}: got {shown(first['input'])}; {first['msg']}"
-        ) from invalid
+        raise refusal(invalid) from invalid
     expected = bundle_id(manifest.name, manifest.model_dump(mode="json"))
     if manifest.bundle_id != expected:
         raise BundleRefused(
-            FILE, f"bundle_id: got {shown(manifest.bundle_id)}, its content gives {expected!r}"
+            FILE,
+            f"is damaged or was edited: bundle_id is {shown(manifest.bundle_id)}, "
+            f"its content gives {expected!r}",
         )
     if manifest_bytes(manifest) != raw:
-        raise BundleRefused(FILE, "was edited: its bytes are not those that Equipoise wrote")
+        raise BundleRefused(
+            FILE, "is damaged or was edited: its bytes are not those that Equipoise writes"
+        )
     return manifest
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

@@ -1,10 +1,14 @@
 """What may be wrong with a model file before any runtime sees it.
 
 Owns the refusal of external data (a model that reads other files) anywhere in
-the graph, subgraphs and functions included, and of operators outside the
-standard set. The serving install has no `onnx` package, so the few fields that
-matter are read through a private descriptor with ONNX's field numbers
-(onnx/onnx.proto, IR version 10); all others are skipped as unknown.
+it: subgraphs, functions, defaults of functions, training graphs, and of
+operators outside the standard sets. The serving install has no `onnx` package,
+so the few fields that matter are read through a private descriptor with ONNX's
+field numbers (onnx/onnx.proto, IR version 10); all others are skipped. A test
+compares the numbers with the `onnx` package, and that no path to a tensor is
+missing.
+
+    opset = check_model(Path("model.onnx").read_bytes())
 """
 
 from __future__ import annotations
@@ -17,34 +21,85 @@ from google.protobuf.message import DecodeError
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_DEPTH = 16
-ALLOWED_DOMAINS = {"", "ai.onnx"}
-EXTERNAL = 1
+DEFAULT_DOMAINS = {"", "ai.onnx"}
+ALLOWED_DOMAINS = {*DEFAULT_DOMAINS, "ai.onnx.ml"}
 
-_FIELDS: dict[str, tuple[tuple[str, int, str], ...]] = {
-    "Model": (("ir_version", 1, "int64"), ("graph", 7, "Graph"), ("opset_import", 8, "*Opset"),
-              ("functions", 25, "*Function")),
-    "Opset": (("domain", 1, "string"), ("version", 2, "int64")),
-    "Graph": (("node", 1, "*Node"), ("initializer", 5, "*Tensor"),
-              ("sparse_initializer", 15, "*Sparse")),
-    "Function": (("node", 7, "*Node"),),
-    "Node": (("attribute", 5, "*Attribute"), ("op_type", 4, "string"), ("domain", 7, "string")),
-    "Attribute": (("t", 5, "Tensor"), ("g", 6, "Graph"), ("tensors", 10, "*Tensor"),
-                  ("graphs", 11, "*Graph"), ("sparse_tensor", 22, "Sparse"),
-                  ("sparse_tensors", 23, "*Sparse")),
-    "Sparse": (("values", 1, "Tensor"), ("indices", 2, "Tensor")),
-    "Tensor": (("name", 8, "string"), ("external_data", 13, "*Entry"),
-               ("data_location", 14, "int64")),
-    "Entry": (("key", 1, "string"), ("value", 2, "string")),
-}  # fmt: skip
+# message -> (field, number, type); * marks a repeated field. Each field through which a tensor
+# can be reached has to be here.
+FIELDS: dict[str, tuple[tuple[str, int, str], ...]] = {
+    "ModelProto": (
+        ("graph", 7, "GraphProto"),
+        ("opset_import", 8, "*OperatorSetIdProto"),
+        ("training_info", 20, "*TrainingInfoProto"),
+        ("functions", 25, "*FunctionProto"),
+    ),
+    "OperatorSetIdProto": (("domain", 1, "bytes"), ("version", 2, "int64")),
+    "TrainingInfoProto": (("initialization", 1, "GraphProto"), ("algorithm", 2, "GraphProto")),
+    "GraphProto": (
+        ("node", 1, "*NodeProto"),
+        ("initializer", 5, "*TensorProto"),
+        ("sparse_initializer", 15, "*SparseTensorProto"),
+    ),
+    "FunctionProto": (("node", 7, "*NodeProto"), ("attribute_proto", 11, "*AttributeProto")),
+    "NodeProto": (
+        ("op_type", 4, "bytes"),
+        ("attribute", 5, "*AttributeProto"),
+        ("domain", 7, "bytes"),
+    ),
+    "AttributeProto": (
+        ("t", 5, "TensorProto"),
+        ("g", 6, "GraphProto"),
+        ("tensors", 10, "*TensorProto"),
+        ("graphs", 11, "*GraphProto"),
+        ("sparse_tensor", 22, "SparseTensorProto"),
+        ("sparse_tensors", 23, "*SparseTensorProto"),
+    ),
+    "SparseTensorProto": (("values", 1, "TensorProto"), ("indices", 2, "TensorProto")),
+    "TensorProto": (
+        ("name", 8, "bytes"),
+        ("external_data", 13, "*StringStringEntryProto"),
+        ("data_location", 14, "int64"),
+    ),
+    "StringStringEntryProto": (("key", 1, "bytes"), ("value", 2, "bytes")),
+}
+_PACKAGE = "equipoise_onnx_subset"
+
+
+def check_model(model: bytes) -> int:
+    """The opset of a model that may be loaded.
+
+    Raises:
+        ValueError: too large, not ONNX, external data anywhere, operators outside the standard
+            sets, or graphs nested too deeply.
+    """
+    if len(model) > MAX_BYTES:
+        raise ValueError(f"{len(model)} bytes, allowed: {MAX_BYTES}")
+    try:
+        parsed = _model_class().FromString(model)
+    except DecodeError as error:  # also where messages are nested too deeply for protobuf
+        raise ValueError(f"not an ONNX model: {error}") from error
+    if not parsed.HasField("graph"):
+        raise ValueError("not an ONNX model: it has no graph")
+    _check_graph(parsed.graph, 0)
+    for info in parsed.training_info:
+        _check_graph(info.initialization, 0)
+        _check_graph(info.algorithm, 0)
+    for function in parsed.functions:
+        _check_attributes(function.attribute_proto, 0)
+        _check_nodes(function.node, 0)
+    versions = [int(o.version) for o in parsed.opset_import if _text(o.domain) in DEFAULT_DOMAINS]
+    if len(versions) != 1:
+        raise ValueError(f"it names {len(versions)} versions of the standard opset, expected 1")
+    return versions[0]
 
 
 @cache
 def _model_class() -> Any:
     file = descriptor_pb2.FileDescriptorProto(
-        name="equipoise_onnx_subset.proto", package="equipoise_onnx_subset", syntax="proto2"
+        name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto2"
     )
     proto = descriptor_pb2.FieldDescriptorProto
-    for message, fields in _FIELDS.items():
+    for message, fields in FIELDS.items():
         described = file.message_type.add(name=message)
         for name, number, kind in fields:
             base = kind.lstrip("*")
@@ -53,75 +108,64 @@ def _model_class() -> Any:
                 number=number,
                 label=proto.LABEL_REPEATED if kind.startswith("*") else proto.LABEL_OPTIONAL,
             )
-            if base in _FIELDS:
+            if base in FIELDS:
                 added.type = proto.TYPE_MESSAGE
-                added.type_name = f".equipoise_onnx_subset.{base}"
+                added.type_name = f".{_PACKAGE}.{base}"
             else:
-                added.type = proto.TYPE_STRING if base == "string" else proto.TYPE_INT64
+                added.type = proto.TYPE_BYTES if base == "bytes" else proto.TYPE_INT64
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName("equipoise_onnx_subset.Model")
-    )
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.ModelProto"))
 
 
-def _check_tensor(tensor: Any) -> None:
-    if tensor.data_location == EXTERNAL or tensor.external_data:
-        where = next((e.value for e in tensor.external_data if e.key == "location"), "")
-        raise ValueError(
-            f"tensor {tensor.name[:64]!r} keeps its data in another file ({where[:64]!r}): "
-            "only models in one file are served"
-        )
-
-
-def _check_nodes(nodes: Any, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"graphs are nested deeper than {MAX_DEPTH}")
-    for node in nodes:
-        if node.domain not in ALLOWED_DOMAINS:
-            raise ValueError(
-                f"operator {node.domain[:64]}.{node.op_type[:64]}: only standard ONNX operators are served"
-            )
-        for attribute in node.attribute:
-            for tensor in (attribute.t, *attribute.tensors):
-                _check_tensor(tensor)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                _check_tensor(sparse.values)
-                _check_tensor(sparse.indices)
-            if attribute.HasField("g"):
-                _check_graph(attribute.g, depth + 1)
-            for graph in attribute.graphs:
-                _check_graph(graph, depth + 1)
+def _text(raw: bytes) -> str:
+    return raw[:64].decode(errors="replace")
 
 
 def _check_graph(graph: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"graphs are nested deeper than {MAX_DEPTH}")
     for tensor in graph.initializer:
         _check_tensor(tensor)
     for sparse in graph.sparse_initializer:
-        _check_tensor(sparse.values)
-        _check_tensor(sparse.indices)
+        _check_sparse(sparse)
     _check_nodes(graph.node, depth)
 
 
-def check_model(model: bytes) -> int:
-    """The opset of a model that may be loaded.
+def _check_nodes(nodes: Any, depth: int) -> None:
+    for node in nodes:
+        if _text(node.domain) not in ALLOWED_DOMAINS:
+            raise ValueError(
+                f"operator {_text(node.domain)}.{_text(node.op_type)}: "
+                "only standard ONNX operators are served"
+            )
+        _check_attributes(node.attribute, depth)
 
-    Raises:
-        ValueError: too large, not ONNX, external data anywhere, operators outside the standard
-            set, or graphs nested too deeply.
-    """
-    if len(model) > MAX_BYTES:
-        raise ValueError(f"{len(model)} bytes, allowed: {MAX_BYTES}")
-    try:
-        parsed = _model_class().FromString(model)
-    except DecodeError as error:
-        raise ValueError(f"not an ONNX model: {error}") from error
-    if not parsed.HasField("graph"):
-        raise ValueError("not an ONNX model: it has no graph")
-    _check_graph(parsed.graph, 0)
-    for function in parsed.functions:
-        _check_nodes(function.node, 0)
-    versions = [int(o.version) for o in parsed.opset_import if o.domain in ALLOWED_DOMAINS]
-    if not versions:
-        raise ValueError("it names no opset")
-    return max(versions)
+
+def _check_attributes(attributes: Any, depth: int) -> None:
+    for attribute in attributes:
+        _check_tensor(attribute.t)
+        for tensor in attribute.tensors:
+            _check_tensor(tensor)
+        _check_sparse(attribute.sparse_tensor)
+        for sparse in attribute.sparse_tensors:
+            _check_sparse(sparse)
+        if attribute.HasField("g"):
+            _check_graph(attribute.g, depth + 1)
+        for graph in attribute.graphs:
+            _check_graph(graph, depth + 1)
+
+
+def _check_sparse(sparse: Any) -> None:
+    _check_tensor(sparse.values)
+    _check_tensor(sparse.indices)
+
+
+def _check_tensor(tensor: Any) -> None:
+    # Any location but 0 (inside): a reader that keeps fewer bits may take it for 1 (outside).
+    if tensor.data_location or tensor.external_data:
+        where = next((_text(e.value) for e in tensor.external_data if e.key == b"location"), "")
+        raise ValueError(
+            f"tensor {_text(tensor.name)!r} keeps its data in another file ({where!r}): "
+            "only models in one file are served; export with external_data=False"
+        )
