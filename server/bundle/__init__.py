@@ -1,7 +1,7 @@
 """The release bundle: one folder, verified byte for byte, without user data."""
 
 from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
-from server.bundle.load import load_bundle
+from server.bundle.load import load_bundle, read_manifest
 from server.bundle.manifest import DataInfo, Manifest
 from server.bundle.write import write_bundle
 
@@ -14,5 +14,6 @@ __all__ = [
     "Manifest",
     "Warmup",
     "load_bundle",
+    "read_manifest",
     "write_bundle",
 ]

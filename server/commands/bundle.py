@@ -3,64 +3,152 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
-EXAMPLES = """\b
+VERIFY_EXAMPLES = """\b
 Examples:
   equipoise bundle verify out/demo/bundle
-  equipoise bundle show out/demo/bundle --json"""
+  equipoise bundle verify out/demo/bundle --json
+
+\b
+Exit code 0: a server would serve it. 2: refused, and the line says which file and why.
+Verifying finds damage and what does not fit together. It is no proof of who made the
+bundle: nothing is signed. The model is loaded in this process."""
+
+SHOW_EXAMPLES = """\b
+Examples:
+  equipoise bundle show out/demo/bundle
+  equipoise bundle show out/demo/bundle --json | jq .quality
+
+\b
+Exit code 2: the manifest (with --json), or the bundle, was refused."""
 
 
-@click.group("bundle", epilog=EXAMPLES)
+@click.group("bundle")
 def command() -> None:
-    """Verify a release bundle, or show what is in it."""
+    """Verify a release bundle, or show what is in it.
+
+    A bundle is a folder: the model, what it needs to know about the items, the policies, and
+    a manifest with the digest of every file. It holds no user data.
+
+    \b
+    Examples:
+      equipoise bundle verify out/demo/bundle      would a server take it?
+      equipoise bundle show out/demo/bundle        what is it?
+    """
 
 
-@command.command("verify")
+@command.command("verify", epilog=VERIFY_EXAMPLES)
 @click.argument("path", type=click.Path(path_type=Path))
-def verify(path: Path) -> None:
-    """Do what a server does before it serves PATH; exit code 2 and the file's name if it is refused."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(path: Path, as_json: bool) -> None:
+    """Check PATH as a server does before it serves."""
     from server.bundle import load_bundle
     from server.engine import Engine
 
     bundle = load_bundle(path)
     replayed = Engine(bundle).warm_up()
-    files = bundle.manifest.files
+    manifest = bundle.manifest
+    facts: dict[str, Any] = {
+        "bundle_id": manifest.bundle_id,
+        "files": len(manifest.files) + 1,
+        "bytes": sum(info.bytes for info in manifest.files.values()),
+        "items": len(bundle.items.ids),
+        "group_tables": sorted(bundle.groups),
+        "policies": sorted(bundle.policies),
+        "golden_scores": int(bundle.golden_outputs.size),
+        "warmup_lists": replayed,
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
     click.echo(
-        f"{bundle.manifest.bundle_id}: {len(files)} files, "
-        f"{sum(info.bytes for info in files.values()):,} bytes, digests right; "
-        f"{len(bundle.golden_outputs)} golden inputs and {replayed} warm-up lists as recorded"
+        f"{facts['bundle_id']} can be served\n"
+        f"  files      {facts['files']} and no other, {facts['bytes']:,} bytes, every SHA-256 right\n"
+        f"  model      one file, no external data, opset {manifest.model.opset}, "
+        f"reads the {manifest.model.n_features} features of this server\n"
+        f"  goldens    {facts['golden_scores']} scores as recorded\n"
+        f"  items      {facts['items']:,}, with the group tables {', '.join(facts['group_tables'])}\n"
+        f"  policies   {', '.join(facts['policies'])}: each compiles against its group table\n"
+        f"  warm-ups   {replayed} lists as recorded"
     )
 
 
-@command.command("show")
+@command.command("show", epilog=SHOW_EXAMPLES)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the manifest alone; other files are not read."
+)
 def show(path: Path, as_json: bool) -> None:
     """Show what PATH was made from, its model, policies and measured quality."""
-    from server.bundle import load_bundle
+    from server.bundle import load_bundle, read_manifest
 
+    if as_json:
+        click.echo(read_manifest(path).model_dump_json(indent=1))
+        return
     bundle = load_bundle(path)
     manifest = bundle.manifest
-    if as_json:
-        click.echo(manifest.model_dump_json(indent=1))
-        return
     data, model = manifest.data, manifest.model
-    click.echo(f"{manifest.bundle_id}")
-    click.echo(
-        f"  made from   {data.source}: {data.users:,} users, {data.items:,} items, "
-        f"{data.interactions:,} interactions"
+    click.echo(manifest.bundle_id)
+    _rows(
+        "made",
+        [
+            f"{_moment(manifest.created_unix_ms)} with "
+            + ", ".join(f"{name} {version}" for name, version in sorted(manifest.made_with.items()))
+        ],
     )
-    click.echo(
-        f"  model       {model.family}, {model.n_features} features, opset {model.opset}, "
-        f"best batch {model.best_batch}, sha256 {model.digest[:12]}"
+    _rows(
+        "from",
+        [
+            f"{data.source}: {data.users:,} users, {data.items:,} items, "
+            f"{data.interactions:,} interactions until {_moment(data.until_unix_ms)}"
+        ],
     )
-    for name, compiled in sorted(bundle.policies.items()):
-        policy = compiled.policy
-        mark = " (default)" if name == manifest.default_policy else ""
-        click.echo(
-            f"  policy      {name}{mark}: {policy.kind} {policy.group_table}. {policy.reason}"
-        )
-    click.echo(f"  quality     {json.dumps(manifest.quality)}")
+    _rows(
+        "model",
+        [
+            f"{model.family}, {model.n_features} features, opset {model.opset}, "
+            f"sha256 {model.digest[:12]}",
+            f"predicts {manifest.horizon_days} days from {', '.join(manifest.positive_kinds)} "
+            f"events; best batch {model.best_batch}, {model.n_novel} novel candidates",
+        ],
+    )
+    _rows("quality", [f"{name}: {_figure(value)}" for name, value in manifest.quality.items()])
+    _rows(
+        "policies",
+        [
+            f"{name}{' (default)' if name == manifest.default_policy else ''}: "
+            f"{compiled.policy.kind} {compiled.policy.group_table}".rstrip()
+            + f". {compiled.policy.reason}"
+            for name, compiled in sorted(bundle.policies.items())
+        ],
+    )
+    _rows(
+        "groups",
+        [
+            f"{name}: {len(table.labels)} ({', '.join(table.labels[:6])}"
+            f"{', ...' if len(table.labels) > 6 else ''})"
+            for name, table in sorted(bundle.groups.items())
+        ],
+    )
+    _rows(
+        "files",
+        [f"{info.bytes:>12,}  {name}" for name, info in sorted(manifest.files.items())],
+    )
+
+
+def _rows(what: str, lines: list[str]) -> None:
+    for number, line in enumerate(lines):
+        click.echo(f"  {what if number == 0 else '':<9}{line}")
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _moment(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
