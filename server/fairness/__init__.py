@@ -2,16 +2,19 @@
 
 from server.fairness.compile import CompiledPolicy, compile_policy
 from server.fairness.policy import Policy, parse_policy
-from server.fairness.rerank import rerank
-from server.fairness.types import FairList, Receipt, Status
+from server.fairness.rerank import rerank, warm_up
+from server.fairness.types import FairList, GroupExposure, PrefixViolation, Receipt, Status
 
 __all__ = [
     "CompiledPolicy",
     "FairList",
+    "GroupExposure",
     "Policy",
+    "PrefixViolation",
     "Receipt",
     "Status",
     "compile_policy",
     "parse_policy",
     "rerank",
+    "warm_up",
 ]

@@ -1,11 +1,24 @@
 """A policy and the labels of its group table -> integer floor and ceiling tables.
 
 Among the first k places at least `floors[g, k]` and at most `ceilings[g, k]`
-items belong to group g. All arithmetic is in integers.
+items belong to group g. All arithmetic is in integers. Knows no items and no list.
+
+>>> from server.fairness import parse_policy
+>>> policy = parse_policy('''
+... name = "small-makers"
+... version = "1"
+... kind = "floors"
+... group_table = "maker_size"
+... reason = "Small makers must be seen."
+... floors = {small = "2/5"}
+... ''', "example")
+>>> compile_policy(policy, ["large", "small"], 6).floors.tolist()
+[[0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 2, 2]]
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -22,8 +35,13 @@ class CompiledPolicy:
     """A policy as tables.
 
     labels: the G groups, row by row; empty for kind "none".
-    floors, ceilings: `[G, K + 1] int32`; column k speaks of the first k places. Non-decreasing
-        in steps of at most one; column 0 is 0.
+    floors, ceilings: `[G, K + 1] int32`; column k speaks of the first k places, column 0 is 0.
+
+    The kernels rely on the tables being sound, which every kind is: non-decreasing,
+    `floors <= ceilings`, and for all prefixes a <= b the items that must stand after a and until b
+    fit there: `sum_g max(0, floors[g, b] - ceilings[g, a]) <= b - a` (with a = 0: the floors add up
+    to at most b). `server.fairness.invariants.broken_tables` checks it. Ceilings need not leave
+    room for every place: three groups capped at 3 make 9 items, and a longer list is infeasible.
     """
 
     policy: Policy
@@ -37,15 +55,18 @@ class CompiledPolicy:
         return int(self.floors.shape[1]) - 1
 
 
-def compile_policy(policy: Policy, labels: Sequence[str], max_count: int) -> CompiledPolicy:
+def compile_policy(policy: Policy, labels: Sequence[str], max_count: int = 200) -> CompiledPolicy:
     """The tables for lists of up to `max_count` places.
 
-    Kind floors: floor(p k), no ceiling. Kind window: floor(p k) and ceil(p k); groups that the
-    policy does not name have proportion 0, so they appear only where nothing else is left.
+    Kind floors: floor(p k), no ceiling.
+    Kind window: floor(p k) and ceil(p k). Groups that the policy does not name share what is left
+    over 1 without bounds of their own; where nothing is left over, their ceiling is 0 and they are
+    listed only where nothing else is left.
     Kind cap: at most c of each group among the first w; after place w there is no ceiling.
 
     Raises:
-        PolicyRefused: the policy names a group that the table does not have.
+        PolicyRefused: the policy names a group that the table does not have, or its window leaves
+            something over and there is no other group to take it.
     """
     if policy.kind == "none":
         empty = np.zeros((0, max_count + 1), np.int32)
@@ -56,23 +77,35 @@ def compile_policy(policy: Policy, labels: Sequence[str], max_count: int) -> Com
     ceilings = np.tile(prefix.astype(np.int32), (len(labels), 1))
     for group, _ in policy.shares:
         if group not in rows:
+            near = difflib.get_close_matches(group, rows, n=1)
             raise PolicyRefused(
                 policy.name,
                 f"{policy.kind}.{group}",
-                f"group table {policy.group_table!r} has no such group; it has: {listed(labels)}",
+                f"group table {policy.group_table!r} has no such group"
+                f"{f'; did you mean {near[0]!r}?' if near else ''}; it has: {listed(labels)}",
             )
     match policy.kind:
         case "floors":
             for group, share in policy.shares:
                 floors[rows[group]] = prefix * share.numerator // share.denominator
         case "window":
-            ceilings[:] = 0
+            left_over = 1 - sum(share for _, share in policy.shares)
+            if left_over == 0:
+                ceilings[:] = 0
+            elif len(policy.shares) == len(labels):
+                raise PolicyRefused(
+                    policy.name,
+                    "window",
+                    f"the proportions leave {left_over} over, and group table "
+                    f"{policy.group_table!r} has no other group to take it; make them add up to 1",
+                )
             for group, share in policy.shares:
                 floors[rows[group]] = prefix * share.numerator // share.denominator
                 ceilings[rows[group]] = -(-prefix * share.numerator // share.denominator)
         case "cap":
-            after = np.maximum(prefix - policy.within_first, 0)
-            ceilings[:] = np.minimum(prefix, policy.at_most + after)
+            ceilings[:] = np.where(
+                prefix <= policy.within_first, np.minimum(prefix, policy.at_most), prefix
+            )
         case _:
             assert_never(policy.kind)
     return CompiledPolicy(policy, tuple(labels), floors, ceilings)

@@ -1,240 +1,252 @@
-"""The kernels: candidates in score order in, places out. Compiled, without the GIL.
+"""The kernels: scores to score order, score order to a list that keeps its bounds.
 
-All of them take `groups [n] int32`, the groups of the candidates in score order
-(best first), and give `[k] int32` positions in that order. Ties were broken by
-whoever sorted. They never fail: what cannot be met is told by the certificate.
+Compiled, without the GIL. They know integer tables only, no policy kind: a kind
+with other floors or ceilings needs no new kernel. Ids, labels and words are left
+to `server.fairness.rerank`.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from server.fairness.types import Int32
+import numpy as np
+from numpy.typing import NDArray
+
+from server.fairness.types import Float32, Int8, Int32, Int64, ReasonCode
 from server.jit import kernel
 
+# Plain integers, since compiled code knows no enums.
+_SCORE = int(ReasonCode.SCORE)
+_RAISED_FOR_FLOOR = int(ReasonCode.RAISED_FOR_FLOOR)
+_LOWERED_FOR_FLOOR = int(ReasonCode.LOWERED_FOR_FLOOR)
+_RAISED_FOR_CEILING = int(ReasonCode.RAISED_FOR_CEILING)
+_LOWERED_FOR_CEILING = int(ReasonCode.LOWERED_FOR_CEILING)
+
+BAD_GROUP = -1
+"""The `bad[0]` of `arrange` when a group is no row of the tables."""
+
 
 @kernel
-def exact_floors(groups: Int32, floors: Int32, count: int) -> Int32:
-    """The list whose every prefix sum of scores is the largest among those that keep the floors.
+def score_keys(scores: Float32) -> Int64:
+    """`[n] int64` that sort by score, highest first, then by position; the position is in the low half.
 
-    Backward scheduling (Smith 1956; Lawler 1973): take the heads that the floors ask for and the
-    best of the rest; then for t = count..1 put at t the worst tail of a group that can spare it.
-    Floors above a group's supply are lowered to it. O(count G + n).
+    Sorting integers costs a third of an argsort of the scores. 0.0 and -0.0 are equal; NaN is last.
     """
-    n = groups.shape[0]
-    n_groups = floors.shape[0]
-    supply = np.zeros(n_groups, np.int32)
+    n = scores.shape[0]
+    bits = scores.view(np.int32)
+    keys = np.empty(n, np.int64)
     for position in range(n):
-        supply[groups[position]] += 1
-    need = np.empty(n_groups, np.int32)
-    reserved = 0
-    for g in range(n_groups):
-        need[g] = min(floors[g, count], supply[g])
-        reserved += need[g]
-    taken = np.zeros(n_groups, np.int32)
-    chosen = np.empty(count, np.int32)
-    free = count - reserved
-    size = 0
-    # One pass in score order: heads that are needed, and the best of the rest.
-    for position in range(n):
-        g = groups[position]
-        if taken[g] < need[g]:
-            taken[g] += 1
-        elif free > 0:
-            free -= 1
+        b = np.int64(bits[position])
+        if np.isnan(scores[position]):
+            high = np.int64(2**31 - 1)
+        elif b >= 0:
+            high = -1 - b
+        elif scores[position] == 0:
+            high = np.int64(-1)
         else:
-            continue
-        chosen[size] = position
-        size += 1
-        if size == count:
-            break
-    # Tails per group, as linked lists over `chosen` (which is in score order).
-    tail = np.full(n_groups, -1, np.int32)
-    before = np.empty(size, np.int32)
-    left = np.zeros(n_groups, np.int32)
-    for slot in range(size):
-        g = groups[chosen[slot]]
-        before[slot] = tail[g]
-        tail[g] = slot
-        left[g] += 1
-    places = np.empty(size, np.int32)
-    for t in range(size, 0, -1):
-        worst = -1
-        worst_group = -1
-        for g in range(n_groups):
-            if tail[g] > worst and left[g] - 1 >= min(floors[g, t - 1], supply[g]):
-                worst = tail[g]
-                worst_group = g
-        places[t - 1] = chosen[worst]
-        tail[worst_group] = before[worst]
-        left[worst_group] -= 1
-    return places
+            high = b + 2**31
+        keys[position] = high * 2**32 + position
+    return keys
 
 
 @kernel
-def greedy_ceilings(groups: Int32, ceilings: Int32, count: int) -> Int32:
-    """At each place the best item whose group is below its ceiling there.
+def by_score(keys: Int64, tie_break: Int64) -> Int32:
+    """Sorted keys -> `[n] int32`, positions in score order; equal scores by `tie_break` if it is given.
 
-    With ceilings alone an item once released stays so, and the best released item first gives the
-    largest sum of scores in every prefix. Where all that is left is over its ceiling, the best of
-    it is taken.
+    Given means not empty. Equal tie-breaks go by position.
     """
-    n = groups.shape[0]
-    size = min(count, n)
-    used = np.zeros(n, np.bool_)
-    have = np.zeros(ceilings.shape[0], np.int32)
-    places = np.empty(size, np.int32)
-    first = 0
-    for t in range(1, size + 1):
-        while used[first]:
-            first += 1
-        pick = first
-        for position in range(first, n):
-            if not used[position] and have[groups[position]] < ceilings[groups[position], t]:
-                pick = position
-                break
-        used[pick] = True
-        have[groups[pick]] += 1
-        places[t - 1] = pick
-    return places
-
-
-@kernel
-def _edf_choice(
-    have: Int32, supply: Int32, floors: Int32, ceilings: Int32, t: int, last: int
-) -> int:
-    """The group to serve at place t: released there, its next deadline the earliest; else -1."""
-    best = -1
-    best_deadline = 0
-    for g in range(have.shape[0]):
-        if have[g] >= supply[g] or have[g] >= ceilings[g, t]:
+    n = keys.shape[0]
+    order = np.empty(n, np.int32)
+    for rank in range(n):
+        order[rank] = keys[rank] & 0xFFFFFFFF
+    if tie_break.shape[0] == 0:
+        return order
+    start = 0
+    for end in range(1, n + 1):
+        if end < n and keys[end] >> 32 == keys[start] >> 32:
             continue
-        # The first prefix whose floor the group would break without another item.
-        low, high = t, last + 1
-        while low < high:
-            middle = (low + high) // 2
-            if floors[g, middle] > have[g]:
-                high = middle
-            else:
-                low = middle + 1
-        if best < 0 or low < best_deadline:
-            best = g
-            best_deadline = low
-    return best
+        if end - start > 1:
+            run = order[start:end].copy()
+            order[start:end] = run[np.argsort(tie_break[run], kind="mergesort")]
+        start = end
+    return order
 
 
 @kernel
-def first_bad_prefix(
-    groups: Int32, floors: Int32, ceilings: Int32, count: int
+def _first_bad_prefix(
+    groups: Int32, supply: Int32, floors: Int32, ceilings: Int32, size: int
 ) -> tuple[int, int, int, int]:
-    """The first prefix that no list of these candidates can keep: (prefix, group, needed, available).
+    """(prefix, group, needed, available) of the first prefix that no list can keep; prefix 0: none.
 
-    (0, -1, 0, 0) when every prefix can be kept. Places are slots, the j-th item of a group is a
-    unit job released at min{k: ceilings >= j} with deadline min{k: floors >= j}; earliest
-    deadline first meets every deadline that can be met and idles only where every schedule does.
+    The tables themselves are sound (see `CompiledPolicy`), so only supply can be short: a floor
+    above its group's supply, or a prefix with more places than the ceilings let the supply fill.
+    A floor is told before a ceiling; of several groups that with the lowest row (floor), or that of
+    the best item that is one too many (ceiling).
     """
-    n = groups.shape[0]
-    size = min(count, n)
     n_groups = floors.shape[0]
-    supply = np.zeros(n_groups, np.int32)
-    for position in range(n):
-        supply[groups[position]] += 1
-    have = np.zeros(n_groups, np.int32)
-    for t in range(1, size + 1):
-        g = _edf_choice(have, supply, floors, ceilings, t, size)
-        if g < 0:
-            # All that is left is over a ceiling: the best item left is the one too many.
-            skip = have.copy()
-            for position in range(n):
-                g = groups[position]
-                if skip[g] > 0:
-                    skip[g] -= 1
-                else:
-                    return t, g, ceilings[g, t], have[g] + 1
-        have[g] += 1
-        for h in range(n_groups):
-            if have[h] < floors[h, t]:
-                return t, h, floors[h, t], have[h]
+    bad = size + 1
+    bad_group = -1
+    for g in range(n_groups):
+        if floors[g, size] > supply[g]:
+            k = 1
+            while floors[g, k] <= supply[g]:
+                k += 1
+            if k < bad:
+                bad, bad_group = k, g
+    room = np.zeros(size + 1, np.int32)
+    for g in range(n_groups):
+        if supply[g] > 0:
+            for k in range(1, size + 1):
+                room[k] += min(ceilings[g, k], supply[g])
+    for k in range(1, min(bad, size + 1)):
+        if room[k] < k:
+            seen = np.zeros(n_groups, np.int32)
+            for rank in range(groups.shape[0]):
+                g = groups[rank]
+                seen[g] += 1
+                if seen[g] > ceilings[g, k]:
+                    return k, g, ceilings[g, k], seen[g]
+    if bad <= size:
+        return bad, bad_group, floors[bad_group, bad], supply[bad_group]
     return 0, -1, 0, 0
 
 
 @kernel
-def _can_finish(
-    have: Int32, supply: Int32, floors: Int32, ceilings: Int32, t: int, last: int
-) -> bool:
-    """Whether places t..last can keep every bound, starting from `have`."""
-    counts = have.copy()
-    for place in range(t, last + 1):
-        g = _edf_choice(counts, supply, floors, ceilings, place, last)
-        if g < 0:
-            return False
-        counts[g] += 1
-        for h in range(counts.shape[0]):
-            if counts[h] < floors[h, place]:
-                return False
-    return True
+def _first_tight_prefix(demand: Int32, t: int, size: int) -> int:
+    """The first prefix whose free places from t on are all asked for; size + 1 when there is none."""
+    for k in range(t, size + 1):
+        if demand[k] >= k - t + 1:
+            return k
+    return size + 1
 
 
 @kernel
-def forward_window(
-    groups: Int32, floors: Int32, ceilings: Int32, count: int, feasible: bool
-) -> Int32:
-    """At each place the best head that leaves a list which keeps all bounds.
+def arrange(
+    scores: Float32, all_groups: Int32, order: Int32, floors: Int32, ceilings: Int32, size: int
+) -> tuple[
+    Int32, Int32, Int8, Int32, Int32, NDArray[np.float64], tuple[int, int, int, int], int, float
+]:
+    """At each place the best item that leaves a list which keeps every bound.
 
-    Keeps floors and ceilings at every prefix whenever any list does (the completion is tested by
-    earliest deadline first, the windows of Geyik et al., KDD 2019, section 4). It is greedy: DCG is
-    not always the optimum. Where no list keeps the bounds, groups go by earliest deadline, and the
-    best item left is taken where every group is at its ceiling.
+    scores `[n]`, all_groups `[n]` in input order; order `[n]`, positions in score order; floors,
+    ceilings `[G, >= size + 1]`; 1 <= size <= n.
+
+    A list can be finished from place t on iff, for every prefix k >= t, the items that floors still
+    ask for until k fit into the places until k (Hall's condition for unit jobs with deadlines; the
+    ceilings' side of it holds because the tables are sound). So an item may be taken iff its group
+    is below its ceiling and has its next deadline no later than the first tight prefix.
+
+    With floors alone, or ceilings alone, the list has the largest sum of scores in every prefix
+    among all lists that keep the bounds; with both it keeps them, and DCG is not always the optimum.
+    Where supply is short: floors are lowered to the supply, and hold; a ceiling yields only at
+    places that could not be filled otherwise. O(n + size (size + G)), plus what is passed over.
+
+    Returns:
+        places `[size]` in input positions, rank_by_score `[size]` from 1, reasons `[size]`,
+        the groups listed, with the items and the share of exposure of each, the first bad prefix
+        (`BAD_GROUP` first, then the group, when a group is no row), places moved, utility kept.
     """
-    n = groups.shape[0]
-    size = min(count, n)
+    n = order.shape[0]
     n_groups = floors.shape[0]
-    supply = np.zeros(n_groups, np.int32)
-    for position in range(n):
-        supply[groups[position]] += 1
-    # The next unused position of each group, through a linked list in score order.
-    following = np.full(n, n, np.int32)
-    head = np.full(n_groups, n, np.int32)
-    for position in range(n - 1, -1, -1):
-        g = groups[position]
-        following[position] = head[g]
-        head[g] = position
-    have = np.zeros(n_groups, np.int32)
     places = np.empty(size, np.int32)
-    tried = np.zeros(n_groups, np.bool_)
+    rank_by_score = np.empty(size, np.int32)
+    reasons = np.empty(size, np.int8)
+    have = np.zeros(n_groups, np.int32)
+    exposure = np.zeros(n_groups, np.float64)
+
+    supply = np.zeros(n_groups, np.int32)
+    groups = np.empty(n, np.int32)
+    # What is left, in score order, as a linked list. A group's items beyond its first `size` are
+    # never needed: left out, so that one large group that is full is passed over quickly.
+    after = np.empty(n + 1, np.int32)
+    last = 0
+    for rank in range(n):
+        g = all_groups[order[rank]]
+        if g < 0 or g >= n_groups:
+            bad = (BAD_GROUP, g, 0, 0)
+            return places, rank_by_score, reasons, supply, supply, exposure, bad, 0, 1.0
+        groups[rank] = g
+        supply[g] += 1
+        if supply[g] <= size:
+            after[last] = rank + 1  # entry 0 is the head; entry i is rank i - 1
+            last = rank + 1
+    after[last] = 0
+    bad = _first_bad_prefix(groups, supply, floors, ceilings, size)
+
+    # demand[k]: items that floors still ask for until k. deadline[g]: of the group's next item.
+    demand = np.zeros(size + 1, np.int32)
+    deadline = np.full(n_groups, size + 1, np.int32)
+    for g in range(n_groups):
+        if floors[g, size] > 0 and supply[g] > 0:
+            for k in range(1, size + 1):
+                demand[k] += min(floors[g, k], supply[g])
+                if floors[g, k] > 0 and deadline[g] > k:
+                    deadline[g] = k
+
+    lowest = 0.0
+    for rank in range(n - 1, -1, -1):
+        if not np.isnan(scores[order[rank]]):
+            lowest = min(0.0, np.float64(scores[order[rank]]))
+            break
+    got = 0.0
+    ideal = 0.0
+    whole = 0.0
+    moved = 0
+    passed = np.zeros(n_groups, np.int8)
     for t in range(1, size + 1):
-        pick = -1
-        if feasible:
-            tried[:] = False
-            while pick < 0:
-                best = -1
-                for g in range(n_groups):
-                    if (
-                        not tried[g]
-                        and head[g] < n
-                        and have[g] < ceilings[g, t]
-                        and (best < 0 or head[g] < head[best])
-                    ):
-                        best = g
-                if best < 0:
-                    break
-                tried[best] = True
-                have[best] += 1
-                kept = True
-                for h in range(n_groups):
-                    if have[h] < floors[h, t]:
-                        kept = False
-                        break
-                if kept and _can_finish(have, supply, floors, ceilings, t + 1, size):
-                    pick = best
-                have[best] -= 1
-        if pick < 0:
-            pick = _edf_choice(have, supply, floors, ceilings, t, size)
-        if pick < 0:
-            for g in range(n_groups):
-                if head[g] < n and (pick < 0 or head[g] < head[pick]):
-                    pick = g
-        places[t - 1] = head[pick]
-        head[pick] = following[head[pick]]
-        have[pick] += 1
-    return places
+        tight = _first_tight_prefix(demand, t, size)
+        previous, here = 0, after[0]
+        while here != 0:
+            g = groups[here - 1]
+            if have[g] < ceilings[g, t] and (tight > size or deadline[g] <= tight):
+                break
+            previous, here = here, after[here]
+        if here == 0:  # a ceiling has to yield; a floor does not
+            previous, here = 0, after[0]
+            while tight <= size and deadline[groups[here - 1]] > tight:
+                previous, here = here, after[here]
+        for_floor = False
+        better = after[0]
+        while better != here:
+            g = groups[better - 1]
+            full = have[g] >= ceilings[g, t]
+            passed[g] = _LOWERED_FOR_CEILING if full else _LOWERED_FOR_FLOOR
+            for_floor |= not full
+            better = after[better]
+        after[previous] = after[here]
+
+        rank = here  # from 1
+        position = order[rank - 1]
+        g = groups[rank - 1]
+        places[t - 1] = position
+        rank_by_score[t - 1] = rank
+        if rank == t:
+            reasons[t - 1] = _SCORE
+        elif rank > t:
+            reasons[t - 1] = _RAISED_FOR_FLOOR if for_floor else _RAISED_FOR_CEILING
+        else:
+            reasons[t - 1] = passed[g]
+        moved += rank != t
+        have[g] += 1
+        if deadline[g] <= size:
+            for k in range(deadline[g], size + 1):
+                demand[k] -= 1
+            while deadline[g] <= size and floors[g, deadline[g]] <= have[g]:
+                deadline[g] += 1
+        discount = 1.0 / np.log2(t + 1.0)
+        exposure[g] += discount
+        whole += discount
+        got += discount * (scores[position] - lowest)
+        ideal += discount * (scores[order[t - 1]] - lowest)
+    # An ideal of 0 (or of NaN) has nothing to lose.
+    kept = got / ideal if ideal > 0 else 1.0
+    listed = np.flatnonzero(have).astype(np.int32)
+    shares = exposure[listed] / whole
+    return places, rank_by_score, reasons, listed, have[listed], shares, bad, moved, kept
+
+
+def score_order(scores: Float32, tie_break: NDArray[Any]) -> Int32:
+    """Positions in score order, `[n] int32`; ties by `tie_break [n] int64`, or by position if empty."""
+    keys = score_keys(scores)
+    keys.sort()
+    return by_score(keys, tie_break)

@@ -2,7 +2,10 @@
 
 Conventions: `groups [k] int32` are the groups of a list's items, best place
 first; `shares [G] float64` is the wanted distribution over groups. Exposure uses
-the discount 1 / log2(rank + 1) (Jarvelin and Kekalainen 2002).
+the discount 1 / log2(rank + 1) (Jarvelin and Kekalainen, TOIS 2002).
+
+"Geyik et al." is Fairness-Aware Ranking in Search and Recommendation Systems
+(KDD 2019). Knows neither policies nor receipts.
 """
 
 from __future__ import annotations
@@ -53,13 +56,25 @@ def prefix_counts(groups: Int32, n_groups: int) -> NDArray[np.int64]:
 def floor_violations(groups: Int32, floors: Int32) -> int:
     """How many (group, prefix) pairs are below their floor; `floors [G, >= k + 1]`.
 
-    The sum over groups of the InfeasibleIndex of Geyik et al. (KDD 2019, eq. 5).
+    `sum_k sum_g [count_k(g) < floors[g, k]]`: the InfeasibleCount of Geyik et al.
 
     >>> floor_violations(np.int32([0, 0]), np.int32([[0, 0, 0], [0, 0, 1]]))
     1
     """
     counts = prefix_counts(groups, floors.shape[0])
     return int(np.count_nonzero(counts < floors[:, : counts.shape[1]]))
+
+
+def infeasible_index(groups: Int32, floors: Int32) -> int:
+    """How many prefixes hold a group below its floor; `floors [G, >= k + 1]`.
+
+    `sum_k [some g: count_k(g) < floors[g, k]]`: the InfeasibleIndex of Geyik et al.
+
+    >>> infeasible_index(np.int32([0, 0]), np.int32([[0, 0, 0], [0, 1, 1]]))
+    2
+    """
+    counts = prefix_counts(groups, floors.shape[0])
+    return int((counts < floors[:, : counts.shape[1]]).any(axis=0).sum())
 
 
 def exposure_shares(groups: Int32, n_groups: int) -> Float64:
@@ -76,10 +91,11 @@ def exposure_shares(groups: Int32, n_groups: int) -> Float64:
 
 
 def skews(groups: Int32, shares: Float64, smoothing: float = 0.0) -> Float64:
-    """Skew@k per group: log of its share in the list over its wanted share (Geyik et al., eq. 2).
+    """Skew@k per group: log of its share in the list over its wanted share (Geyik et al.).
 
-    `(count + smoothing) / (k + G smoothing)`; without smoothing an absent group is -inf. Groups
-    with wanted share 0 are NaN: the skew says nothing of them. An empty list is all NaN.
+    `log(((count + smoothing) / (k + G smoothing)) / share)`. smoothing is added to every group's
+    count: 0 is the paper's own, and makes an absent group -inf; 1 is Laplace's. Groups with wanted
+    share 0 are NaN: the skew says nothing of them. An empty list is all NaN.
 
     >>> skews(np.int32([0, 0, 1, 0]), np.array([.5, .5])).round(3).tolist()
     [0.405, -0.693]
@@ -95,19 +111,36 @@ def skews(groups: Int32, shares: Float64, smoothing: float = 0.0) -> Float64:
 
 
 def min_skew(groups: Int32, shares: Float64, smoothing: float = 0.0) -> float:
-    """The lowest skew: how much the worst-off group is short (eq. 3)."""
-    return float(np.nanmin(skews(groups, shares, smoothing)))
+    """MinSkew@k: the lowest skew, how far the worst-off group is short. NaN for an empty list.
+
+    -inf where a wanted group is absent and nothing is smoothed.
+
+    >>> round(min_skew(np.int32([0, 0, 1, 0]), np.array([.5, .5])), 3)
+    -0.693
+    >>> min_skew(np.int32([0, 0]), np.array([.5, .5]))
+    -inf
+    """
+    return float(np.min(_told(skews(groups, shares, smoothing))))
 
 
 def max_skew(groups: Int32, shares: Float64, smoothing: float = 0.0) -> float:
-    """The highest skew: how much the best-off group has too much (eq. 4)."""
-    return float(np.nanmax(skews(groups, shares, smoothing)))
+    """MaxSkew@k: the highest skew, how much the best-off group has too much. NaN if empty.
+
+    >>> round(max_skew(np.int32([0, 0, 1, 0]), np.array([.5, .5])), 3)
+    0.405
+    """
+    return float(np.max(_told(skews(groups, shares, smoothing))))
+
+
+def _told(values: Float64) -> Float64:
+    told = values[~np.isnan(values)]
+    return told if len(told) else np.full(1, np.nan)
 
 
 def ndkl(groups: Int32, shares: Float64) -> float:
-    """Normalised discounted cumulative KL divergence of the prefixes (Geyik et al., eq. 6).
+    """Normalised discounted cumulative KL divergence of the prefixes (Geyik et al.).
 
-    `sum_k d_k KL(prefix_k || shares) / sum_k d_k`; 0 iff every prefix has the wanted distribution.
+    `sum_k d_k KL(prefix_k || shares) / sum_k d_k`, d_k = 1 / log2(k + 1); at least 0, and 0 iff every prefix has the wanted distribution.
     inf when an item belongs to a group of share 0; 0 for an empty list.
 
     >>> round(ndkl(np.int32([0, 1]), np.array([.5, .5])), 4)
@@ -122,6 +155,20 @@ def ndkl(groups: Int32, shares: Float64) -> float:
         terms = np.where(counts > 0, got * np.log(got / shares[:, np.newaxis]), 0.0)
     weights = discounts(size)
     return float(terms.sum(axis=0) @ weights / weights.sum())
+
+
+def regret(gains: ArrayLike, best_gains: ArrayLike) -> float:
+    """The share of DCG that a list gives up against another, such as the best that keeps the policy.
+
+    `1 - DCG(gains) / DCG(best_gains)`; both in list order, gains at least 0. Against the exact
+    optimum of a policy it is at least 0; against plain score order it is the price of fairness.
+    0 when the other list has no gain.
+
+    >>> round(regret([0, 1], [1, 0]), 3)
+    0.369
+    """
+    best = dcg(best_gains)
+    return 1.0 - dcg(gains) / best if best > 0 else 0.0
 
 
 def gini(values: ArrayLike) -> float:

@@ -4,6 +4,19 @@ Owns the form of the document. Proportions are integer fractions in text ("1/5")
 since `floor(0.29 * 100)` is 28. Knows no items: a policy is compiled against the
 labels of a group table in `server.fairness.compile`.
 
+    name = "small-makers"        # [a-z0-9-], 1 to 64
+    version = "1"
+    kind = "floors"              # or none, window, cap
+    group_table = "maker_size"   # not for none
+    reason = "Small makers must be seen."
+    on_infeasible = "serve"      # the default, or "refuse"
+    [floors]                     # the section named like the kind; none has none
+    small = "1/5"                # at least floor(k / 5) small ones among the first k, for every k
+
+[window]: GROUP = "p/q" for floor(p k / q) to ceil(p k / q) of the first k. Groups that it does not
+name get what is left over 1, without bounds of their own.
+[cap]: at_most = 3, within_first = 20: of any group at most 3 among the first 20.
+
 >>> parse_policy('''
 ... name = "small-makers"
 ... version = "1"
@@ -30,6 +43,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from server.errors import PolicyRefused, shown
 
 MAX_DENOMINATOR = 10_000
+_ALLOWED_FRACTION = 'allowed: an integer fraction from 0 to 1 in text, such as "1/5"'
 _FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})")
 
 Kind = Literal["none", "floors", "window", "cap"]
@@ -42,7 +56,7 @@ def _fraction(text: str) -> str:
         or not 0 <= int(found[1]) <= int(found[2]) <= MAX_DENOMINATOR
         or found[2] == "0"
     ):
-        raise ValueError('allowed: an integer fraction from 0 to 1 in text, such as "1/5"')
+        raise ValueError(_ALLOWED_FRACTION)
     return text
 
 
@@ -102,12 +116,13 @@ def _told(error: Any) -> str:
     if error["type"] == "missing":
         return "is missing"
     message = error["msg"].removeprefix("Value error, ")
-    hint = (
-        ' (write a proportion as text, such as "1/5")'
-        if where.startswith(("floors", "window"))
-        else ""
-    )
-    return f"got {shown(error['input'])}; {message}{hint if 'fraction' not in message else ''}"
+    told = f"got {shown(error['input'])}; {message}"
+    if "." in where and where.startswith(("floors", "window")) and "fraction" not in message:
+        told += f"; {_ALLOWED_FRACTION}"
+        if isinstance(error["input"], float) and 0 <= error["input"] <= 1:
+            nearest = Fraction(error["input"]).limit_denominator(100)
+            told += f'; here "{nearest.numerator}/{nearest.denominator}"'
+    return told
 
 
 def parse_policy(document: str, source: str) -> Policy:
@@ -140,9 +155,9 @@ def parse_policy(document: str, source: str) -> Policy:
     shares = parsed.floors or parsed.window or {}
     total = sum((Fraction(text) for text in shares.values()), Fraction(0))
     if total > 1:
-        raise PolicyRefused(source, parsed.kind, f"the proportions add up to {total}, allowed: 1")
-    if parsed.kind == "window" and total != 1:
-        raise PolicyRefused(source, "window", f"the proportions add up to {total}, must be 1")
+        raise PolicyRefused(
+            source, parsed.kind, f"the proportions add up to {total}, allowed: at most 1"
+        )
     if parsed.cap is not None and parsed.cap.at_most > parsed.cap.within_first:
         raise PolicyRefused(
             source,

@@ -1,8 +1,11 @@
 """Scores, groups and a compiled policy -> a fair list and its receipt.
 
-Owns the choice of kernel, the infeasibility certificate, reason codes and what
-the receipt states. Pure: arrays in, arrays out; the same input gives the same
-list. Scores must be finite; NaN is ranked last, and nothing is promised of it.
+Owns what is asked of the kernels and what the receipt states. Pure: arrays in,
+arrays out; the same input gives the same list. Knows neither items nor the wire.
+
+Scores are finite: that is the caller's business, and the service refuses others.
+NaN is ranked last, neither crashes nor hangs, and makes `utility_kept` NaN if it
+comes into the list.
 
 >>> from server.fairness import compile_policy, parse_policy
 >>> policy = parse_policy('''
@@ -21,13 +24,14 @@ list. Scores must be finite; NaN is ranked last, and nothing is promised of it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import PolicyInfeasible
+from server.errors import InvalidField, PolicyInfeasible, listed
 from server.fairness import kernels
 from server.fairness.compile import CompiledPolicy
-from server.fairness.metrics import discounts
 from server.fairness.types import (
     FairList,
     Float32,
@@ -41,7 +45,7 @@ from server.fairness.types import (
     Status,
 )
 
-_NO_VIOLATION = (0, -1, 0, 0)
+_NO_TIE_BREAK = np.empty(0, np.int64)
 
 
 def rerank(
@@ -57,119 +61,93 @@ def rerank(
     (ignored for kind "none"). tie_break: `[n] int64`, lower first among equal scores; the position
     in the input when None. count: 1 to `compiled.max_count`.
 
+    Where no list keeps the policy, the list still has its full length: floors are lowered to the
+    supply and hold, ceilings yield only where a place could not be filled otherwise, and the
+    receipt names the first prefix that no list of these candidates can keep.
+
     Raises:
         PolicyInfeasible: no list keeps the policy and it says "refuse".
+        InvalidField: count, a group or a length is outside the above.
     """
     n = len(scores)
+    if not 1 <= count <= compiled.max_count:
+        raise InvalidField.of("count", count, f"1 to {compiled.max_count}")
+    grouped = compiled.policy.kind != "none"
+    for field, column in (("groups", groups if grouped else None), ("tie_break", tie_break)):
+        if column is not None and len(column) != n:
+            raise InvalidField.of(field, f"{len(column)} values", f"{n}, one for each score")
+    if n == 0:
+        return _as_scored(np.empty(0, np.int32), compiled, Skip.EMPTY_LIST)
+    scores = _owned(scores, np.float32)
+    order = kernels.score_order(
+        scores, _NO_TIE_BREAK if tie_break is None else _owned(tie_break, np.int64)
+    )
     size = min(count, n)
-    by_score = (
-        np.argsort(-scores, kind="stable")
-        if tie_break is None
-        else np.lexsort((tie_break, -scores))
+    if not grouped:
+        return _as_scored(order[:size].copy(), compiled, Skip.POLICY_NONE)
+    places, rank_by_score, reasons, rows, items, shares, bad, moved, utility_kept = kernels.arrange(
+        scores, _owned(groups, np.int32), order, compiled.floors, compiled.ceilings, size
     )
-    if n == 0 or compiled.policy.kind == "none":
-        skip = Skip.EMPTY_LIST if n == 0 else Skip.POLICY_NONE
-        places = np.arange(size, dtype=np.int32)
-        receipt = _receipt(compiled, Status.SKIPPED, skip, None, 1.0, 0, ())
-        return FairList(
-            by_score[:size].astype(np.int32),
-            places + np.int32(1),
-            np.full(size, ReasonCode.SCORE, np.int8),
-            receipt,
+    if bad[0] == kernels.BAD_GROUP:
+        raise InvalidField.of(
+            "groups",
+            bad[1],
+            f"0 to {len(compiled.labels) - 1}, the rows of {listed(compiled.labels)}",
         )
-    ordered_groups = groups[by_score].astype(np.int32)
-    violation = kernels.first_bad_prefix(ordered_groups, compiled.floors, compiled.ceilings, size)
-    bad = None if violation == _NO_VIOLATION else _violation(violation, compiled)
-    if bad is not None and compiled.policy.on_infeasible == "refuse":
-        raise PolicyInfeasible(
-            f"policy {compiled.policy.name!r} cannot be met: the first {bad.prefix} places need "
-            f"{bad.needed} of group {bad.group!r}, these candidates give {bad.available}; "
-            "bring more candidates, or another policy"
-        )
-    places = _places(ordered_groups, size, compiled, feasible=bad is None)
-    listed_groups = ordered_groups[places]
-    rank_by_score = places + np.int32(1)
-    moved = int(np.count_nonzero(rank_by_score != np.arange(1, size + 1)))
-    receipt = _receipt(
-        compiled,
-        Status.MET if bad is None else Status.INFEASIBLE,
-        Skip.NOT_SKIPPED,
-        bad,
-        _utility_kept(scores[by_score], places),
-        moved,
-        _exposure(listed_groups, compiled.labels),
-    )
+    violation = PrefixViolation(bad[0], compiled.labels[bad[1]], bad[2], bad[3]) if bad[0] else None
+    if violation is not None and compiled.policy.on_infeasible == "refuse":
+        raise PolicyInfeasible(_refusal(compiled, violation))
+    label = compiled.labels.__getitem__
     return FairList(
-        by_score[places].astype(np.int32),
+        places,
         rank_by_score,
-        _reasons(rank_by_score, listed_groups, compiled),
-        receipt,
+        reasons,
+        _receipt(
+            compiled,
+            Status.MET if violation is None else Status.INFEASIBLE,
+            Skip.NOT_SKIPPED,
+            violation,
+            utility_kept,
+            moved,
+            tuple(map(GroupExposure, map(label, rows.tolist()), items.tolist(), shares.tolist())),
+        ),
     )
 
 
-def _places(groups: Int32, size: int, compiled: CompiledPolicy, *, feasible: bool) -> Int32:
-    places: Int32
-    if compiled.policy.kind == "floors":
-        places = kernels.exact_floors(groups, compiled.floors, size)
-    elif compiled.policy.kind == "cap":
-        places = kernels.greedy_ceilings(groups, compiled.ceilings, size)
+def warm_up() -> None:
+    """Compile every kernel (or load it from the cache), for the types that `rerank` gives them."""
+    order = kernels.score_order(np.ones(2, np.float32), np.arange(2, dtype=np.int64))
+    groups, bounds = np.zeros(2, np.int32), np.array([[0, 1, 2]], np.int32)
+    kernels.arrange(np.ones(2, np.float32), groups, order, bounds, bounds, 2)
+
+
+def _owned(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """The array as the kernels are compiled for it.
+
+    A read-only, strided or wider one would compile them anew, for a second, in a request.
+    """
+    return array if array.dtype == dtype and array.flags.carray else np.array(array, dtype)
+
+
+def _as_scored(order: Int32, compiled: CompiledPolicy, skip: Skip) -> FairList:
+    return FairList(
+        order,
+        np.arange(1, len(order) + 1, dtype=np.int32),
+        np.full(len(order), ReasonCode.SCORE, np.int8),
+        _receipt(compiled, Status.SKIPPED, skip, None, 1.0, 0, ()),
+    )
+
+
+def _refusal(compiled: CompiledPolicy, bad: PrefixViolation) -> str:
+    policy = f"policy {compiled.policy.name!r} cannot be met: the first {bad.prefix} places"
+    if bad.available < bad.needed:
+        told = f"need {bad.needed} of group {bad.group!r}, these candidates give {bad.available}"
     else:
-        places = kernels.forward_window(groups, compiled.floors, compiled.ceilings, size, feasible)
-    return places
-
-
-def _violation(found: tuple[int, int, int, int], compiled: CompiledPolicy) -> PrefixViolation:
-    prefix, group, needed, available = found
-    return PrefixViolation(int(prefix), compiled.labels[group], int(needed), int(available))
-
-
-def _utility_kept(scores: Float32, places: Int32) -> float:
-    """DCG of the list over DCG of the score order, both of the same length.
-
-    `scores` in score order. Where one is negative, all gains are moved up by the lowest score of
-    all candidates. 1 when the score order has no gain.
-    """
-    gains = scores.astype(np.float64)
-    if gains[-1] < 0:
-        gains = gains - gains[-1]
-    weights = discounts(len(places))
-    ideal = float(gains[: len(places)] @ weights)
-    return float(gains[places] @ weights) / ideal if ideal > 0 else 1.0
-
-
-def _exposure(groups: Int32, labels: tuple[str, ...]) -> tuple[GroupExposure, ...]:
-    weights = discounts(len(groups))
-    items = np.bincount(groups, minlength=len(labels))
-    shares = np.bincount(groups, weights=weights, minlength=len(labels)) / weights.sum()
-    return tuple(
-        GroupExposure(labels[g], int(items[g]), float(shares[g]))
-        for g in np.flatnonzero(items).tolist()
-    )
-
-
-def _reasons(rank_by_score: Int32, groups: Int32, compiled: CompiledPolicy) -> NDArray[np.int8]:
-    """Why each place holds what it holds.
-
-    The j-th item of its group was held back by a ceiling if the ceiling at its place by score
-    allows fewer than j; it was raised for a floor if the floors of the list ask for j.
-    """
-    size = len(groups)
-    have = [0] * len(compiled.labels)
-    reasons = np.full(size, ReasonCode.SCORE, np.int8)
-    columns = zip(rank_by_score.tolist(), groups.tolist(), strict=True)
-    for place, (rank, group) in enumerate(columns, start=1):
-        have[group] += 1
-        if rank < place:
-            full = have[group] > compiled.ceilings[group, rank]
-            reasons[place - 1] = (
-                ReasonCode.LOWERED_FOR_CEILING if full else ReasonCode.LOWERED_FOR_FLOOR
-            )
-        elif rank > place:
-            asked = have[group] <= compiled.floors[group, size]
-            reasons[place - 1] = (
-                ReasonCode.RAISED_FOR_FLOOR if asked else ReasonCode.RAISED_FOR_CEILING
-            )
-    return reasons
+        told = (
+            f"allow {bad.needed} of group {bad.group!r}, these candidates force {bad.available}, "
+            "as the other groups have too few"
+        )
+    return f"{policy} {told}; bring more candidates, or another policy"
 
 
 def _receipt(
