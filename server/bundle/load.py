@@ -3,7 +3,8 @@
 Order: the manifest, then which files there are, then sizes and digests of all,
 and only then the first look inside any, at the very bytes that were digested.
 The folder is opened once and its files through it, without following links, so
-a bundle that is replaced meanwhile is read whole or refused, never mixed.
+a bundle that is replaced meanwhile is never mixed with the new one: what was
+begun is finished, or, where its files are gone, begun again with the new one.
 
 What is not here: the model is loaded in this process, so an onnxruntime that
 crashes on a hostile model takes the process with it. Digests find damage, not
@@ -35,12 +36,7 @@ def load_bundle(path: Path, max_count: int = 200) -> Bundle:
     Raises:
         BundleRefused: which file, and why.
     """
-    folder = _open_folder(path)
-    try:
-        manifest = _manifest(folder, path)
-        files = _files(folder, manifest)
-    finally:
-        os.close(folder)
+    manifest, files = _read_whole(path)
     return decode(manifest, files, max_count)
 
 
@@ -55,6 +51,26 @@ def read_manifest(path: Path) -> Manifest:
         return _manifest(folder, path)
     finally:
         os.close(folder)
+
+
+def _read_whole(path: Path, attempts: int = 5) -> tuple[Manifest, dict[str, bytes]]:
+    folder = _open_folder(path)
+    try:
+        manifest = _manifest(folder, path)
+        return manifest, _files(folder, manifest)
+    except BundleRefused:
+        if attempts == 1 or not _was_replaced(folder, path):
+            raise
+    finally:
+        os.close(folder)
+    return _read_whole(path, attempts - 1)
+
+
+def _was_replaced(folder: int, path: Path) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(folder), path.stat())
+    except OSError:
+        return False
 
 
 def _open_folder(path: Path) -> int:

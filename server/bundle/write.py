@@ -54,7 +54,8 @@ def write_bundle(parts: BundleParts, target: Path) -> Manifest:
     Raises:
         BundleRefused: the parts would not load.
         Refused: the target is something else, cannot be written, or the disk is full.
-        After either, and after Ctrl-C, the target is what it was and nothing is left beside it.
+        After either, and after Ctrl-C, the target is what it was and nothing is left beside it;
+        the one exception, a failed sync after the move, says so.
     """
     files = encode(parts)
     manifest = make_manifest(parts, files)
@@ -213,7 +214,13 @@ def _move_into_place(aside: Path, target: Path) -> None:
         aside.rename(target)
     elif not _exchange(aside, target):
         _replace_in_two_steps(aside, target)
-    _sync_folder(target.parent)
+    try:
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise Refused(
+            f"the new bundle is in place at {target}, but the folder above could not be synced "
+            f"({error.strerror}): a power cut may bring the old state back"
+        ) from error
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +21,7 @@ from server.bundle import (
     Warmup,
     write_bundle,
 )
+from server.bundle.manifest import bundle_id
 from server.features import (
     FEATURE_NAMES,
     N_FEATURES,
@@ -166,3 +171,33 @@ def _warmup(rng: np.random.Generator, state: FeatureState, scorer: OnnxScorer) -
 def tiny_bundle(path: Path, seed: int = 0, **changes: object) -> Manifest:
     """Write the tiny bundle."""
     return write_bundle(tiny_parts(seed, **changes), path)
+
+
+def reseal(
+    folder: Path,
+    files: Mapping[str, bytes] | None = None,
+    change: Callable[[dict[str, Any]], None] = lambda manifest: None,
+) -> None:
+    """Replace files of a bundle and write the manifest that belongs to them: every digest is right.
+
+    What is refused after this is refused for its content. `change` edits the manifest last.
+    """
+    for name, content in (files or {}).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    present = [f for f in folder.rglob("*") if f.is_file() and f != path]
+    manifest["files"] = {
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in present
+    }
+    if "model.onnx" in manifest["files"]:
+        manifest["model"]["digest"] = manifest["files"]["model.onnx"]["sha256"]
+    change(manifest)
+    manifest["bundle_id"] = bundle_id(manifest["name"], manifest)
+    text = json.dumps(manifest, sort_keys=True, indent=1, ensure_ascii=True)
+    path.write_text(f"{text}\n", encoding="utf-8")

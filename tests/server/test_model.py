@@ -1,0 +1,83 @@
+"""The scorer: what goes in, what comes out, and what it says of what does not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from server.model import OnnxScorer
+from strategies.bundles import tiny_model
+
+F = 5
+MODEL = tiny_model(np.random.default_rng(3), F)
+
+
+def scorer(model: bytes = MODEL, n_features: int = F, **names: str) -> OnnxScorer:
+    return OnnxScorer(
+        model,
+        n_features=n_features,
+        **{"input_name": "features", "output_name": "scores", **names},
+    )
+
+
+def features(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 430), (4, 5), (33, 2)])
+def test_every_candidate_gets_one_score_at_any_shape(shape: tuple[int, int]) -> None:
+    scores = scorer().score(features(*shape, F))
+    assert scores.shape == shape
+    assert scores.dtype == np.float32
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+def test_scores_are_those_of_the_formula_and_do_not_depend_on_the_batch() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0, 0.3, (F, 8)), rng.normal(0, 0.3, (8, 1))
+    inputs = features(6, 9, F)
+    expected = 1 / (1 + np.exp(-(np.maximum(inputs @ a, 0) @ b)[..., 0]))
+    np.testing.assert_allclose(scorer().score(inputs), expected, atol=1e-5)
+    one_by_one = np.stack([scorer().score(row[np.newaxis])[0] for row in inputs])
+    np.testing.assert_allclose(scorer().score(inputs), one_by_one, atol=1e-6)
+
+
+def test_views_that_are_not_contiguous_score_like_their_copies() -> None:
+    wide = features(4, 8, 2 * F)
+    view = wide[:, ::2, ::2]
+    assert not view.flags.c_contiguous
+    np.testing.assert_array_equal(scorer().score(view), scorer().score(view.copy()))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_nothing_in_gives_nothing_out(shape: tuple[int, int]) -> None:
+    assert scorer().score(np.empty((*shape, F), np.float32)).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        (features(3, F), r"got shape \[3, 5\], expected \[batch, n, 5\]"),
+        (features(2, 3, F + 1), r"got shape \[2, 3, 6\], expected \[batch, n, 5\]"),
+        (features(2, 3, F).astype(np.float64), "got dtype float64, expected float32"),
+    ],
+)
+def test_another_shape_or_type_is_refused_naming_both(inputs: np.ndarray, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        scorer().score(inputs)
+
+
+def test_a_model_with_other_ports_is_refused_naming_both() -> None:
+    with pytest.raises(ValueError, match=r"the model has \['features'\], expected \['x'\]"):
+        scorer(input_name="x")
+    with pytest.raises(ValueError, match=r"the model has \['scores'\], expected \['y'\]"):
+        scorer(output_name="y")
+    with pytest.raises(ValueError, match=r"'n', 5\], expected \['dynamic', 'dynamic', 6\]"):
+        scorer(n_features=6)
+
+
+@pytest.mark.parametrize("model", [b"", b"x", MODEL[:200]])
+def test_what_is_no_model_is_refused_in_one_line(model: bytes) -> None:
+    with pytest.raises(ValueError, match="onnxruntime cannot load the model: ") as refused:
+        scorer(model)
+    assert "\n" not in str(refused.value)
