@@ -169,7 +169,6 @@ class SqliteEventStore:
             ).fetchall()
             if not found:
                 return 0
-            connection.execute(_NEXT_REVISION).fetchall()
             count = connection.execute("DELETE FROM events WHERE user_ref = ?", found[0]).rowcount
             connection.execute("DELETE FROM users WHERE user_ref = ?", found[0])
             return count

@@ -119,8 +119,8 @@ def test_a_slow_reader_does_not_put_an_old_history_over_a_newer_one(store):
     assert cache.get("ann") == ("i1", "i2")
     go_on.set()
     slow.join()
-    assert cache.get("ann") == ("i1", "i2")
     assert cache._entries["ann"][1] == ("i1", "i2")
+    assert cache.get("ann") == ("i1", "i2")
 
 
 def test_gets_during_writes_are_never_older_than_the_last_acknowledged_write(store):

@@ -10,6 +10,7 @@ import sys
 from contextlib import contextmanager
 
 from server.events import Event, HistoryCache, SqliteEventStore
+from server.events.schema import _make
 
 PREAMBLE = """
 import resource, sys
@@ -146,6 +147,15 @@ def test_a_duplicate_from_another_process_is_ignored(tmp_path):
         assert store.record([Event("e7", "ann", "i", 4, 7)]).duplicates == 1
         assert ask("record", "ann", 7) == 0
         assert ask("get", "ann") == 1
+
+
+def test_the_second_of_two_processes_that_make_a_store_keeps_the_first_ones(tmp_path):
+    path = tmp_path / "events.db"
+    with SqliteEventStore(path) as store:
+        store.record([Event("e1", "ann", "i", 4, 1)])
+    _make(path)  # what a process does that saw no file a moment earlier
+    with SqliteEventStore(path) as store:
+        assert store.stats().events == 1
 
 
 def test_processes_that_make_one_store_at_once_share_it(tmp_path):
