@@ -29,7 +29,7 @@ def test_a_serving_process_loads_no_torch_onnx_locust_or_hypothesis() -> None:
 
 
 def test_no_test_or_proto_folder_is_a_package() -> None:
-    inits = [p for p in (ROOT / "tests").rglob("__init__.py")]
+    inits = list((ROOT / "tests").rglob("__init__.py"))
     assert [*inits, *(p for p in [ROOT / "proto" / "__init__.py"] if p.exists())] == []
 
 

@@ -1,0 +1,98 @@
+"""Every command in the documents: those of callers and operators run, the long ones parse."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from server.cli import command
+from server.events import Event, SqliteEventStore
+from strategies.bundles import N_ITEMS, tiny_bundle
+from strategies.live import live_server
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DEMO_MINUTES = ("train", "evaluate", "gate")
+
+
+def commands_of(page: Path) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("equipoise ")]
+
+
+ALL = [(page.name, line) for page in PAGES for line in commands_of(page)]
+RUN = [
+    line
+    for _, line in ALL
+    if line.split()[1] not in DEMO_MINUTES
+    and "events load" not in line
+    and (line.split()[1] != "serve" or "--show-settings" in line)
+]
+
+
+def test_there_are_commands_for_each_of_the_four_users() -> None:
+    pages = {page for page, _ in ALL}
+    assert pages >= {"callers.md", "operations.md", "gate.md", "data-science.md"}
+
+
+@pytest.mark.parametrize("line", [line for _, line in ALL])
+def test_every_option_in_a_document_exists(line: str) -> None:
+    found: click.Command = command
+    context = click.Context(command)
+    words = shlex.split(line)[1:]
+    while isinstance(found, click.Group) and words:
+        found = found.get_command(context, words.pop(0))  # type: ignore[assignment]
+        assert found is not None
+    known = {name for parameter in found.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What stands for the demo's files and server in a document's command."""
+    folder = tmp_path_factory.mktemp("docs")
+    bundle, store, requests = folder / "bundle", folder / "events.db", folder / "requests.jsonl"
+    tiny_bundle(bundle)
+    with SqliteEventStore(store) as opened:
+        opened.record(
+            [
+                Event(f"e{n}", "1", f"item-{n % N_ITEMS:03}", 4, 1_400_000_000_000 + n)
+                for n in range(9)
+            ]
+        )
+    requests.write_text(json.dumps({"user_id": "1", "count": 5}) + "\n")
+    with live_server(folder, bundle, "--events", store, "--clock", "data-end") as server:
+        yield {
+            "127.0.0.1:50051": server.target,
+            "out/demo/bundle": str(bundle),
+            "out/demo/events.db": str(store),
+            "out/demo/requests.jsonl": str(requests),
+            "--duration 10": "--duration 4",
+            "--examples 20": "--examples 3",
+            "out/load": str(folder / "load"),
+            "out/invariants.json": str(folder / "invariants.json"),
+        }
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_a_documents_command_runs(line: str, stage: dict[str, str]) -> None:
+    for written, meant in stage.items():
+        line = line.replace(written, meant)
+    run = subprocess.run(
+        [sys.executable, "-m", "server.cli", *shlex.split(line)[1:]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.strip()
