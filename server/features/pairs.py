@@ -99,6 +99,8 @@ def pair_features(history: History, candidates: Int32, now_ms: int, state: Featu
             f"allowed: 0 to {state.n_items - 1}"
         )
     out = np.empty((len(candidates), N_FEATURES), np.float32)
+    # By target: some hundred candidates ask for far fewer weights than the history's rows hold.
+    ease, cosine = state.ease.transposed, state.cosine.transposed
     _fill(
         items,
         times_ms,
@@ -112,12 +114,12 @@ def pair_features(history: History, candidates: Int32, now_ms: int, state: Featu
         state.category,
         state.department,
         state.provider,
-        state.ease.row_ptr,
-        state.ease.items,
-        state.ease.weights,
-        state.cosine.row_ptr,
-        state.cosine.items,
-        state.cosine.weights,
+        ease.row_ptr,
+        ease.items,
+        ease.weights,
+        cosine.row_ptr,
+        cosine.items,
+        cosine.weights,
         out,
     )
     return out
@@ -230,23 +232,11 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
         private_weight += w13 * private_label[item]
 
     trips = trip + 1
-    queries = np.empty(m)
-    recent_queries = np.empty(m)
+    queries = np.zeros(n_items)
+    recent_queries = np.zeros(n_items)
     for s in range(m):
-        queries[s] = math.log1p(counts[s])
-        recent_queries[s] = math.log1p(decayed[s, 2])
-    ease = np.zeros(n_items)
-    ease_recent = np.zeros(n_items)
-    cosine = np.zeros(n_items)
-    for s in range(m):
-        row = distinct[s]
-        query = queries[s]
-        recent = recent_queries[s]
-        for at in range(ease_ptr[row], ease_ptr[row + 1]):
-            ease[ease_items[at]] += query * ease_weights[at]
-            ease_recent[ease_items[at]] += recent * ease_weights[at]
-        for at in range(cosine_ptr[row], cosine_ptr[row + 1]):
-            cosine[cosine_items[at]] += recent * cosine_weights[at]
+        queries[distinct[s]] = math.log1p(counts[s])
+        recent_queries[distinct[s]] = math.log1p(decayed[s, 2])
 
     # A share of nothing is 0; so are shares of a history so old that its weights have faded.
     per_4w = 1.0 / total_4w if total_4w > _FADED else 0.0
@@ -291,9 +281,15 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
             for column in range(13):
                 row_out[column] = 0.0
             row_out[6] = math.log1p(own_gap)
-        row_out[13] = ease[item]
-        row_out[14] = ease_recent[item]
-        row_out[15] = cosine[item]
+        ease = ease_recent = cosine_recent = 0.0
+        for at in range(ease_ptr[item], ease_ptr[item + 1]):
+            ease += queries[ease_items[at]] * ease_weights[at]
+            ease_recent += recent_queries[ease_items[at]] * ease_weights[at]
+        for at in range(cosine_ptr[item], cosine_ptr[item + 1]):
+            cosine_recent += recent_queries[cosine_items[at]] * cosine_weights[at]
+        row_out[13] = ease
+        row_out[14] = ease_recent
+        row_out[15] = cosine_recent
         row_out[16] = by_category[category[item]] * per_13w
         row_out[17] = by_category_recent[category[item]] * per_4w
         row_out[18] = by_department[department[item]] * per_13w

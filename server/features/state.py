@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.features.types import Float32, Int32, Int64
+from server.jit import kernel
 
 _PER_ITEM_FLOATS = ("popularity", "popularity_recent", "repeat_rate", "gap_days", "private_label")
 _PER_ITEM_CODES = ("category", "department", "provider")
@@ -34,6 +36,11 @@ class SparseWeights:
     row_ptr: Int64
     items: Int32
     weights: Float32
+
+    @cached_property
+    def transposed(self) -> SparseWeights:
+        """The same weights by target: row j holds the sources of item j, in rising order."""
+        return SparseWeights(*_transposed(self.row_ptr, self.items, self.weights))
 
     @staticmethod
     def of_rows(rows: Sequence[Sequence[tuple[int, float]]]) -> SparseWeights:
@@ -123,6 +130,26 @@ class FeatureState:
             cosine=_weights(arrays, "cosine", n),
             max_history=int(max_history),
         )
+
+
+@kernel
+def _transposed(row_ptr: Int64, items: Int32, weights: Float32) -> tuple[Int64, Int32, Float32]:
+    n = len(row_ptr) - 1
+    target_ptr = np.zeros(n + 1, np.int64)
+    for at in range(len(items)):
+        target_ptr[items[at] + 1] += 1
+    for item in range(n):
+        target_ptr[item + 1] += target_ptr[item]
+    free = target_ptr[:-1].copy()
+    sources = np.empty(len(items), np.int32)
+    values = np.empty(len(items), np.float32)
+    for source in range(n):
+        for at in range(row_ptr[source], row_ptr[source + 1]):
+            place = free[items[at]]
+            sources[place] = source
+            values[place] = weights[at]
+            free[items[at]] += 1
+    return target_ptr, sources, values
 
 
 def _array(
