@@ -119,7 +119,8 @@ class SqliteEventStore:
 
         def work(connection: sqlite3.Connection) -> list[Recorded | InvalidField]:
             valid = (batch for place, batch in enumerate(batches) if place not in errors)
-            refs = _touch_users(connection, {event.user_id for batch in valid for event in batch})
+            users = dict.fromkeys(event.user_id for batch in valid for event in batch)
+            refs = _touch_users(connection, users)
             answers: list[Recorded | InvalidField] = []
             for place, batch in enumerate(batches):
                 if place in errors:

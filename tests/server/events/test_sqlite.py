@@ -94,35 +94,47 @@ def test_a_value_that_cannot_be_kept_is_named_and_its_mates_are_recorded(tmp_pat
         assert store.history("ann").item_ids == ("item-2",)
 
 
-def test_erase_leaves_no_byte_of_the_user_even_where_pages_were_split(tmp_path):
+def test_erase_leaves_no_byte_of_the_user_in_the_file_or_its_log(tmp_path):
     path = tmp_path / "events.db"
     chance = random.Random(7)
-    users = [f"canary-{number:04x}" for number in range(1_000)]
-    chance.shuffle(users)
+    users = [f"canary-{number:03x}" for number in range(200)]
     with SqliteEventStore(path) as store:
-        for start in range(0, 30_000, 1_000):
+        for start in range(0, 6_000, 500):
             store.record(
                 [
                     Event(f"id-{number}", user, "item", 4, number, basket=f"basket-of-{user}")
-                    for number in range(start, start + 1_000)
+                    for number in range(start, start + 500)
                     for user in [chance.choice(users)]
                 ]
             )
-        store._writing().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         before = bytes_of(path)
-        copies = {user: before.count(user.encode()) for user in users}
-        # One in the table, one in its index, one in each event: the rest was left by the split
-        # of a page, and secure_delete does not reach it.
-        live = {user: 2 + len(store.history(user)) for user in users}
-        victims = [user for user in users if copies[user] > live[user]][:3]
-        assert victims
-        for user in victims:
-            assert store.erase(user) == live[user] - 2
+        for user in users[:5]:
+            assert user.encode() in before
+            assert store.erase(user) > 0
             assert len(store.history(user)) == 0
         after = bytes_of(path)
-        assert [user for user in victims if user.encode() in after] == []
-        assert sum(user.encode() in after for user in users) == len(users) - len(victims)
+        assert [user for user in users if user.encode() in after] == users[5:]
         assert sum(len(batch) for batch in store.export()) == store.stats().events
+
+
+def test_erase_reaches_the_copy_that_a_page_split_left_behind(tmp_path):
+    # SQLite's secure_delete zeroes what it deletes, but not the copy of a cell that moved to
+    # another page before (seen with a few users in a thousand). Such a copy is planted here, in
+    # the unused middle of a page.
+    path = tmp_path / "events.db"
+    with SqliteEventStore(path) as store:
+        store.record([event(1, "canary-user"), event(2, "bob")])
+    pages = bytearray(path.read_bytes())
+    start = next(at for at in range(4096, len(pages), 4096) if pages[at] in {10, 13})  # a leaf
+    gap = slice(start + 100, start + 111)
+    assert bytes(pages[gap]) == bytes(11)
+    pages[gap] = b"canary-user"
+    path.write_bytes(pages)
+    with SqliteEventStore(path) as store:
+        assert store.damage() is None
+        assert store.erase("canary-user") == 1
+        assert b"canary-user" not in bytes_of(path)
+        assert store.history("bob").item_ids == ("item-2",)
 
 
 def test_erase_says_when_a_reader_keeps_old_bytes_and_finishes_when_called_again(tmp_path):
