@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import InvalidField, PolicyInfeasible
-from server.fairness import CompiledPolicy, FairList, Status, rerank
+from server.fairness import CompiledPolicy, FairList, PrefixViolation, Status, rerank
 from server.fairness.invariants import broken_bounds, broken_tables, check_list, check_same
 from server.fairness.metrics import floor_violations
 from server.fairness.types import ReasonCode
@@ -144,6 +144,22 @@ def test_windows_hold_at_every_prefix_for_any_number_of_groups(parts: list[int],
         for group, share in enumerate(proportions):
             count = listed[:prefix].count(group)
             assert math.floor(share * prefix) <= count <= math.ceil(share * prefix)
+
+
+def test_of_the_items_that_floors_force_the_best_goes_first() -> None:
+    # From place 3 on all places until 5 are asked for: one a until 4, one b and one c until 5.
+    policy = compiled("floors", '[floors]\na = "1/4"\nb = "1/5"\nc = "1/5"\n', max_count=5)
+    groups = np.array([3, 3, 3, 1, 0, 2], np.int32)
+    scores = np.linspace(1, 0.5, 6).astype(np.float32)
+    assert rerank(scores, groups, 5, policy).order.tolist() == [0, 1, 3, 4, 5]
+
+
+def test_the_first_bad_prefix_is_told_where_several_are_bad() -> None:
+    # No a: its floor fails at 2. One b: the ceilings leave place 3 to nobody.
+    policy = compiled("window", '[window]\na = "1/2"\nc = "1/4"\n', LABELS[:3])
+    groups = np.array([1, 2, 2, 2, 2, 2], np.int32)
+    bad = rerank(np.ones(6, np.float32), groups, 6, policy).receipt.first_bad_prefix
+    assert bad == PrefixViolation(2, "a", 1, 0)
 
 
 def test_groups_that_a_window_does_not_name_take_what_is_left_over() -> None:
