@@ -144,6 +144,7 @@ def _show_load(result: dict[str, Any], out: Path) -> None:
     help="How many requests to generate for each property.",
 )  # fmt: skip
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same requests.")
+@click.option("--only", default="", help="Properties whose names hold this text; not for the gate.")
 @click.option("--allow-remote", is_flag=True, help="The target may be another machine.")
 @click.option("--out", type=FILE, help="Write the result as JSON (for 'equipoise gate').")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -153,6 +154,7 @@ def invariants(
     bundle: Path | None,
     examples: int,
     seed: int,
+    only: str,
     allow_remote: bool,
     out: Path | None,
     as_json: bool,
@@ -164,10 +166,12 @@ def invariants(
 
     if bool(target) == kernels:
         raise click.UsageError("give either --target HOST:PORT or --kernels")
+    if kernels and (bundle or only):
+        raise click.UsageError("--bundle and --only belong to --target")
     with bar("invariants", 1.0) as progress:
         if target:
             result = check_server(
-                target, bundle=bundle, examples=examples, seed=seed,
+                target, bundle=bundle, examples=examples, seed=seed, only=only,
                 allow_remote=allow_remote, progress=progress,
             )  # fmt: skip
         else:

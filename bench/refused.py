@@ -26,8 +26,12 @@ def near_miss(name: str, known: Iterable[str]) -> str:
 
 
 def refusal(source: str, invalid: ValidationError, known: Sequence[str]) -> InputRefused:
-    """The first of pydantic's complaints in one line: the path, what was seen, what is allowed."""
-    first: Any = invalid.errors()[0]
+    """One of pydantic's complaints in one line: the path, what was seen, what is allowed.
+
+    An unknown key comes first: it is often what a missing one was meant to be.
+    """
+    errors: list[Any] = list(invalid.errors())
+    first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])

@@ -20,6 +20,7 @@ from bench.invariants import properties, requests
 from bench.invariants.callers import Kernels, LiveServer
 from bench.invariants.claims import Claims, Violated, Violation
 from bench.invariants.world import PolicyFacts, World, learn
+from bench.refused import InputRefused
 from bench.target import check_target, serving_info
 from equipoise.v1 import recommendation_pb2 as pb
 from server.errors import EquipoiseError
@@ -28,6 +29,9 @@ from server.fairness import compile_policy, parse_policy
 SCHEMA_VERSION = 1
 # More broken theorems than this in one property say nothing more.
 MAX_ROUNDS = 25
+# Making examples small asks the server hundreds of times: for the first theorems that break, not
+# for every consequence of one defect.
+SHRUNK = 3
 
 Progress = Callable[[float], None]
 
@@ -47,7 +51,8 @@ def search(
     """Every theorem of the property that an example breaks, with the smallest one found."""
     found: list[Violation] = []
     claims.where, claims.known = prop.where, set()
-    for _ in range(MAX_ROUNDS):
+    for broken in range(MAX_ROUNDS):
+        shrink = (Phase.shrink,) if broken < SHRUNK else ()
         claims.forget()
 
         @seed(number)
@@ -58,7 +63,7 @@ def search(
             derandomize=False,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
-            phases=(Phase.generate, Phase.shrink),
+            phases=(Phase.generate, *shrink),
             verbosity=Verbosity.quiet,
         )
         @given(prop.examples)
@@ -159,7 +164,7 @@ def _server_properties(claims: Claims, server: LiveServer, world: World) -> list
 
 def _result(
     bundle_id: str, model_digest: str, target: str, examples: int, number: int,
-    claims: Claims, found: list[Violation], *, tables_known: bool,
+    claims: Claims, found: list[Violation], *, tables_known: bool, only: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "kind": "invariants",
@@ -170,6 +175,7 @@ def _result(
         "examples": examples,
         "seed": number,
         "tables_known": tables_known,
+        "only": only,
         "checked": dict(sorted(claims.checked.items())),
         "violations": [asdict(violation) for violation in found],
         "violation_count": len(found),
@@ -182,13 +188,17 @@ def check_server(
     bundle: Path | None = None,
     examples: int = 60,
     seed: int = 1,
+    only: str = "",
     allow_remote: bool = False,
     progress: Progress = lambda done: None,
 ) -> dict[str, Any]:
     """Check a live server; return the invariants result.
 
+    only: run the properties whose names hold this text ("Rerank"); all of them when empty.
+
     Raises:
-        InputRefused: the target is not allowed or does not answer, or serves another bundle.
+        InputRefused: the target is not allowed or does not answer, serves another bundle, or
+            `only` is in no property's name.
         ServerGone: it stopped to answer.
         EquipoiseError: it returned no item to ask about.
     """
@@ -207,11 +217,15 @@ def check_server(
         world = learn(info, recommend, bundle, seed)
         if not world.items:
             raise EquipoiseError("the server returned no item to ask about; give --bundle")
-        props = _server_properties(claims, server, world)
+        every = _server_properties(claims, server, world)
+        props = [prop for prop in every if only in prop.where]
+        if not props:
+            names = ", ".join(repr(prop.where) for prop in every)
+            raise InputRefused("--only", "", f"got {only!r}, allowed: a part of {names}")
         found = _run(props, claims, examples, seed, progress)
     return _result(
         info.bundle_id, info.model.digest, target, examples, seed, claims, found,
-        tables_known=bundle is not None,
+        tables_known=bundle is not None, only=only,
     )  # fmt: skip
 
 

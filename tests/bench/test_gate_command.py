@@ -1,0 +1,180 @@
+"""`equipoise gate`: exit codes, and the same verdict in four forms."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from junitparser import Error, Failure, JUnitXml
+
+from bench.gate import evaluate
+from bench.gate.report import as_junit, as_markdown
+from server.cli import main
+from strategies.results import TODAY, budget, budgets, load, quality
+
+GOOD = budget("quality.ndcg_at_20", on="interval", at_least=0.3, min_n=1000)
+BAD = budget("quality.ndcg_at_20", at_least=0.5)
+OPEN = budget("quality.item_exposure_gini", on="interval", at_most=1)
+
+
+@dataclass(frozen=True)
+class Run:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Gate:
+    """`equipoise gate` in this process: the whole command, from arguments to exit code."""
+
+    def __init__(
+        self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
+    ) -> None:
+        self._folder = folder
+        self._patch = patch
+        self._capture = capture
+
+    def raw(self, *arguments: str | Path) -> Run:
+        self._patch.setattr(sys, "argv", ["equipoise", "gate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main()
+        told = self._capture.readouterr()
+        assert isinstance(done.value.code, int)
+        return Run(done.value.code, told.out, told.err)
+
+    def __call__(self, *lines: str, result: Any = None, flags: tuple[str, ...] = ()) -> Run:
+        head = 'schema_version = 1\nname = "test"\n'
+        budget_file, result_file = self._folder / "b.toml", self._folder / "quality.json"
+        budget_file.write_text(head + "\n".join(lines))
+        document = dict(quality().document) if result is None else result
+        result_file.write_text(document if isinstance(document, str) else json.dumps(document))
+        return self.raw("--budgets", budget_file, result_file, *flags)
+
+
+@pytest.fixture
+def gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Gate:
+    return Gate(tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "word"),
+    [
+        ((GOOD,), 0, "PASS"),
+        ((GOOD, BAD, OPEN), 1, "FAIL"),
+        ((GOOD, OPEN), 3, "NOT ENOUGH EVIDENCE"),
+    ],
+)
+def test_the_exit_code_is_the_verdict(
+    lines: tuple[str, ...], code: int, word: str, gate: Gate
+) -> None:
+    run = gate(*lines)
+    assert run.returncode == code, run.stderr
+    assert word in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("lines", "result", "told"),
+    [
+        ((), None, "budget: is missing"),
+        ((GOOD.replace("min_n", "min_m"),), None, "did you mean 'min_n'"),
+        ((GOOD,), "not json", "not JSON"),
+        ((GOOD,), "[]", "not a JSON object"),
+        ((GOOD,), {"kind": "quality", "schema_version": 1}, "bundle_id: is missing"),
+        ((GOOD,), {"kind": "mood", "schema_version": 1, "bundle_id": "b"}, "kind: got 'mood'"),
+        ((GOOD,), {"kind": "quality", "schema_version": 2, "bundle_id": "b"}, "schema_version"),
+        ((GOOD,), {"kind": "quality", "schema_version": 1, "bundle_id": ""}, "bundle_id: got ''"),
+    ],
+)
+def test_malformed_input_exits_2_with_one_line(
+    lines: tuple[str, ...], result: Any, told: str, gate: Gate
+) -> None:
+    run = gate(*lines, result=result)
+    assert run.returncode == 2
+    assert told in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_no_result_and_absent_files_are_usage_errors(gate: Gate, tmp_path: Path) -> None:
+    budget_file, absent = tmp_path / "b.toml", tmp_path / "absent"
+    budget_file.write_text('schema_version = 1\nname = "t"\n' + GOOD)
+    for arguments in (
+        ("--budgets", budget_file),
+        ("--budgets", budget_file, absent),
+        ("--budgets", absent, absent),
+        (absent,),
+    ):
+        run = gate.raw(*arguments)
+        assert run.returncode == 2
+        assert run.stderr
+
+
+def test_the_installed_command_exits_with_the_verdict(tmp_path: Path) -> None:
+    (tmp_path / "b.toml").write_text('schema_version = 1\nname = "t"\n' + OPEN)
+    (tmp_path / "q.json").write_text(json.dumps(dict(quality().document)))
+    command = [sys.executable, "-m", "server.cli", "gate", "--budgets", "b.toml", "q.json"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 3, run.stderr
+
+
+def test_a_nan_in_a_file_is_read_and_never_passes(gate: Gate) -> None:
+    text = json.dumps(dict(quality().document)).replace("0.34,", "NaN,")
+    assert "NaN" in text
+    run = gate(budget("quality.ndcg_at_20", at_least=-1e9), result=text)
+    assert run.returncode == 1
+    assert "not a finite number" in re.sub(r"\s+", " ", run.stdout)
+
+
+def test_all_reports_are_written_and_agree(gate: Gate, tmp_path: Path) -> None:
+    flags = [f"--{kind}-out={tmp_path / 'out' / kind}" for kind in ("json", "markdown", "junit")]
+    run = gate(GOOD, BAD, OPEN, flags=(*flags, "--json"))
+    verdict = json.loads(run.stdout)
+    assert verdict == json.loads((tmp_path / "out" / "json").read_text())
+    assert (verdict["status"], verdict["exit_code"]) == ("fail", 1)
+    statuses = [line["status"] for line in verdict["lines"]]
+    assert statuses == ["pass", "pass", "fail", "not enough evidence"]
+    markdown = (tmp_path / "out" / "markdown").read_text()
+    rows = [row for row in markdown.splitlines() if row.startswith("| ")]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]] == statuses
+    junit = JUnitXml.fromfile(str(tmp_path / "out" / "junit"))
+    assert (junit.tests, junit.failures, junit.errors, junit.skipped) == (4, 1, 1, 0)
+
+
+def test_not_enough_evidence_is_an_error_in_junit_not_a_skip() -> None:
+    verdict = evaluate(budgets(GOOD, BAD, OPEN), [quality()], today=TODAY)
+    results = [case.result for suite in JUnitXml.fromstring(as_junit(verdict)) for case in suite]
+    kinds = [type(found[0]) if found else None for found in results]
+    assert kinds == [None, None, Failure, Error]
+
+
+def test_markdown_survives_pipes_in_texts_and_infinite_ends() -> None:
+    line = GOOD.replace("made for a test", "a|b")
+    tail = budget("load.latency_ms.p99", on="interval", at_most=9)
+    verdict = evaluate(budgets(line, tail), [quality(), load([1.0] * 10)], today=TODAY)
+    page = as_markdown(verdict)
+    assert "a\\|b" in page
+    assert "[1, inf], 10 requests" in page
+
+
+def test_the_verdict_of_another_day_can_be_asked_for(gate: Gate) -> None:
+    line = budget("quality.ndcg_at_20", at_least=0, extra="expires = 2026-06-30")
+    assert gate(line, flags=("--today", "2026-06-30")).returncode == 0
+    assert gate(line, flags=("--today", "2026-07-01")).returncode == 1
+    assert gate(line, flags=("--today", "soon")).returncode == 2
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing_half_written(
+    gate: Gate, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    run = gate(GOOD, flags=("--json-out", str(tmp_path / "file" / "v.json")))
+    assert run.returncode == 1
+    assert len(run.stderr.strip().splitlines()) == 1
+    assert (tmp_path / "file").read_text() == ""

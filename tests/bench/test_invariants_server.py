@@ -1,0 +1,145 @@
+"""The theorems hold of the real server, and every planted fault is found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from bench.invariants.run import check_server
+from bench.refused import InputRefused
+from strategies import tampering
+from strategies.bundles import tiny_bundle
+from strategies.live import LiveServer
+
+on_lists = tampering.on_lists
+FLOORS, CAP, PLAIN = "Rerank under tiers", "Rerank under categories", "Rerank under none"
+LIST, OFF = "Recommend under tiers", "personalisation off"
+# Each fault, the property to run, and one theorem that must be told as broken.
+FAULTS: dict[str, tuple[tampering.Fault, str, str]] = {
+    "drops the floor": (on_lists(tampering.plain_order), FLOORS, "bounds_kept_when_met"),
+    "an item twice": (on_lists(tampering.last_twice), FLOORS, "no_duplicates"),
+    "a place short": (on_lists(tampering.one_short), LIST, "length"),
+    "an item nobody named": (on_lists(tampering.foreign_item), FLOORS, "subset_of_candidates"),
+    "first two swapped": (on_lists(tampering.first_two_swapped), PLAIN, "rank_by_score"),
+    "says met": (on_lists(tampering.claims_met), CAP, "first_bad_prefix_is_true"),
+    "says infeasible": (on_lists(tampering.claims_infeasible), FLOORS, "first_bad_prefix_is_true"),
+    "a later prefix": (on_lists(tampering.later_bad_prefix), CAP, "first_bad_prefix_is_true"),
+    "more utility": (on_lists(tampering.more_utility), FLOORS, "utility_kept"),
+    "fewer moved": (on_lists(tampering.fewer_moved), FLOORS, "places_moved"),
+    "more exposure": (on_lists(tampering.more_exposure), LIST, "exposure"),
+    "another policy": (on_lists(tampering.other_digest), PLAIN, "receipt_names_policy"),
+    "no reasons": (on_lists(tampering.no_reasons), FLOORS, "reason_codes"),
+    "another bundle": (on_lists(tampering.other_bundle), LIST, "one_bundle"),
+    "ranks from 0": (on_lists(tampering.ranks_from_zero), PLAIN, "ranks"),
+    "other scores": (on_lists(tampering.other_scores), PLAIN, "scores_unchanged"),
+    "an excluded item": (on_lists(tampering.excluded_back), LIST, "excluded_never_appear"),
+    "knows the user": (on_lists(tampering.knows_the_user), OFF, "off_means_off"),
+    "another list each time": (
+        on_lists(tampering.every_other_call_swapped()), PLAIN, "deterministic",
+    ),
+    "ties by place": (
+        on_lists(tampering.in_the_order_of_the_request), PLAIN, "order_of_input_is_nothing",
+    ),
+    "INTERNAL": (tampering.crashes_on_bad_input, "malformed Recommend", "never_internal"),
+    "forgives": (tampering.forgives_bad_input, "malformed RecordFeedback", "bad_input_refused"),
+    "runs the model": (
+        tampering.runs_on_validate_only, "validate only", "validate_only_makes_no_list",
+    ),
+}  # fmt: skip
+
+
+def broken(result: dict[str, Any]) -> set[str]:
+    return {violation["invariant"] for violation in result["violations"]}
+
+
+def test_every_theorem_holds_of_the_real_server(live: LiveServer, bundle_path: Path) -> None:
+    done: list[float] = []
+    result = check_server(
+        live.target, bundle=bundle_path, examples=12, seed=3, progress=done.append
+    )
+    assert result["violations"] == []
+    assert result["bundle_id"].startswith("tiny-")
+    assert result["checked"]["bounds_kept_when_met"] > 50
+    assert result["checked"]["no_fair_list_is_better"] > 10
+    assert result["checked"]["bad_input_refused"] > 40
+    assert done[-1] == 1.0
+
+
+def test_without_the_bundle_items_are_learned_and_receipts_checked(live: LiveServer) -> None:
+    result = check_server(live.target, examples=5, seed=3)
+    assert result["violations"] == []
+    assert "bounds_kept_when_met" not in result["checked"]
+    assert result["checked"]["utility_kept"] > 10
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name: str, live: LiveServer, bundle_path: Path) -> None:
+    fault, where, theorem = FAULTS[name]
+    with tampering.tampered(live.channel, fault) as target:
+        result = check_server(target, bundle=bundle_path, examples=25, seed=5, only=where)
+    assert theorem in broken(result)
+    assert result["violation_count"] == len(result["violations"]) > 0
+
+
+def test_the_example_of_a_violation_is_small(live: LiveServer, bundle_path: Path) -> None:
+    with tampering.tampered(live.channel, tampering.on_lists(tampering.last_twice)) as target:
+        result = check_server(target, bundle=bundle_path, examples=25, seed=5, only=FLOORS)
+    found = next(v for v in result["violations"] if v["invariant"] == "no_duplicates")
+    assert len(found["example"][0]["candidates"]) == 2
+
+
+def test_a_server_of_another_bundle_is_refused(live: LiveServer, tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "other", seed=9)
+    with pytest.raises(InputRefused, match="the server serves tiny-"):
+        check_server(live.target, bundle=tmp_path / "other", examples=1)
+    with pytest.raises(InputRefused, match="allowed: a part of"):
+        check_server(live.target, bundle=None, examples=1, only="no such property")
+
+
+def test_a_target_without_a_server_or_elsewhere_is_refused() -> None:
+    with pytest.raises(InputRefused, match="is a server up"):
+        check_server("127.0.0.1:1", examples=1)
+    with pytest.raises(InputRefused, match="allow-remote"):
+        check_server("shop.example:443", examples=1)
+
+
+def test_nothing_is_recorded_at_the_server(live: LiveServer, bundle_path: Path) -> None:
+    from equipoise.v1 import recommendation_pb2 as pb
+
+    recorded = []
+
+    def watch(request: Any, response: Any, context: grpc.ServicerContext) -> Any:
+        if isinstance(response, pb.RecordFeedbackResponse):
+            recorded.append(response)
+        return response
+
+    with tampering.tampered(live.channel, watch) as target:
+        check_server(target, bundle=bundle_path, examples=20, seed=1, only="RecordFeedback")
+    assert recorded == []
+
+
+def test_the_command_exits_0_and_1_and_writes_the_result(
+    live: LiveServer, bundle_path: Path, tmp_path: Path
+) -> None:
+    def run(target: str, out: Path) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable, "-m", "server.cli", "invariants", "--target", target,
+            "--bundle", str(bundle_path), "--examples", "6", "--only", FLOORS, "--out", str(out),
+        ]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    good = run(live.target, tmp_path / "good.json")
+    assert good.returncode == 0, good.stderr
+    assert "none is broken" in good.stdout
+    assert json.loads((tmp_path / "good.json").read_text())["violation_count"] == 0
+    with tampering.tampered(live.channel, tampering.on_lists(tampering.more_utility)) as target:
+        bad = run(target, tmp_path / "bad.json")
+    assert bad.returncode == 1
+    assert "BROKEN utility_kept" in bad.stdout
+    assert json.loads((tmp_path / "bad.json").read_text())["violations"][0]["example"]
