@@ -304,23 +304,40 @@ def test_readers_see_a_whole_bundle_at_every_moment(folder: Path, parts: BundleP
     assert set(seen) == ids
 
 
-def test_the_path_always_has_a_bundle_while_it_is_replaced(
-    folder: Path, parts: BundleParts
+def test_where_the_system_can_exchange_two_folders_there_is_no_moment_without_a_bundle(
+    folder: Path, parts: BundleParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop, absent = threading.Event(), []
+    exchange, in_two_steps = writing._exchange, writing._replace_in_two_steps
+    done: list[str] = []
 
-    def look() -> None:
-        while not stop.is_set():
-            if not (folder / "manifest.json").exists():
-                absent.append(1)
+    def spied(first: Path, second: Path) -> bool:
+        could = exchange(first, second)
+        done.append("exchanged" if could else "cannot")
+        return could
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    for number in range(20):
-        write_bundle(parts if number % 2 else other(parts), folder)
-    stop.set()
-    watcher.join()
-    assert absent == []
+    def two_steps(aside: Path, target: Path) -> None:
+        done.append("two steps")
+        in_two_steps(aside, target)
+
+    monkeypatch.setattr(writing, "_exchange", spied)
+    monkeypatch.setattr(writing, "_replace_in_two_steps", two_steps)
+    new = write_bundle(other(parts), folder)
+    assert done in (["exchanged"], ["cannot", "two steps"])
+    assert load_bundle(folder).manifest == new
+
+
+def test_a_file_put_into_the_target_while_the_bundle_is_written_is_not_lost(
+    folder: Path, parts: BundleParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path) -> object:
+        (folder / "notes.txt").write_text("mine")
+        return load_bundle(path)
+
+    monkeypatch.setattr(writing, "load_bundle", slow)
+    with pytest.raises(Refused, match=r"holds 'notes\.txt'"):
+        write_bundle(other(parts), folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert names(folder.parent) == ["bundle"]
 
 
 def test_without_an_exchange_two_renames_do_and_a_failed_second_is_undone(
