@@ -26,6 +26,9 @@ INPUT = "features"
 OUTPUT = "scores"
 TOLERANCE = 1e-4
 TOP = 20
+# Scores nearer to each other than this share are one score to float32: which of the two stands
+# first is no fault of the export, and a young shop has many such items.
+TIE = 1e-5
 SHAPES = ((1, 1), (1, 430), (2, 7), (5, 300), (16, 33), (33, 700))
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 TYPICAL_CANDIDATES = 430
@@ -71,7 +74,8 @@ def scorer_of(model: bytes, n_features: int) -> OnnxScorer:
 def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int = 0) -> float:
     """The largest difference seen between torch and onnxruntime.
 
-    Random inputs over several shapes, real lists one by one, and the same top 20 for each.
+    Random inputs over several shapes, real lists one by one, and the same top 20 for each
+    (items that tie in torch may change places).
 
     Raises:
         ParityFailed: a difference above 1e-4, or another top 20.
@@ -86,11 +90,10 @@ def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int =
         part = slice(int(real.ptr[place]), int(real.ptr[place + 1]))
         features = real.features[part][np.newaxis]
         worst = max(worst, _difference(model, scorer, features, f"real list {place}"))
-        tops = [
-            real.items[part][np.lexsort((real.items[part], -scores))[:TOP]].tolist()
-            for scores in (_torch(model, features)[0], scorer.score(features)[0])
-        ]
-        if tops[0] != tops[1]:
+        given, expected = scorer.score(features)[0], _torch(model, features)[0]
+        best = [np.lexsort((real.items[part], -scores))[:TOP] for scores in (given, expected)]
+        found, wanted = expected[best[0]], expected[best[1]]
+        if (np.abs(found - wanted) > TIE * wanted).any():
             raise ParityFailed(f"real list {place}: torch and onnxruntime give another top {TOP}")
     return worst
 

@@ -7,6 +7,7 @@ the cut is looked at.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,6 +33,23 @@ def attribute_codes(texts: tuple[str, ...]) -> Int32:
     """
     _, codes = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
     return codes.astype(np.int32)
+
+
+def with_levels(data: Dataset) -> Dataset:
+    """`data` with the attributes department and category.
+
+    Where the data does not name them they are the first and the second level of `category_path`
+    (the first again where it has one level).
+    """
+    paths = data.item_attributes.get("category_path")
+    if paths is None:
+        return data
+    levels = [path.split(" > ") for path in paths]
+    named = {
+        "department": tuple(level[0] for level in levels),
+        "category": tuple(level[min(1, len(level) - 1)] for level in levels),
+    }
+    return replace(data, item_attributes={**named, **data.item_attributes})
 
 
 def fit_features(

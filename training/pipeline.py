@@ -34,7 +34,7 @@ from training.data.dataset import Dataset
 from training.data.prepare import Prepared
 from training.data.split import Targets, targets_between
 from training.export import check_parity, export_onnx, scorer_of
-from training.fit_features import fit_features
+from training.fit_features import fit_features, with_levels
 from training.model import PairRanker
 from training.release import assemble
 from training.rows import Lists, make_lists
@@ -56,7 +56,7 @@ class Pipeline:
     """One training run, with a progress bar on whatever takes long."""
 
     def __init__(self, prepared: Prepared, settings: TrainSettings, console: Console) -> None:
-        self._data = prepared.dataset
+        self._data = with_levels(prepared.dataset)
         self._split = prepared.split
         self._settings = settings
         self._console = console

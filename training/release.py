@@ -90,7 +90,8 @@ def read_policies(folder: Path, groups: tuple[GroupTable, ...]) -> dict[str, str
         text = path.read_text(encoding="utf-8")
         policy = parse_policy(text, str(path))
         named = {group for group, _ in policy.shares}
-        if policy.kind == "none" or named <= tables.get(policy.group_table, set()):
+        table = tables.get(policy.group_table)
+        if policy.kind == "none" or (table is not None and named <= table):
             documents[policy.name] = text
     if not documents:
         raise Refused(f"{folder}: no policy fits; the data has the group tables {listed(tables)}")

@@ -1,0 +1,213 @@
+"""From purchases to a bundle: what goes in, what stays out, and that a failed gate writes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import safetensors.numpy
+from click.testing import CliRunner, Result
+
+from server.bundle import Bundle, load_bundle
+from server.errors import Refused
+from server.events import SqliteEventStore
+from server.features import generate_candidates, pair_features
+from strategies.fairness import document
+from strategies.purchases import raw, shop_rows, tables
+from training import pipeline
+from training.commands import train
+from training.data.dataset import Dataset, dataset_of
+from training.data.stored import load
+from training.export import ParityFailed, scorer_of
+from training.release import SHOP_POLICIES, group_tables, provider_tiers, read_policies
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with purchases.parquet and items.csv."""
+    folder = tmp_path_factory.mktemp("shop")
+    raw(shop_rows()).write_parquet(folder / "purchases.parquet")
+    items = [f"item-{n:03}" for n in range(60)]
+    pl.DataFrame(
+        {
+            "item": items,
+            "name": [f"Thing {n}" for n in range(60)],
+            "category_path": [f"FOOD > SHELF {n % 4}" for n in range(60)],
+            "provider": [f"maker-{n % 7}" for n in range(60)],
+            "brand": ["Private" if n % 3 == 0 else "National" for n in range(60)],
+        }
+    ).write_csv(folder / "items.csv")
+    return folder
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(train, [*arguments, "--quick", "--json"])
+
+
+@pytest.fixture(scope="module")
+def trained(shop: Path) -> Path:
+    """A bundle made by the command."""
+    out = shop / "out" / "bundle"
+    result = run(
+        "--interactions", str(shop / "purchases.parquet"), "--items", str(shop / "items.csv"),
+        "--out", str(out),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["parity_max_difference"] <= 1e-4
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Path) -> Bundle:
+    return load_bundle(trained)
+
+
+def test_the_command_writes_a_bundle_that_loads(bundle: Bundle) -> None:
+    assert bundle.manifest.data.items == len(bundle.items.ids)
+    assert set(bundle.policies) == {"none", "provider-tiers", "private-label", "category-cap"}
+    assert bundle.manifest.default_policy == "provider-tiers"
+    assert bundle.items.ids == tuple(sorted(bundle.items.ids))
+    assert bundle.items.names[0] == "Thing 0"
+    assert set(bundle.groups["category"].labels) == {f"SHELF {n}" for n in range(4)}
+    assert np.array_equal(bundle.groups["category"].codes, bundle.state.category)
+    assert 0 < bundle.manifest.quality["validation_ndcg_at_20"] <= 1
+
+
+def test_warm_up_requests_are_answered_as_the_bundle_says(bundle: Bundle) -> None:
+    model = bundle.manifest.model
+    scorer = scorer_of(bundle.model, model.n_features)
+    sizes = [len(warmup.history) for warmup in bundle.warmups]
+    assert sizes[0] == 0
+    assert max(sizes) > 1
+    for warmup in bundle.warmups:
+        found = generate_candidates(warmup.history, warmup.now_ms, bundle.state, model.n_novel)
+        features = pair_features(warmup.history, found.items, warmup.now_ms, bundle.state)
+        scores = scorer.score(features[None])[0]
+        best = sorted(range(len(found)), key=lambda n: (-scores[n], found.items[n]))[:20]
+        assert warmup.expected_top.tolist() == found.items[best].tolist()
+
+
+def test_nobodys_data_is_in_the_bundle(trained: Path, bundle: Bundle) -> None:
+    for file in trained.rglob("*"):
+        assert not file.is_file() or b"user-0" not in file.read_bytes(), file.name
+    data = dataset_of(tables(shop_rows()))
+    people = {tuple(sorted(data.history(user).items.tolist())) for user in range(data.n_users)}
+    drawn = {tuple(sorted(w.history.items.tolist())) for w in bundle.warmups}
+    assert not people & drawn
+
+
+def test_the_checkpoint_is_the_model_that_was_exported(trained: Path, bundle: Bundle) -> None:
+    weights = safetensors.numpy.load_file(trained.with_name("bundle.ranker.safetensors"))
+    x = (bundle.golden_inputs - weights["mean"]) * weights["inverse_std"]
+    for layer in (0, 2):
+        x = np.maximum(x @ weights[f"layers.{layer}.weight"].T + weights[f"layers.{layer}.bias"], 0)
+    logits = (x @ weights["layers.4.weight"].T + weights["layers.4.bias"])[..., 0]
+    scores = 1 / (1 + np.exp(-(logits * weights["scale"] + weights["offset"])))
+    assert scores == pytest.approx(bundle.golden_outputs, abs=1e-5)
+
+
+def test_a_failed_parity_gate_leaves_no_bundle(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = pipeline.scorer_of
+
+    class Off:
+        def __init__(self, model: bytes, n_features: int) -> None:
+            self._honest = honest(model, n_features)
+
+        def score(self, features: np.ndarray) -> np.ndarray:
+            return self._honest.score(features) + np.float32(1e-3)
+
+    monkeypatch.setattr(pipeline, "scorer_of", Off)
+    out = tmp_path / "bundle"
+    result = run("--interactions", str(shop / "purchases.parquet"), "--out", str(out))
+    assert isinstance(result.exception, ParityFailed)
+    assert not out.exists()
+    assert not [path.name for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_purchases_in_the_event_store_are_learned_from(shop: Path, tmp_path: Path) -> None:
+    store = tmp_path / "events.db"
+    with SqliteEventStore(store) as opened:
+        load(tables(shop_rows()).interactions, opened)
+    out = tmp_path / "bundle"
+    result = run("--events", str(store), "--out", str(out))
+    assert result.exit_code == 0, (result.output, result.exception)
+    again = load_bundle(out)
+    direct = run("--interactions", str(shop / "purchases.parquet"), "--out", str(tmp_path / "b"))
+    assert direct.exit_code == 0, direct.output
+    same = load_bundle(tmp_path / "b")
+    # The same purchases, the same model: the way through the store loses nothing.
+    assert again.manifest.model.digest == same.manifest.model.digest
+    assert again.items.ids == same.items.ids
+
+
+def test_too_short_a_time_is_refused_in_words(tmp_path: Path) -> None:
+    raw(shop_rows(days=20)).write_parquet(tmp_path / "few.parquet")
+    result = run("--interactions", str(tmp_path / "few.parquet"), "--out", str(tmp_path / "b"))
+    assert isinstance(result.exception, Refused)
+    assert not (tmp_path / "b").exists()
+
+
+def shop_data(providers: list[str], sales: list[float]) -> Dataset:
+    """One purchase of each item, at these prices."""
+    rows = [("u", f"i{n}", n, f"b{n}") for n in range(len(providers))]
+    data = dataset_of(tables(rows))
+    attributes = {**data.item_attributes, "provider": tuple(providers)}
+    return dataclasses.replace(data, item_attributes=attributes, values=np.array(sales, np.float64))
+
+
+def test_provider_tiers_are_half_of_sales_the_next_to_80_percent_and_the_rest() -> None:
+    data = shop_data(
+        ["big", "big", "second", "third", "fourth", "unknown", "fifth"],
+        [30, 15, 20, 16, 10, 500, 9],
+    )
+    # 45, 65, 81, 91 and 100 % of the sales whose provider is known.
+    tiers = provider_tiers(data)
+    named = dict(
+        zip(
+            data.item_attributes["provider"],
+            (tiers.labels[code] for code in tiers.codes),
+            strict=True,
+        )
+    )
+    assert named == {
+        "big": "large",
+        "second": "large",
+        "third": "medium",
+        "fourth": "small",
+        "fifth": "small",
+        "unknown": "unknown",
+    }
+
+
+def test_without_prices_tiers_go_by_purchases() -> None:
+    data = shop_data(["a", "a", "a", "b"], [0, 0, 0, 0])
+    tiers = provider_tiers(data)
+    assert [tiers.labels[code] for code in tiers.codes] == ["large"] * 3 + ["medium"]
+
+
+def test_only_policies_whose_groups_exist_are_taken(tmp_path: Path) -> None:
+    groups = group_tables(shop_data(["a", "b"], [2, 1]))
+
+    def put(name: str, table: str, kind: str, body: str) -> None:
+        text = document(kind, body).replace('"t"', f'"{table}"')
+        (tmp_path / f"{name}.toml").write_text(text.replace('name = "p"', f'name = "{name}"'))
+
+    put("fits", "provider_tier", "floors", '[floors]\nsmall = "1/5"\n')
+    put("no-such-group", "provider_tier", "floors", '[floors]\ntiny = "1/5"\n')
+    put("no-such-table", "colour", "floors", '[floors]\nred = "1/5"\n')
+    put("no-table-to-cap", "colour", "cap", "[cap]\nat_most = 4\nwithin_first = 20\n")
+    assert set(read_policies(tmp_path, groups)) == {"fits"}
+    (tmp_path / "fits.toml").unlink()
+    with pytest.raises(Refused, match="no policy fits"):
+        read_policies(tmp_path, groups)
+
+
+def test_the_policies_that_come_along_are_read() -> None:
+    every = read_policies(SHOP_POLICIES, group_tables(shop_data(["a", "b"], [2, 1])))
+    assert "none" in every
