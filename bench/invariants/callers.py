@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -65,7 +66,11 @@ class LiveServer:
 
 
 def _reason(error: Any) -> str:
-    status = rpc_status.from_call(error)
+    try:
+        status = rpc_status.from_call(error)
+    except (ValueError, DecodeError):
+        # Details that contradict the code or do not parse give no reason.
+        return ""
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):

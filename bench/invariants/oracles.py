@@ -51,33 +51,33 @@ def first_unkeepable_prefix(
 def best_utility(
     gains: Sequence[Sequence[float]], floors: Table, ceilings: Table, size: int
 ) -> float | None:
-    """The largest DCG of any list of `size` that keeps all bounds; None if there is none.
+    """The largest DCG of any list of `size` that keeps all bounds; None if there is none, or unknown.
 
-    gains: per group, the gains of its items, best first. Tries every sequence of groups.
+    gains: per group, the gains of its items, best first. Of all lists with the same counts per
+    group only the best can be the head of the best list (Bellman), so each count is kept once.
 
     >>> round(best_utility([[3.0, 2.0], [1.0]], [[0, 0, 0], [0, 0, 1]], [[0, 1, 2], [0, 1, 2]], 2), 4)
     3.6309
     """
-    counts = [0] * len(gains)
-    best: float | None = None
-
-    def extend(prefix: int, so_far: float) -> None:
-        nonlocal best
-        if prefix > size:
-            best = so_far if best is None else max(best, so_far)
-            return
-        for g, own in enumerate(gains):
-            if counts[g] == len(own):
-                continue
-            counts[g] += 1
-            if all(
-                floors[h][prefix] <= count <= ceilings[h][prefix] for h, count in enumerate(counts)
-            ):
-                extend(prefix + 1, so_far + own[counts[g] - 1] / math.log2(prefix + 1))
-            counts[g] -= 1
-
-    extend(1, 0.0)
-    return best
+    states: dict[tuple[int, ...], float] = {tuple(0 for _ in gains): 0.0}
+    for prefix in range(1, size + 1):
+        weight = 1 / math.log2(prefix + 1)
+        following: dict[tuple[int, ...], float] = {}
+        for counts, so_far in states.items():
+            for g, own in enumerate(gains):
+                if counts[g] == len(own):
+                    continue
+                grown = (*counts[:g], counts[g] + 1, *counts[g + 1 :])
+                if all(
+                    floors[h][prefix] <= count <= ceilings[h][prefix]
+                    for h, count in enumerate(grown)
+                ):
+                    total = so_far + own[counts[g]] * weight
+                    following[grown] = max(following.get(grown, -math.inf), total)
+        if not following or len(following) > MAX_STATES:
+            return None
+        states = following
+    return max(states.values())
 
 
 def dcg(gains: Sequence[float]) -> float:

@@ -34,27 +34,30 @@ ITEM_IDS = st.one_of(
 
 @st.composite
 def rerank_requests(draw: st.DrawFn, world: World, policy: PolicyFacts) -> pb.RerankRequest:
-    """A caller's own candidates: up to 30, of up to 4 groups of the policy."""
-    ids = draw(st.lists(ITEM_IDS, min_size=1, max_size=MAX_CANDIDATES, unique=True))
+    """A caller's own candidates: up to 30, of up to 4 groups of the policy.
+
+    Often one group outscores the others, or bounds would seldom have anything to do.
+    """
+    # sampled_from is even where integers prefers the ends, and still shrinks to the first.
+    size = draw(st.sampled_from(range(1, MAX_CANDIDATES + 1)))
+    ids = draw(st.lists(ITEM_IDS, min_size=size, max_size=size, unique=True))
     labels: tuple[str, ...] = ("",)
     if policy.labels:
-        some = st.lists(
-            st.sampled_from(policy.labels), min_size=1, max_size=MAX_GROUPS, unique=True
-        )
+        # Mostly all groups, since a group without supply makes its floors infeasible.
+        most = min(len(policy.labels), MAX_GROUPS)
+        least = draw(st.sampled_from([most, most, most, 1]))
+        some = st.lists(st.sampled_from(policy.labels), min_size=least, max_size=most, unique=True)
         labels = tuple(draw(some))
-    count = draw(
-        st.one_of(st.integers(1, min(12, world.max_count)), st.integers(1, world.max_count))
-    )
-    return pb.RerankRequest(
-        candidates=[
-            pb.ScoredCandidate(
-                item_id=item, score=draw(SCORES), group=draw(st.sampled_from(labels))
-            )
-            for item in ids
-        ],
-        count=count,
-        policy=policy.name,
-    )
+    ahead = draw(st.sampled_from([0.0, 4.0]))
+    candidates = []
+    for item in ids:
+        place = draw(st.sampled_from(range(len(labels))))
+        score = draw(SCORES) + (0.0 if place else ahead)
+        candidates.append(pb.ScoredCandidate(item_id=item, score=score, group=labels[place]))
+    least = draw(st.sampled_from([1, max(size // 2, 1)]))
+    most = draw(st.sampled_from([size, size, max(world.max_count, size)]))
+    count = min(draw(st.sampled_from(range(least, most + 1))), world.max_count)
+    return pb.RerankRequest(candidates=candidates, count=count, policy=policy.name)
 
 
 @st.composite

@@ -29,9 +29,9 @@ from server.fairness import compile_policy, parse_policy
 SCHEMA_VERSION = 1
 # More broken theorems than this in one property say nothing more.
 MAX_ROUNDS = 25
-# Making examples small asks the server hundreds of times: for the first theorems that break, not
-# for every consequence of one defect.
-SHRUNK = 3
+# Making an example small asks the server hundreds of times: for the first theorem that breaks in a
+# property, not for every consequence of one defect.
+SHRUNK = 1
 
 Progress = Callable[[float], None]
 

@@ -106,15 +106,29 @@ def _begin(environment: Environment) -> Session:
     )
 
 
+def prepare(environment: Environment, **_: Any) -> None:
+    """Learn of the server and draw requests before the clock of a headless run starts."""
+    options: Any = environment.parsed_options
+    if options is not None and options.headless:
+        _renew(environment)
+
+
 def start(environment: Environment, **_: Any) -> None:
+    """From the page, every run begins anew: its host may be another."""
+    options: Any = environment.parsed_options
+    if not options.headless:
+        _renew(environment)
+    if Shopper.session is None and environment.runner is not None:
+        environment.runner.quit()
+
+
+def _renew(environment: Environment) -> None:
     try:
         Shopper.session = _begin(environment)
     except Exception as error:
         LOG.error("the load cannot start: %s", error)
         Shopper.session = None
         environment.process_exit_code = 2
-        if environment.runner is not None:
-            environment.runner.quit()
 
 
 def keep_samples(environment: Environment, **_: Any) -> None:
@@ -202,5 +216,6 @@ class Shopper(User):
 
 
 events.init_command_line_parser.add_listener(add_arguments)  # type: ignore[no-untyped-call]
+events.init.add_listener(prepare)  # type: ignore[no-untyped-call]
 events.test_start.add_listener(start)  # type: ignore[no-untyped-call]
 events.quitting.add_listener(keep_samples)  # type: ignore[no-untyped-call]

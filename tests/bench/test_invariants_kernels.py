@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from itertools import permutations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ LABELS = ("a", "b", "c", "d")
 def test_every_theorem_holds_of_the_kernels() -> None:
     result = run.check_kernels(examples=120, seed=11)
     assert result["violations"] == []
-    assert result["checked"]["no_fair_list_is_better"] > 15
+    assert result["checked"]["no_fair_list_is_better"] > 20
     assert result["checked"]["first_bad_prefix_is_true"] > 50
 
 
@@ -103,13 +105,12 @@ def test_detgreedy_is_caught_on_its_smallest_counter_example() -> None:
     ],
 )
 def test_floors_that_are_late_or_gone_are_caught(
-    spoil: Callable[[list[list[int]]], list[list[int]]], theorem: str
+    spoil: Callable[[list[list[int]]], list[list[int]]],
+    theorem: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernels run on spoiled tables; the checks know the right ones."""
-    import dataclasses
-
-    import numpy as np
-
+    monkeypatch.setattr(run, "SHRUNK", 0)
     _, facts = facts_of('a = "1/2"\nb = "1/3"\n', "floors")
     document = (
         'name = "p"\nversion = "1"\nkind = "floors"\ngroup_table = "t"\n'

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from bench.invariants import run
 from bench.invariants.run import check_server
 from bench.refused import InputRefused
 from strategies import tampering
@@ -79,7 +80,11 @@ def test_without_the_bundle_items_are_learned_and_receipts_checked(live: LiveSer
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found(name: str, live: LiveServer, bundle_path: Path) -> None:
+def test_a_planted_fault_is_found(
+    name: str, live: LiveServer, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether it is found is asked here; how small the example gets, below.
+    monkeypatch.setattr(run, "SHRUNK", 0)
     fault, where, theorem = FAULTS[name]
     with tampering.tampered(live.channel, fault) as target:
         result = check_server(target, bundle=bundle_path, examples=25, seed=5, only=where)
@@ -88,10 +93,10 @@ def test_a_planted_fault_is_found(name: str, live: LiveServer, bundle_path: Path
 
 
 def test_the_example_of_a_violation_is_small(live: LiveServer, bundle_path: Path) -> None:
-    with tampering.tampered(live.channel, tampering.on_lists(tampering.last_twice)) as target:
-        result = check_server(target, bundle=bundle_path, examples=25, seed=5, only=FLOORS)
-    found = next(v for v in result["violations"] if v["invariant"] == "no_duplicates")
-    assert len(found["example"][0]["candidates"]) == 2
+    with tampering.tampered(live.channel, on_lists(tampering.more_utility)) as target:
+        result = check_server(target, bundle=bundle_path, examples=10, seed=5, only=PLAIN)
+    found = next(v for v in result["violations"] if v["invariant"] == "utility_kept")
+    assert len(found["example"][0]["candidates"]) == 1
 
 
 def test_a_server_of_another_bundle_is_refused(live: LiveServer, tmp_path: Path) -> None:
@@ -127,19 +132,19 @@ def test_nothing_is_recorded_at_the_server(live: LiveServer, bundle_path: Path) 
 def test_the_command_exits_0_and_1_and_writes_the_result(
     live: LiveServer, bundle_path: Path, tmp_path: Path
 ) -> None:
-    def run(target: str, out: Path) -> subprocess.CompletedProcess[str]:
-        command = [
+    def command(target: str, out: Path) -> subprocess.CompletedProcess[str]:
+        arguments = [
             sys.executable, "-m", "server.cli", "invariants", "--target", target,
             "--bundle", str(bundle_path), "--examples", "6", "--only", FLOORS, "--out", str(out),
         ]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
-    good = run(live.target, tmp_path / "good.json")
+    good = command(live.target, tmp_path / "good.json")
     assert good.returncode == 0, good.stderr
     assert "none is broken" in good.stdout
     assert json.loads((tmp_path / "good.json").read_text())["violation_count"] == 0
     with tampering.tampered(live.channel, tampering.on_lists(tampering.more_utility)) as target:
-        bad = run(target, tmp_path / "bad.json")
+        bad = command(target, tmp_path / "bad.json")
     assert bad.returncode == 1
     assert "BROKEN utility_kept" in bad.stdout
     assert json.loads((tmp_path / "bad.json").read_text())["violations"][0]["example"]
