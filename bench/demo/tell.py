@@ -32,9 +32,9 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
     """Print the story."""
     lists, names = read(out, "live/lists.json"), item_names(out)
     console.rule("quality: the served list against every baseline")
-    console.print(
-        (out / "quality" / "quality.txt").read_text(encoding="utf-8").split("\n\nincome")[0]
-    )
+    quality = (out / "quality" / "quality.txt").read_text(encoding="utf-8")
+    # A table that wraps cannot be read.
+    console.print(quality.split("\n\nincome")[0], soft_wrap=True)
     console.rule("fair lists")
     info = lists["info"]
     console.print(
