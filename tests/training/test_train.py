@@ -155,6 +155,13 @@ def test_the_measure_of_the_loop_is_that_of_the_evaluation() -> None:
     assert ndcg_at_20(model, lists) == pytest.approx(float(np.mean(expected)), rel=1e-9)
 
 
+def test_items_that_tie_stand_in_the_order_of_the_server() -> None:
+    lists = lists_of(5)
+    tied = replace(lists, features=np.zeros_like(lists.features))
+    expected = _ndcgs(tied, np.zeros(len(tied.items), np.float32))
+    assert ndcg_at_20(untrained(), tied) == pytest.approx(float(np.mean(expected)), rel=1e-9)
+
+
 def test_calibrated_scores_are_probabilities_in_the_same_order() -> None:
     lists = lists_of(6, 400)
     model = train_ranker([lists_of(0)], None, SETTINGS, 3, ignore).model
