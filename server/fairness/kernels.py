@@ -201,10 +201,11 @@ def arrange(
             if have[g] < ceilings[g, t] and (tight > size or deadline[g] <= tight):
                 break
             previous, here = here, after[here]
-        if here == 0:  # a ceiling has to yield; a floor does not
-            previous, here = 0, after[0]
-            while tight <= size and deadline[groups[here - 1]] > tight:
-                previous, here = here, after[here]
+        if here == 0:
+            # Every group left is at its ceiling, so a ceiling yields to the best item. No floor
+            # waits then: an unreleased item that must stand until `tight` has a place after t.
+            previous = 0
+            here = after[0]
         for_floor = False
         better = after[0]
         while better != here:

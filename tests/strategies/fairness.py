@@ -78,7 +78,7 @@ def cases(
     groups = draw(st.lists(st.integers(0, len(policy.labels) - 1), min_size=n, max_size=n))
     count = draw(st.integers(1, max_count))
     return (
-        np.array(scores, np.float32) / 4,
+        np.array(scores, np.float32) / np.float32(4),
         np.array(groups, np.int32),
         count,
         policy,

@@ -154,6 +154,15 @@ def test_of_the_items_that_floors_force_the_best_goes_first() -> None:
     assert rerank(scores, groups, 5, policy).order.tolist() == [0, 1, 3, 4, 5]
 
 
+def test_a_floor_without_supply_does_not_spoil_the_others() -> None:
+    policy = compiled("floors", '[floors]\na = "1/2"\nb = "1/8"\nc = "1/8"\n', max_count=8)
+    groups = np.array([3] * 8 + [1, 2], np.int32)
+    scores = np.linspace(1, 0.1, 10).astype(np.float32)
+    fair = rerank(scores, groups, 8, policy)
+    assert fair.order.tolist() == [0, 1, 2, 3, 4, 5, 8, 9]
+    assert fair.receipt.first_bad_prefix == PrefixViolation(2, "a", 1, 0)
+
+
 def test_the_first_bad_prefix_is_told_where_several_are_bad() -> None:
     # No a: its floor fails at 2. One b: the ceilings leave place 3 to nobody.
     policy = compiled("window", '[window]\na = "1/2"\nc = "1/4"\n', LABELS[:3])
