@@ -154,7 +154,14 @@ class Pipeline:
                 if validation is not None:
                     self._console.print(f"  epoch {epoch}: validation NDCG@20 {ndcg:.4f}")
 
-            return train_ranker(lists, validation, self._settings, epochs, on_epoch)
+            # The layers are too small for two threads, which wait for each other wherever
+            # something else runs beside them.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                return train_ranker(lists, validation, self._settings, epochs, on_epoch)
+            finally:
+                torch.set_num_threads(threads)
 
     @contextmanager
     def _bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
