@@ -42,6 +42,8 @@ EXIT_CODES = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_ENOUGH: 3}
 BUNDLE_LINE = "bundle_id"
 # An interval narrows with the root of the evidence; beyond this a forecast is no help.
 MAX_GROWTH = 100
+# What rounding may leave of an interval whose ends are one value.
+NO_WIDTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _decide(
     if status is Status.NOT_ENOUGH:
         more = _more_needed(budget, seen, latencies, confidence)
         return status, f"the interval holds the bound{note}{more}"
-    if seen.resampled and seen.low == seen.high:
+    if seen.resampled and seen.high - seen.low <= NO_WIDTH:
         return Status.NOT_ENOUGH, f"all users have one value, so the interval has no width{note}"
     return status, f"the whole interval keeps the bound{note}"
 

@@ -21,6 +21,7 @@ from strategies.results import TODAY, budget, budgets, decided, estimate, invari
 
 RANK = {Status.FAIL: 0, Status.NOT_ENOUGH: 1, Status.PASS: 2}
 VALUES = st.floats(-1, 1)
+WIDTHS = st.one_of(st.just(0.0), st.floats(1e-6, 0.5))
 LATENCIES = st.lists(st.one_of(st.floats(0.1, 100), st.just(math.inf)), min_size=1, max_size=600)
 
 
@@ -29,7 +30,7 @@ def of_metric(value: float, below: float, above: float, n: int) -> Result:
 
 
 @given(
-    value=VALUES, below=st.floats(0, 0.5), above=st.floats(0, 0.5), n=st.integers(1, 50),
+    value=VALUES, below=WIDTHS, above=WIDTHS, n=st.integers(1, 50),
     bound=VALUES, drop=st.floats(0, 1), on=st.sampled_from(["value", "interval"]),
     min_n=st.integers(1, 60),
 )  # fmt: skip
