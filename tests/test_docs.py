@@ -76,7 +76,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "out/demo/bundle": str(bundle),
             "out/demo/events.db": str(store),
             "out/demo/requests.jsonl": str(requests),
-            "--duration 10": "--duration 4",
+            "--duration 10": "--duration 5",
             "--examples 20": "--examples 3",
             "out/load": str(folder / "load"),
             "out/invariants.json": str(folder / "invariants.json"),

@@ -25,7 +25,7 @@ from strategies.live import LiveServer
 
 
 def plan(target: str, out: Path, **changes: Any) -> Plan:
-    return Plan(**{"target": target, "out": out, "users": 4, "duration_s": 2} | changes)
+    return Plan(**{"target": target, "out": out, "users": 4, "duration_s": 4} | changes)
 
 
 def test_a_load_leaves_samples_and_a_result_that_the_gate_reads(
@@ -55,7 +55,7 @@ def test_a_load_leaves_samples_and_a_result_that_the_gate_reads(
 
 
 def test_samples_of_another_run_are_refused_by_the_gate(live: LiveServer, tmp_path: Path) -> None:
-    run_load(plan(live.target, tmp_path, duration_s=1))
+    run_load(plan(live.target, tmp_path, duration_s=5))
     (tmp_path / "samples.npz").write_bytes((tmp_path / "samples.npz").read_bytes() + b"x")
     with pytest.raises(InputRefused, match="not the file"):
         read_results([tmp_path / "load.json"])
@@ -131,7 +131,7 @@ def test_an_interrupted_load_leaves_no_result_and_no_process(
 def test_the_command_prints_json_and_never_imports_locust(live: LiveServer, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom server.cli import command\n"
-        f"try:\n    command({['load', '--target', live.target, '--users', '2', '--duration', '1', '--out', str(tmp_path), '--json']!r})\n"
+        f"try:\n    command({['load', '--target', live.target, '--users', '2', '--duration', '5', '--out', str(tmp_path), '--json']!r})\n"
         "except SystemExit as done:\n    assert not done.code\n"
         "assert 'locust' not in sys.modules and 'gevent' not in sys.modules"
     )
