@@ -7,8 +7,6 @@ to `server.fairness.rerank`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +19,8 @@ _RAISED_FOR_FLOOR = int(ReasonCode.RAISED_FOR_FLOOR)
 _LOWERED_FOR_FLOOR = int(ReasonCode.LOWERED_FOR_FLOOR)
 _RAISED_FOR_CEILING = int(ReasonCode.RAISED_FOR_CEILING)
 _LOWERED_FOR_CEILING = int(ReasonCode.LOWERED_FOR_CEILING)
+
+_MANY_TIES = 32
 
 BAD_GROUP = -1
 """The `bad[0]` of `arrange` when a group is no row of the tables."""
@@ -50,26 +50,29 @@ def score_keys(scores: Float32) -> Int64:
 
 
 @kernel
-def by_score(keys: Int64, tie_break: Int64) -> Int32:
-    """Sorted keys -> `[n] int32`, positions in score order; equal scores by `tie_break` if it is given.
+def by_score(keys: Int64, tie_break: Int64) -> tuple[Int32, bool]:
+    """Sorted keys -> `[n] int32`, positions in score order, equal scores by `tie_break` if not empty.
 
-    Given means not empty. Equal tie-breaks go by position.
+    Few scores are equal, so each item is moved up among its equals. Where many are, the answer is
+    (unfinished, False): that is another sort's work.
     """
     n = keys.shape[0]
     order = np.empty(n, np.int32)
     for rank in range(n):
-        order[rank] = keys[rank] & 0xFFFFFFFF
-    if tie_break.shape[0] == 0:
-        return order
-    start = 0
-    for end in range(1, n + 1):
-        if end < n and keys[end] >> 32 == keys[start] >> 32:
-            continue
-        if end - start > 1:
-            run = order[start:end].copy()
-            order[start:end] = run[np.argsort(tie_break[run], kind="mergesort")]
-        start = end
-    return order
+        position = keys[rank] & 0xFFFFFFFF
+        place = rank
+        if tie_break.shape[0] > 0:
+            while (
+                place > 0
+                and keys[place - 1] >> 32 == keys[rank] >> 32
+                and tie_break[order[place - 1]] > tie_break[position]
+            ):
+                order[place] = order[place - 1]
+                place -= 1
+            if rank - place > _MANY_TIES:
+                return order, False
+        order[place] = position
+    return order, True
 
 
 @kernel
@@ -246,8 +249,11 @@ def arrange(
     return places, rank_by_score, reasons, listed, have[listed], shares, bad, moved, kept
 
 
-def score_order(scores: Float32, tie_break: NDArray[Any]) -> Int32:
-    """Positions in score order, `[n] int32`; ties by `tie_break [n] int64`, or by position if empty."""
+def score_order(scores: Float32, tie_break: Int64) -> Int32:
+    """Positions in score order, `[n] int32`; ties by `tie_break [n] int64` if not empty, then by position."""
     keys = score_keys(scores)
     keys.sort()
-    return by_score(keys, tie_break)
+    order, settled = by_score(keys, tie_break)
+    if not settled:
+        order = np.lexsort((tie_break, score_keys(scores) >> 32)).astype(np.int32)
+    return order

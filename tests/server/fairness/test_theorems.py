@@ -277,6 +277,14 @@ def test_score_order_is_that_of_a_stable_sort_of_any_floats(
     assert got.order.tolist() == expected
 
 
+@pytest.mark.parametrize("n", [2, 30, 100, 3000])
+def test_any_number_of_equal_scores_go_by_their_tie_break(n: int) -> None:
+    none = compiled("none", "", [], n)
+    ids = np.arange(n, dtype=np.int64)[::-1].copy()
+    fair = rerank(np.ones(n, np.float32), np.zeros(n, np.int32), n, none, ids)
+    assert fair.order.tolist() == list(range(n))[::-1]
+
+
 def test_nan_is_ranked_last_and_ends() -> None:
     policy = compiled("floors", '[floors]\nb = "1/2"\n', LABELS[:2], 12)
     scores = np.array([np.nan, 0.1, np.nan, 0.9], np.float32)
