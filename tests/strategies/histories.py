@@ -22,12 +22,13 @@ def shop_state(seed: int = 0, max_history: int = 10_000) -> FeatureState:
     """The tiny shop with neighbours, codes and ranks that differ from one another."""
     rng = np.random.default_rng(seed)
 
-    def weights(lowest: float) -> SparseWeights:
+    def weights(lowest: int) -> SparseWeights:
+        # Few different values: some items tie, and some weights are 0.
         rows = []
         for item in range(N_ITEMS):
             others = rng.choice(N_ITEMS, int(rng.integers(0, 9)), replace=False)
             rows.append(
-                [(int(o), float(rng.uniform(lowest, 1))) for o in sorted(others) if o != item]
+                [(int(o), int(rng.integers(lowest, 5)) / 4) for o in sorted(others) if o != item]
             )
         return SparseWeights.of_rows(rows)
 
@@ -39,8 +40,8 @@ def shop_state(seed: int = 0, max_history: int = 10_000) -> FeatureState:
         department=rng.integers(0, 4, N_ITEMS).astype(np.int32),
         provider=rng.integers(0, 11, N_ITEMS).astype(np.int32),
         popular=rng.permutation(N_ITEMS).astype(np.int32),
-        ease=weights(-0.3),
-        cosine=weights(0.01),
+        ease=weights(-2),
+        cosine=weights(1),
         max_history=max_history,
     )
 
