@@ -50,8 +50,12 @@ def test_views_that_are_not_contiguous_score_like_their_copies() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
-def test_nothing_in_gives_nothing_out(shape: tuple[int, int]) -> None:
-    assert scorer().score(np.empty((*shape, F), np.float32)).shape == shape
+def test_nothing_in_gives_nothing_out_without_a_model_run(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = scorer()
+    monkeypatch.setattr(idle, "_session", None)
+    assert idle.score(np.empty((*shape, F), np.float32)).shape == shape
 
 
 @pytest.mark.parametrize(

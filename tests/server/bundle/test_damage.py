@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from server.bundle import load_bundle, read_manifest
+from server.bundle import BundleParts, load_bundle, read_manifest
 from server.bundle.files import FIXED_FILES
 from server.bundle.manifest import parse_manifest
 from server.errors import BundleRefused
@@ -250,4 +251,13 @@ def test_content_of_another_form_is_refused_although_digests_are_right(
 def test_a_model_digest_that_is_not_the_models_is_refused(folder: Path) -> None:
     reseal(folder, change=lambda manifest: manifest["model"].update(digest="0" * 64))
     with pytest.raises(BundleRefused, match=r"manifest\.json: model\.digest"):
+        load_bundle(folder)
+
+
+def test_an_array_that_the_features_do_not_know_is_refused(
+    folder: Path, parts: BundleParts
+) -> None:
+    arrays = {**parts.state.to_arrays(), "histories": np.arange(3)}
+    reseal(folder, {"features.safetensors": save(arrays)})
+    with pytest.raises(BundleRefused, match="histories: is no array of the feature state"):
         load_bundle(folder)

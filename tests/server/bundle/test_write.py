@@ -29,7 +29,7 @@ def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str
     setup = f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
     return subprocess.run(
         [sys.executable, "-c", setup + code, *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
 
 
@@ -257,14 +257,14 @@ def test_the_folder_of_a_writer_that_still_works_is_not_cleaned_up(
 
     def slow(path: Path) -> object:
         working.set()
-        assert go_on.wait(20)
+        assert go_on.wait(240)
         return loaded(path)
 
     target = tmp_path / "b"
     monkeypatch.setattr(writing, "load_bundle", slow)
     first = threading.Thread(target=write_bundle, args=(parts, target))
     first.start()
-    assert working.wait(20)
+    assert working.wait(240)
     monkeypatch.setattr(writing, "load_bundle", loaded)
     try:
         run = run_python(
