@@ -26,7 +26,7 @@ demo: $(READY) ## the whole story on a year of real purchases; leaves out/demo/i
 	@$(BIN)/python -m bench.demo --out $(DEMO)
 
 serve: $(READY) ## serve the demo's bundle on PORT (default 50051) and say how to call it
-	@$(BIN)/python -m bench.demo --out $(DEMO) --until bundle
+	@$(BIN)/python -m bench.demo --out $(DEMO) --until events
 	@$(BIN)/python -m bench.demo.serving --out $(DEMO) --port $(PORT)
 
 test: $(READY) ## run every test

@@ -18,6 +18,8 @@ from server.events import Event, SqliteEventStore
 from strategies.bundles import N_ITEMS, tiny_bundle
 from strategies.live import live_server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DEMO_MINUTES = ("train", "evaluate", "gate")

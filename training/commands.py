@@ -9,15 +9,24 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from training.data.prepare import Prepared
-    from training.data.tables import Tables
+from training.options import (
+    EXISTING_FILE,
+    EXISTING_FOLDER,
+    NEW_FILE,
+    NEW_FOLDER,
+    cache_option,
+    dataset_option,
+    interactions_option,
+    items_option,
+    json_option,
+    prepared_source,
+    prepared_store,
+    tables_of_source,
+)
 
-COMPLETE_JOURNEY = "complete-journey"
 # Enough that a short load repeats few, small enough to read.
 REQUESTS = 400
 
@@ -54,42 +63,30 @@ Exit code 2: a table is refused; the message names column, number of rows and an
 
 
 @click.command("train", epilog=TRAIN_EXAMPLES)
-@click.option("--dataset", type=click.Choice([COMPLETE_JOURNEY]), help="A data set by name.")
-@click.option(
-    "--interactions",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Or your own: a .parquet or .csv table with user, item, time.",
-)
+@dataset_option
+@interactions_option
 @click.option(
     "--events",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     help="Or an event store: what was loaded and what feedback added.",
 )
-@click.option(
-    "--items",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Items of your own data: item, name, category_path, provider, brand.",
-)
+@items_option
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NEW_FOLDER,
     required=True,
     help="The bundle to write (a folder).",
 )
 @click.option("--name", help="The bundle's name.  [default: made from the data's]")
 @click.option(
     "--policies",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     help="Folder of policy documents.  [default: those that come with Equipoise]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random.")
 @click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that keeps the prepared data set, to start faster the next time.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@cache_option
+@json_option
 def train(
     dataset: str | None,
     interactions: Path | None,
@@ -111,9 +108,9 @@ def train(
     from training.settings import TrainSettings
 
     if events is None:
-        prepared = _prepared(dataset, interactions, items, None, cache)
+        prepared = prepared_source(dataset, interactions, items, None, cache)
     elif dataset is None and interactions is None:
-        prepared = _learned(events, items)
+        prepared = prepared_store(events, items)
     else:
         raise click.UsageError("Give one of --dataset, --interactions and --events.")
     console = Console(stderr=True, highlight=False)
@@ -146,44 +143,25 @@ def _bundle_name(source: str) -> str:
     return kept.strip("-")[:64] or "bundle"
 
 
-def _learned(store: Path, items: Path | None) -> Prepared:
-    from server.events import SqliteEventStore
-    from training.data.prepare import prepare_tables
-    from training.data.stored import tables_of
-    from training.data.tables import read_items
-
-    described = read_items(items) if items is not None else None
-    with SqliteEventStore(store, create=False) as opened:
-        return prepare_tables(tables_of(opened, described))
-
-
 @click.command("evaluate", epilog=EVALUATE_EXAMPLES)
 @click.option(
     "--bundle",
     "bundle_path",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     required=True,
     help="The bundle to measure.",
 )
-@click.option("--dataset", type=click.Choice([COMPLETE_JOURNEY]), help="A data set by name.")
-@click.option(
-    "--interactions",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Or your own: a .parquet or .csv table with user, item, time.",
-)
-@click.option(
-    "--items",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Items of your own data: item, name, category_path, provider, brand.",
-)
+@dataset_option
+@interactions_option
+@items_option
 @click.option(
     "--users",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     help="Users of your own data: user and attributes to report groups by.",
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NEW_FOLDER,
     required=True,
     help="Folder for the results; made if missing.",
 )
@@ -202,17 +180,13 @@ def _learned(store: Path, items: Path | None) -> Prepared:
 )
 @click.option("--resamples", type=click.IntRange(100, 100_000), default=2000, show_default=True)
 @click.option("--seed", type=int, default=20, show_default=True, help="Seed of the bootstrap.")
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that keeps the prepared data set, to start faster the next time.",
-)
+@cache_option
 @click.option(
     "--requests-out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     help="Also write requests of the evaluated users (JSON lines), for 'equipoise load'.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, not as a table.")
+@json_option
 def evaluate(
     bundle_path: Path,
     dataset: str | None,
@@ -240,7 +214,7 @@ def evaluate(
     from training.requests import request_lines
 
     bundle = load_bundle(bundle_path)
-    prepared = _prepared(dataset, interactions, items, users, cache)
+    prepared = prepared_source(dataset, interactions, items, users, cache)
     attributes = tuple(name.strip() for name in group_by.split(",") if name.strip())
     protocol = Protocol(on=on, resamples=resamples, seed=seed, user_attributes=attributes)
     with steps() as on_step:
@@ -258,15 +232,11 @@ def evaluate(
 
 
 @click.command("load", epilog=LOAD_EXAMPLES)
-@click.option(
-    "--interactions",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A .parquet or .csv table with user, item, time.",
-)
-@click.option("--dataset", type=click.Choice([COMPLETE_JOURNEY]), help="Or a data set by name.")
+@interactions_option
+@dataset_option
 @click.option(
     "--store",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     required=True,
     help="The event store; made if missing.",
 )
@@ -280,12 +250,8 @@ def evaluate(
     type=click.IntRange(1, 53),
     help="The same by week number, for data sets that have one.",
 )
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that keeps the prepared data set, to start faster the next time.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@cache_option
+@json_option
 def load_events(
     interactions: Path | None,
     dataset: str | None,
@@ -303,7 +269,7 @@ def load_events(
     from training.data.stored import cut_at, load, until_ms_of
     from training.progress import steps
 
-    tables = _tables(dataset, interactions, cache)
+    tables = tables_of_source(dataset, interactions, cache)
     rows = cut_at(tables.interactions, until_ms_of(tables, until, until_week))
     with SqliteEventStore(store) as opened, steps() as on_step:
         loaded = load(rows, opened, lambda done: on_step("events", done, rows.height))
@@ -321,35 +287,3 @@ def load_events(
         return
     click.echo(f"read     {loaded.rows:,} events of {loaded.users:,} users from {tables.source}")
     click.echo(f"recorded {loaded.recorded:,} new, {loaded.duplicates:,} known already")
-
-
-def _one_source(dataset: str | None, interactions: Path | None) -> None:
-    if (dataset is None) == (interactions is None):
-        raise click.UsageError("Give one of --dataset and --interactions.")
-
-
-def _tables(dataset: str | None, interactions: Path | None, cache: Path | None) -> Tables:
-    from training.data.prepare import prepare_complete_journey
-    from training.data.tables import read_tables
-
-    _one_source(dataset, interactions)
-    if interactions is not None:
-        return read_tables(interactions)
-    return prepare_complete_journey(cache).tables
-
-
-def _prepared(
-    dataset: str | None,
-    interactions: Path | None,
-    items: Path | None,
-    users: Path | None,
-    cache: Path | None,
-) -> Prepared:
-    from training.data.prepare import prepare_complete_journey, prepare_files
-
-    _one_source(dataset, interactions)
-    if interactions is not None:
-        return prepare_files(interactions, items, users)
-    if items is not None or users is not None:
-        raise click.UsageError("--items and --users go with --interactions.")
-    return prepare_complete_journey(cache)

@@ -111,14 +111,15 @@ def gate(out: Path) -> None:
 
 
 STEPS = (
-    Step("bundle", "prepare, train in PyTorch, export to ONNX, write the release bundle",
+    Step("bundle", "train in PyTorch, export to ONNX, write the release bundle",
          TRAINING_CODE, ("bundle/manifest.json",), train),
     Step("events", "fill the event store with 50 weeks of purchases",
-         ("training/data/*.py", "training/commands.py", "server/events/*.py"), ("events.db",),
+         ("training/data/*.py", "training/commands.py", "training/options.py", "server/events/*.py"),
+         ("events.db",),
          load_events),
-    Step("quality", "evaluate through the served path, against every baseline",
+    Step("quality", "evaluate the served path against every baseline",
          TRAINING_CODE, ("quality/quality.json", "requests.jsonl"), evaluate),
-    Step("live", "serve over gRPC: lists, a purchase, a load, the invariants",
+    Step("live", "serve over gRPC: lists, purchase, load, invariants",
          (*SERVING_CODE, "bench/**/*.py"),
          ("live/lists.json", "load/load.json", "invariants.json"), live),
     Step("verdict", "the gate's verdict", ("bench/gate/*.py", "bench/budgets/*.toml"),
@@ -127,7 +128,7 @@ STEPS = (
 
 
 def announce(step: Step, fresh: bool) -> None:
-    mark = "[dim]unchanged, skipped[/dim]" if fresh else "[bold]running[/bold]"
+    mark = "[dim]unchanged[/dim]" if fresh else "[bold]running[/bold]"
     CONSOLE.print(f"[bold cyan]{step.name}[/]  {step.title}: {mark}")
 
 
@@ -139,8 +140,7 @@ def announce(step: Step, fresh: bool) -> None:
 def main(out: Path, until: str | None) -> None:
     """Run the demo, tell it, and leave a page with pictures."""
     out.mkdir(parents=True, exist_ok=True)
-    done = run_steps(STEPS[:2] if until == "bundle" else STEPS, out,
-                     until=None if until == "bundle" else until, announce=announce)  # fmt: skip
+    done = run_steps(STEPS, out, until=until, announce=announce)
     if until is None:
         _finish(out, done)
 

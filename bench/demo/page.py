@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from bench.demo.steps import Done, write_whole
 from bench.demo.tell import item_names, read, receipt_line
@@ -31,7 +32,7 @@ def write_page(out: Path, done: Sequence[Done]) -> Path:
     lists = read(out, "live/lists.json")
     page = environment.get_template(TEMPLATE).render(
         lists=lists,
-        groups=sorted({p["group"] for h in lists["households"] for p in h["after"]["items"]}),
+        reasons={policy["name"]: policy["reason"] for policy in lists["info"]["policies"]},
         receipt_line=receipt_line,
         quality=read(out, "quality/quality.json"),
         load=read(out, "load/load.json"),
@@ -61,6 +62,8 @@ def _latency(folder: Path) -> str:
     axes.hist(milliseconds, bins=np.geomspace(max(milliseconds.min(), 0.1), milliseconds.max(), 60).tolist(),
               color=COLOURS[1])  # fmt: skip
     axes.set_xscale("log")
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(ScalarFormatter())
     for name in ("p50", "p99"):
         value = load["latency_ms"][name]
         if value is not None:

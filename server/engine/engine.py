@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from server.bundle import Bundle
 from server.engine.histories import Histories, HistoryResolver, ResolvedHistory
+from server.engine.normalise import normalised
 from server.engine.query import (
     Answer,
     Degraded,
@@ -31,14 +32,8 @@ from server.engine.query import (
     RerankQuery,
     Source,
 )
-from server.errors import (
-    BundleRefused,
-    InvalidField,
-    Reason,
-    UnknownItem,
-    UnknownName,
-    listed,
-)
+from server.engine.rerank import answer_rerank
+from server.errors import BundleRefused, Reason, UnknownItem, UnknownName
 from server.events import EventKind, HistoryCache
 from server.fairness import CompiledPolicy, rerank
 from server.features import Candidates, generate_candidates, pair_features
@@ -107,9 +102,16 @@ class Engine:
             )
             scores = self._score(found.items, warmup.history, warmup.now_ms)
             by_item = dict(zip(found.items.tolist(), scores.tolist(), strict=True))
-            best = np.lexsort((found.items, -scores))[: len(warmup.expected_top)]
+            wanted = warmup.expected_top
+            if len(found.items) < len(wanted):
+                raise BundleRefused(
+                    "warmups.json",
+                    f"request {number}: {len(wanted)} items recorded, "
+                    f"but only {len(found.items)} candidates",
+                )
+            best = np.lexsort((found.items, -scores))[: len(wanted)]
             for place, (got, want) in enumerate(
-                zip(found.items[best].tolist(), warmup.expected_top.tolist(), strict=True), start=1
+                zip(found.items[best].tolist(), wanted.tolist(), strict=True), start=1
             ):
                 gap = abs(by_item[got] - by_item.get(want, np.inf))
                 if gap > WARMUP_TOLERANCE:
@@ -131,7 +133,7 @@ class Engine:
         for place, query in enumerate(queries):
             try:
                 if isinstance(query, RerankQuery):
-                    outcomes[place] = self._rerank(query)
+                    outcomes[place] = answer_rerank(query, self.bundle, self._policy(query.policy))
                     continue
                 ready = self._prepare(query)
                 if isinstance(ready, Normalised):
@@ -205,7 +207,7 @@ class Engine:
         if skipped:
             degraded.add(Degraded.CANDIDATES_SKIPPED)
         if query.validate_only:
-            return self._normalised(query, policy, resolved, history, named, now_ms, degraded)
+            return normalised(query, policy, resolved, history, len(named), now_ms, degraded)
 
         excluded = self._known("exclude_item_ids", query.exclude_ids, strict=False)
         if query.candidate_ids:
@@ -279,43 +281,6 @@ class Engine:
         left: NDArray[np.int32] = named[~np.isin(named, unwanted)] if len(unwanted) else named
         return left
 
-    def _normalised(
-        self,
-        query: RecommendQuery,
-        policy: CompiledPolicy,
-        resolved: ResolvedHistory,
-        history: History,
-        named: NDArray[np.int32],
-        now_ms: int,
-        degraded: set[Degraded],
-    ) -> Normalised:
-        skipped = len(query.candidate_ids) - len(named)
-        warnings = []
-        if skipped:
-            warnings.append(f"{skipped} of {len(query.candidate_ids)} candidates are unknown")
-        if resolved.unknown:
-            warnings.append(f"{resolved.unknown} history events name unknown items")
-        later = len(resolved.history) - len(history)
-        if later:
-            warnings.append(f"{later} history events are later than as_of and are not read")
-        if query.personal and not len(history):
-            warnings.append("no usable history: the list will be the non-personal one")
-        if query.candidate_ids and len(named) < query.count:
-            warnings.append(f"count is {query.count}, but only {len(named)} candidates are known")
-        return Normalised(
-            count=query.count,
-            policy=policy.policy.name,
-            personal=query.personal and len(history) > 0,
-            history_events=len(history),
-            candidates=len(named),
-            seen=query.seen,
-            as_of_ms=now_ms,
-            degraded=frozenset(degraded),
-            skipped_candidates=skipped,
-            skipped_history=resolved.unknown,
-            warnings=tuple(warnings),
-        )
-
     def _score(
         self, items: NDArray[np.int32], history: History, now_ms: int
     ) -> NDArray[np.float32]:
@@ -370,61 +335,6 @@ class Engine:
                 fair_ns=time.perf_counter_ns() - started_ns,
             ),
         )
-
-    # The fair stage alone.
-
-    def _rerank(self, query: RerankQuery) -> Answer:
-        started_ns = time.perf_counter_ns()
-        policy = self._policy(query.policy)
-        groups = self._groups_of(query, policy)
-        by_label = {label: code for code, label in enumerate(policy.labels)}
-        codes = np.zeros(len(groups), np.int32)
-        if policy.labels:
-            for place, group in enumerate(groups):
-                code = by_label.get(group)
-                if code is None:
-                    raise InvalidField.of(
-                        f"candidates[{place}].group",
-                        group,
-                        f"a group of policy {policy.policy.name!r}: {listed(policy.labels)}",
-                    )
-                codes[place] = code
-        # Ties go by item id, whatever the order in which the caller sent them.
-        id_rank = np.empty(len(groups), np.int64)
-        id_rank[sorted(range(len(groups)), key=query.item_ids.__getitem__)] = np.arange(len(groups))
-        fair = rerank(query.scores, codes, query.count, policy, tie_break=id_rank)
-        order = fair.order.tolist()
-        return Answer(
-            item_ids=tuple(query.item_ids[place] for place in order),
-            scores=query.scores[fair.order],
-            groups=tuple(groups[place] for place in order),
-            sources=np.zeros(len(order), np.int8),
-            fair=fair,
-            degraded=frozenset({Degraded.SHORT_LIST} if len(order) < query.count else ()),
-            skipped_candidates=0,
-            skipped_history=0,
-            phases=Phases(fair_ns=time.perf_counter_ns() - started_ns),
-        )
-
-    def _groups_of(self, query: RerankQuery, policy: CompiledPolicy) -> Sequence[str]:
-        name = query.group_table or policy.policy.group_table
-        table = self.bundle.groups.get(name)
-        if table is None and name:
-            raise UnknownName(Reason.UNKNOWN_GROUP_TABLE, "group table", name, self.bundle.groups)
-        if table is None or all(query.groups):
-            return query.groups
-        groups = list(query.groups)
-        for place, group in enumerate(groups):
-            if not group:
-                item = self._index.get(query.item_ids[place])
-                if item is None:
-                    raise InvalidField.of(
-                        f"candidates[{place}].group",
-                        group,
-                        f"a group, since item {query.item_ids[place]!r} is not in the bundle",
-                    )
-                groups[place] = table.labels[table.codes[item]]
-        return groups
 
 
 def resolver_for(bundle: Bundle) -> HistoryResolver:

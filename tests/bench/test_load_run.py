@@ -23,6 +23,8 @@ from equipoise.v1 import recommendation_pb2 as pb
 from strategies import tampering
 from strategies.live import LiveServer
 
+pytestmark = pytest.mark.slow
+
 
 def plan(target: str, out: Path, **changes: Any) -> Plan:
     return Plan(**{"target": target, "out": out, "users": 4, "duration_s": 4} | changes)

@@ -21,6 +21,8 @@ from training.data.prepare import prepare_files, prepare_tables
 from training.data.split import Split, split_by_days, split_by_weeks, targets_between
 from training.data.tables import items_from, users_from
 
+pytestmark = pytest.mark.slow
+
 
 def day(n: int) -> int:
     return START_MS + n * DAY_MS

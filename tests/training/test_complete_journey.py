@@ -14,6 +14,8 @@ from training.data.prepare import Prepared, prepare_complete_journey
 from training.data.split import targets_between
 from training.metrics import hits, ndcg, recall
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from training.export import ParityFailed, best_batch, check_parity, export_onnx,
 from training.model import PairRanker
 from training.rows import Lists
 
+pytestmark = pytest.mark.slow
+
 F = 6
 
 

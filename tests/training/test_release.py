@@ -25,6 +25,8 @@ from training.data.stored import load
 from training.export import ParityFailed, scorer_of
 from training.release import SHOP_POLICIES, group_tables, provider_tiers, read_policies
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from server.bundle import write as writing
 from server.errors import BundleRefused, Refused
 from strategies.bundles import tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).resolve().parents[2]
 
 

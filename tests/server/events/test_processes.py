@@ -9,8 +9,12 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import pytest
+
 from server.events import Event, HistoryCache, SqliteEventStore
 from server.events.schema import _make
+
+pytestmark = pytest.mark.slow
 
 PREAMBLE = """
 import resource, sys

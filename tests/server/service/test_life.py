@@ -21,6 +21,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from equipoise.v1 import recommendation_pb2 as pb
 from strategies.live import LiveServer, live_server
 
+pytestmark = pytest.mark.slow
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICES = ["", "equipoise.v1.RecommendationService", "equipoise.v1.ServingService"]

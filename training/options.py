@@ -1,0 +1,90 @@
+"""The options that several of training's commands share, and what they lead to.
+
+Owns where purchases come from: a data set by name, or a user's own tables.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from training.data.prepare import Prepared
+    from training.data.tables import Tables
+
+COMPLETE_JOURNEY = "complete-journey"
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+dataset_option = click.option(
+    "--dataset", type=click.Choice([COMPLETE_JOURNEY]), help="A data set by name."
+)
+interactions_option = click.option(
+    "--interactions",
+    type=EXISTING_FILE,
+    help="Or your own: a .parquet or .csv table with user, item, time.",
+)
+items_option = click.option(
+    "--items",
+    type=EXISTING_FILE,
+    help="Items of your own data: item, name, category_path, provider, brand.",
+)
+cache_option = click.option(
+    "--cache",
+    type=NEW_FOLDER,
+    help="Folder that keeps the prepared data set, to start faster the next time.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead of text."
+)
+
+
+def tables_of_source(dataset: str | None, interactions: Path | None, cache: Path | None) -> Tables:
+    """The tables as they are, behind the schema's door."""
+    from training.data.prepare import prepare_complete_journey
+    from training.data.tables import read_tables
+
+    _one_source(dataset, interactions)
+    if interactions is not None:
+        return read_tables(interactions)
+    return prepare_complete_journey(cache).tables
+
+
+def prepared_source(
+    dataset: str | None,
+    interactions: Path | None,
+    items: Path | None,
+    users: Path | None,
+    cache: Path | None,
+) -> Prepared:
+    """The tables cleaned, coded and split."""
+    from training.data.prepare import prepare_complete_journey, prepare_files
+
+    _one_source(dataset, interactions)
+    if interactions is not None:
+        return prepare_files(interactions, items, users)
+    if items is not None or users is not None:
+        raise click.UsageError("--items and --users go with --interactions.")
+    return prepare_complete_journey(cache)
+
+
+def prepared_store(store: Path, items: Path | None) -> Prepared:
+    """What an event store holds, cleaned, coded and split."""
+    from server.events import SqliteEventStore
+    from training.data.prepare import prepare_tables
+    from training.data.stored import tables_of
+    from training.data.tables import read_items
+
+    described = read_items(items) if items is not None else None
+    with SqliteEventStore(store, create=False) as opened:
+        return prepare_tables(tables_of(opened, described))
+
+
+def _one_source(dataset: str | None, interactions: Path | None) -> None:
+    if (dataset is None) == (interactions is None):
+        raise click.UsageError("Give one of --dataset and --interactions.")
