@@ -10,6 +10,7 @@ Exit codes: 0 done; 1 a check failed; 2 wrong usage or refused input;
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -19,6 +20,7 @@ from server.commands.parts import Parts
 from server.errors import EquipoiseError, Refused
 
 GROUP = "equipoise.commands"
+INTERRUPTED = 130
 ORDER = (
     "serve",
     "recommend",
@@ -52,9 +54,20 @@ def command() -> None:
 
 
 def main() -> None:
-    """Run the command; errors of the domain become one line on standard error."""
+    """Run the command; errors of the domain become one line on standard error.
+
+    SIGTERM is treated as Ctrl-C, so that what a command cleans up on the one it cleans up on
+    the other (`serve` has handlers of its own: it drains).
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        command(standalone_mode=True)
+        code = command(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
     except Refused as refused:
         click.echo(f"Error: {refused}", err=True)
         sys.exit(2)
@@ -65,6 +78,7 @@ def main() -> None:
         where = f" ({error.filename})" if error.filename else ""
         click.echo(f"Error: {error.strerror or error}{where}", err=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

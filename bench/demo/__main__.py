@@ -15,7 +15,14 @@ import click
 from rich.console import Console
 
 from bench.demo.page import write_page
-from bench.demo.serving import Live, copy_store, equipoise, server
+from bench.demo.serving import (
+    Live,
+    Terminated,
+    copy_store,
+    equipoise,
+    server,
+    stop_on_sigterm,
+)
 from bench.demo.session import hold
 from bench.demo.steps import Done, Step, remove, run_steps, write_whole
 from bench.demo.tell import tell
@@ -41,6 +48,10 @@ def run(*arguments: str | Path) -> None:
     process = subprocess.Popen(equipoise(*arguments))
     try:
         code = process.wait()
+    except Terminated:
+        process.terminate()
+        process.wait()
+        raise
     except KeyboardInterrupt:
         # The terminal interrupted the child as well; it must be gone before this process is.
         process.wait()
@@ -57,10 +68,15 @@ def load_events(out: Path) -> None:
     aside = out / "events.db.partial"
     for path in out.glob("events.db*"):
         remove(path)
-    run("events", "load", "--dataset", "complete-journey", "--until-week", "50", "--store", aside)
-    copy_store(aside, out / "events.db")
-    for path in out.glob("events.db.partial*"):
-        remove(path)
+    try:
+        run(
+            "events", "load", "--dataset", "complete-journey", "--until-week", "50",
+            "--store", aside,
+        )  # fmt: skip
+        copy_store(aside, out / "events.db")
+    finally:
+        for path in out.glob("events.db.partial*"):
+            remove(path)
 
 
 def evaluate(out: Path) -> None:
@@ -152,12 +168,13 @@ def _finish(out: Path, done: list[Done]) -> None:
 
 
 if __name__ == "__main__":
+    stop_on_sigterm()
     try:
         main(standalone_mode=False)
     except click.ClickException as failure:
         failure.show()
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, Terminated, click.Abort):
         click.echo(
             "\ninterrupted: what was finished stays, the rest runs again next time", err=True
         )

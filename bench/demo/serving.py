@@ -25,6 +25,19 @@ READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
 
+class Terminated(BaseException):
+    """SIGTERM: unlike Ctrl-C, only this process got it, so that its children must be told."""
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack, so that no server is left behind."""
+
+    def stop(_signum: int, _frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 @dataclass(frozen=True)
 class Live:
     """A server that serves."""
@@ -133,10 +146,14 @@ def main(out: Path, port: int) -> None:
     )
     try:
         sys.exit(process.wait())
+    except Terminated:
+        process.terminate()
+        sys.exit(process.wait(STOP_TIMEOUT_S))
     except KeyboardInterrupt:
         # The terminal sent the signal to the server too: it drains.
         sys.exit(process.wait(STOP_TIMEOUT_S))
 
 
 if __name__ == "__main__":
+    stop_on_sigterm()
     main()
