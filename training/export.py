@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from server.errors import Refused
 from server.model import OnnxScorer
@@ -62,6 +63,8 @@ def export_onnx(model: PairRanker) -> bytes:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
+    # The exporter notes the stack of every node, with the paths of this machine.
+    ClearMetadataAndDocStringPass()(program.model)
     raw: bytes = program.model_proto.SerializeToString()
     return raw
 

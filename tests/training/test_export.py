@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -73,6 +74,14 @@ def test_the_file_is_one_piece_of_the_stated_opset(exported: bytes) -> None:
     assert not [t.name for t in graph.graph.initializer if t.external_data]
     dimensions = [d.dim_param for d in graph.graph.input[0].type.tensor_type.shape.dim]
     assert all(dimensions[:2])
+
+
+def test_the_file_says_nothing_of_the_machine_and_is_the_same_each_time(
+    model: PairRanker, exported: bytes
+) -> None:
+    assert str(Path(__file__).parents[2]).encode() not in exported
+    assert b"stack_trace" not in exported
+    assert export_onnx(model) == exported
 
 
 def test_an_honest_export_passes_the_gate(
