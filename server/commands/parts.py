@@ -21,8 +21,9 @@ OWN_PACKAGES = {"server", "training", "bench"}
 
 
 def _install(point: EntryPoint) -> str:
+    # From the checkout: a package index may know another project by this name.
     extra = point.extras[0] if point.extras else None
-    return f"pip install 'equipoise[{extra}]'" if extra else "reinstall equipoise"
+    return f"pip install '.[{extra}]' in its checkout" if extra else "reinstall equipoise"
 
 
 class _MissingExtra(click.ClickException):

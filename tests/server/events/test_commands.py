@@ -112,13 +112,13 @@ def test_a_nested_command_whose_package_is_absent_names_its_path_and_extra(group
     result = CliRunner().invoke(group, ["inner", name], prog_name="equipoise")
     assert result.exit_code == 2
     assert f"'equipoise inner {name}' needs the package 'a_package_that_is_absent'" in result.output
-    assert f"pip install 'equipoise[{extra}]'" in result.output
+    assert f"pip install '.[{extra}]'" in result.output
 
 
 def test_the_help_lists_commands_that_cannot_be_imported(group):
     result = CliRunner().invoke(group, ["inner", "--help"])
     assert result.exit_code == 0
-    assert "equipoise[bench]" in result.output
+    assert "pip install '.[bench]'" in result.output
     with_options = CliRunner().invoke(group, ["inner", "early", "--any", "x"], prog_name="e")
     assert with_options.exit_code == 2
-    assert "equipoise[bench]" in with_options.output
+    assert "pip install '.[bench]'" in with_options.output
