@@ -139,7 +139,7 @@ def _idempotent(
     response: pb.RerankResponse,
 ) -> None:
     """Of exact kinds: the fair stage leaves its own list as it is."""
-    exact = policy.kind in ("none", "floors", "cap")
+    exact = policy.kind in ("none", "floors", "fa_ir", "cap")
     if not exact or response.receipt.status == pb.RECEIPT_STATUS_INFEASIBLE:
         return
     listed = set(_ids(response))

@@ -235,7 +235,7 @@ _LABELS = ("a", "b", "c", "d")
 @st.composite
 def _documents(draw: st.DrawFn) -> str:
     """The document of any policy over up to four groups."""
-    kind = draw(st.sampled_from(["none", "floors", "window", "cap"]))
+    kind = draw(st.sampled_from(["none", "floors", "fa_ir", "window", "cap"]))
     refuse = draw(st.booleans())
     head = (
         f'name = "drawn"\nversion = "1"\nkind = "{kind}"\nreason = "drawn by Hypothesis"\n'
@@ -248,7 +248,10 @@ def _documents(draw: st.DrawFn) -> str:
         within = draw(st.integers(1, 12))
         return f"{head}at_most = {draw(st.integers(1, within))}\nwithin_first = {within}\n"
     parts = draw(st.lists(st.integers(1, 9), min_size=1, max_size=len(_LABELS)))
-    whole = sum(parts) + (draw(st.integers(0, 5)) if kind == "floors" else 0)
+    whole = sum(parts) + (0 if kind == "window" else draw(st.integers(0, 5)))
+    if kind == "fa_ir":
+        head += f'alpha = "{draw(st.integers(1, 30))}/100"\n'
+        head += f"within_first = {draw(st.integers(1, 12))}\n[fa_ir.shares]\n"
     return head + "".join(
         f'{label} = "{part}/{whole}"\n' for label, part in zip(_LABELS, parts, strict=False)
     )

@@ -277,7 +277,7 @@ def _check_utility(
         math.isclose(receipt.utility_kept, kept, rel_tol=UTILITY_TOLERANCE, abs_tol=1e-9),
         lambda: f"the receipt says {receipt.utility_kept}, computed {kept}",
     )
-    exact = policy.kind in ("floors", "cap") and receipt.status == pb.RECEIPT_STATUS_MET
+    exact = policy.kind in ("floors", "fa_ir", "cap") and receipt.status == pb.RECEIPT_STATUS_MET
     if policy.tables is None or not exact:
         return
     present = [g for g in policy.labels if g in set(candidates.groups.values())]

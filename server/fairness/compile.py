@@ -26,6 +26,7 @@ from typing import assert_never
 import numpy as np
 
 from server.errors import PolicyRefused, listed
+from server.fairness.fair_ir import fair_ir_floors
 from server.fairness.policy import Policy
 from server.fairness.types import Int32
 
@@ -59,6 +60,8 @@ def compile_policy(policy: Policy, labels: Sequence[str], max_count: int = 200) 
     """The tables for lists of up to `max_count` places.
 
     Kind floors: floor(p k), no ceiling.
+    Kind fa_ir: FA*IR's floors for the first w places, and no more floors after them. Of G groups each
+    gets alpha / G, so that by the union bound a fair list fails anywhere with at most alpha.
     Kind window: floor(p k) and ceil(p k). Groups that the policy does not name share what is left
     over 1 without bounds of their own; where nothing is left over, their ceiling is 0 and they are
     listed only where nothing else is left.
@@ -66,7 +69,8 @@ def compile_policy(policy: Policy, labels: Sequence[str], max_count: int = 200) 
 
     Raises:
         PolicyRefused: the policy names a group that the table does not have, or its window leaves
-            something over and there is no other group to take it.
+            something over and there is no other group to take it, or its floors together ask for
+            more than a prefix holds.
     """
     if policy.kind == "none":
         empty = np.zeros((0, max_count + 1), np.int32)
@@ -88,6 +92,26 @@ def compile_policy(policy: Policy, labels: Sequence[str], max_count: int = 200) 
         case "floors":
             for group, share in policy.shares:
                 floors[rows[group]] = prefix * share.numerator // share.denominator
+        case "fa_ir":
+            first = min(policy.within_first, max_count)
+            for group, share in policy.shares:
+                own = fair_ir_floors(
+                    policy.within_first,
+                    share,
+                    policy.alpha / len(policy.shares),
+                    adjusted=policy.adjusted,
+                )
+                floors[rows[group], : first + 1] = own[: first + 1]
+                floors[rows[group], first + 1 :] = own[first]
+            crowded = np.flatnonzero(floors.sum(axis=0) > prefix)
+            if len(crowded):
+                k = int(crowded[0])
+                raise PolicyRefused(
+                    policy.name,
+                    "fa_ir.shares",
+                    f"the floors of the first {k} places add up to {floors[:, k].sum()}; "
+                    "lower alpha or the shares",
+                )
         case "window":
             left_over = 1 - sum(share for _, share in policy.shares)
             if left_over == 0:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from server.fairness import CompiledPolicy, compile_policy, parse_policy
 
 LABELS = ("a", "b", "c", "d")
-KINDS = ("floors", "window", "cap")
+KINDS = ("floors", "fa_ir", "window", "cap")
 
 Case = tuple[NDArray[np.float32], NDArray[np.int32], int, CompiledPolicy]
 """(scores, groups, count, policy)"""
@@ -58,8 +58,15 @@ def policies(draw: st.DrawFn, kinds: Sequence[str] = KINDS, max_count: int = 12)
         body = f"[cap]\nat_most = {draw(st.integers(1, within))}\nwithin_first = {within}\n"
         return compiled(kind, body, LABELS[: len(parts)], max_count)
     named = draw(st.integers(1, len(parts)))
-    rest = draw(st.integers(0, 5)) if kind == "floors" or named < len(parts) else 0
-    body = f"[{kind}]\n" + shares(parts[:named], sum(parts[:named]) + rest)
+    rest = draw(st.integers(0, 5)) if kind != "window" or named < len(parts) else 0
+    body = f"[{kind}]\n"
+    if kind == "fa_ir":
+        # At most 1/2, where the medians of several groups always fit into a prefix.
+        body += (
+            f'alpha = "{draw(st.integers(1, 50))}/100"\nwithin_first = {draw(st.integers(1, 14))}\n'
+        )
+        body += f"adjusted = {str(draw(st.booleans())).lower()}\n[fa_ir.shares]\n"
+    body += shares(parts[:named], sum(parts[:named]) + rest)
     return compiled(kind, body, LABELS[: len(parts)], max_count)
 
 

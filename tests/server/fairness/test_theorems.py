@@ -256,7 +256,9 @@ def test_reasons_name_the_bound_that_the_kind_has(case: Case) -> None:
     told = set(rerank_case(case).reasons.tolist())
     floors = {ReasonCode.RAISED_FOR_FLOOR, ReasonCode.LOWERED_FOR_FLOOR}
     ceilings = {ReasonCode.RAISED_FOR_CEILING, ReasonCode.LOWERED_FOR_CEILING}
-    foreign = {"floors": ceilings, "cap": floors, "window": set()}[case[3].policy.kind]
+    foreign = {"floors": ceilings, "fa_ir": ceilings, "cap": floors, "window": set()}[
+        case[3].policy.kind
+    ]
     assert told & foreign == set()
 
 

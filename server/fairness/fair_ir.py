@@ -1,0 +1,101 @@
+"""FA*IR's floors: how few of a group a prefix may hold before chance no longer explains it.
+
+Zehlike, Bonchi, Castillo, Hajian, Megahed, Baeza-Yates: "FA*IR: A Fair Top-k Ranking
+Algorithm", CIKM 2017. A list is fair if a coin with the group's proportion p could have
+made it: at every prefix k the count c has F(c; k, p) > alpha (their definition 3), where F
+is the binomial distribution function. Looking at many prefixes rejects too often, so alpha
+is lowered until a fair coin's list fails anywhere with probability at most alpha (their
+section 4.2). That probability is computed exactly, by a program over the counts in
+O(K^2), not by simulation; the lowered alpha is the largest one there is, since the table
+changes only at the values of F.
+
+>>> from fractions import Fraction
+>>> fair_ir_floors(12, Fraction(1, 2), Fraction(1, 10), adjusted=False).tolist()
+[0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4]
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.fairness.types import Int32
+from server.jit import kernel
+
+# What the program's sums may be off by: a probability so near to alpha counts as above it.
+_ROUNDING = 1e-12
+
+
+@kernel
+def distribution(size: int, p: float) -> NDArray[np.float64]:
+    """F(c; k, p) as `[size + 1, size + 1]`, row k, column c; 1 where c >= k."""
+    table = np.ones((size + 1, size + 1), np.float64)
+    mass = np.zeros(size + 1, np.float64)
+    mass[0] = 1.0
+    for k in range(1, size + 1):
+        for c in range(k, 0, -1):
+            mass[c] = mass[c] * (1.0 - p) + mass[c - 1] * p
+        mass[0] *= 1.0 - p
+        total = 0.0
+        for c in range(k):
+            total += mass[c]
+            table[k, c] = total
+    return table
+
+
+@kernel
+def floors_at(table: NDArray[np.float64], alpha: float) -> Int32:
+    """`[size + 1] int32`: the fewest of the group that each prefix may hold, F(c; k, p) > alpha."""
+    size = table.shape[0] - 1
+    floors = np.zeros(size + 1, np.int32)
+    c = 0
+    for k in range(1, size + 1):
+        while c < k and table[k, c] <= alpha:
+            c += 1
+        floors[k] = c
+    return floors
+
+
+@kernel
+def fail_probability(floors: Int32, p: float) -> float:
+    """How likely a list of independent draws, each of the group with probability p, breaks a floor.
+
+    floors: `[size + 1] int32`, non-decreasing. O(size^2): the mass of every count, prefix by
+    prefix; what falls below the floor has failed and is taken out.
+    """
+    size = floors.shape[0] - 1
+    mass = np.zeros(size + 1, np.float64)
+    mass[0] = 1.0
+    failed = 0.0
+    for k in range(1, size + 1):
+        for c in range(k, 0, -1):
+            mass[c] = mass[c] * (1.0 - p) + mass[c - 1] * p
+        mass[0] *= 1.0 - p
+        for c in range(floors[k]):
+            failed += mass[c]
+            mass[c] = 0.0
+    return failed
+
+
+def fair_ir_floors(size: int, share: Fraction, alpha: Fraction, *, adjusted: bool = True) -> Int32:
+    """The floors of one group, `[size + 1] int32`, entry k for the first k places, entry 0 is 0.
+
+    share: the group's proportion p. alpha: how often a fair list may be taken for an unfair one:
+    at one prefix where `adjusted` is False, over the whole list where it is True.
+    """
+    p = float(share)
+    table = distribution(size, p)
+    if not adjusted:
+        return floors_at(table, float(alpha))
+    bound = float(alpha) - _ROUNDING
+    steps = np.unique(table[table <= float(alpha)])
+    low, high = 0, len(steps)  # steps[:low] pass, steps[high:] fail
+    while low < high:
+        middle = (low + high) // 2
+        if fail_probability(floors_at(table, steps[middle]), p) <= bound:
+            low = middle + 1
+        else:
+            high = middle
+    return floors_at(table, steps[low - 1]) if low else np.zeros(size + 1, np.int32)

@@ -1,0 +1,117 @@
+"""FA*IR's tables: the published ones, an exact program in fractions, and what must be monotone."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.fairness.fair_ir import fail_probability, fair_ir_floors
+
+# Zehlike et al. 2017, table 2: alpha = 0.1, prefixes 1 to 12.
+PUBLISHED = {
+    "1/10": [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    "2/10": [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
+    "3/10": [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2],
+    "4/10": [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3],
+    "5/10": [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4],
+    "6/10": [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5],
+    "7/10": [0, 1, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6],
+}
+
+shares = st.fractions(Fraction(1, 20), Fraction(19, 20), max_denominator=20)
+alphas = st.fractions(Fraction(1, 100), Fraction(1, 2), max_denominator=100)
+
+
+def exact_fail(floors: list[int], p: Fraction) -> Fraction:
+    """By the same definition, in fractions, over counts kept in a dictionary."""
+    alive, failed = {0: Fraction(1)}, Fraction(0)
+    for floor in floors[1:]:
+        after: dict[int, Fraction] = {}
+        for count, mass in alive.items():
+            for more, chance in ((1, p), (0, 1 - p)):
+                after[count + more] = after.get(count + more, Fraction(0)) + mass * chance
+        failed += sum((mass for count, mass in after.items() if count < floor), Fraction(0))
+        alive = {count: mass for count, mass in after.items() if count >= floor}
+    return failed
+
+
+def plain_floors(size: int, p: Fraction, alpha: Fraction) -> list[int]:
+    """Definition 3 word for word, in fractions."""
+    floors = [0]
+    for k in range(1, size + 1):
+        total, c = Fraction(0), 0
+        while True:
+            total += comb(k, c) * p**c * (1 - p) ** (k - c)
+            if total > alpha:
+                break
+            c += 1
+        floors.append(c)
+    return floors
+
+
+@pytest.mark.parametrize("share", PUBLISHED)
+def test_the_published_tables_come_out(share: str) -> None:
+    floors = fair_ir_floors(12, Fraction(share), Fraction(1, 10), adjusted=False)
+    assert floors[1:].tolist() == PUBLISHED[share]
+
+
+@given(st.integers(1, 30), shares, alphas)
+def test_unadjusted_floors_are_the_definition(size: int, p: Fraction, alpha: Fraction) -> None:
+    assert fair_ir_floors(size, p, alpha, adjusted=False).tolist() == plain_floors(size, p, alpha)
+
+
+@given(st.integers(1, 30), shares, alphas)
+def test_a_fair_list_fails_no_more_often_than_alpha(
+    size: int, p: Fraction, alpha: Fraction
+) -> None:
+    floors = fair_ir_floors(size, p, alpha).tolist()
+    assert exact_fail(floors, p) <= alpha
+
+
+@given(st.integers(1, 18), shares, alphas)
+def test_no_larger_table_of_the_family_keeps_alpha(size: int, p: Fraction, alpha: Fraction) -> None:
+    """The adjustment gives nothing away: the next table up fails too often."""
+    found = fair_ir_floors(size, p, alpha).tolist()
+    family = {
+        tuple(plain_floors(size, p, Fraction(step)))
+        for k in range(1, size + 1)
+        for step in np.cumsum([comb(k, c) * p**c * (1 - p) ** (k - c) for c in range(k)])
+        if step <= alpha
+    }
+    keeping = [table for table in family if exact_fail(list(table), p) <= alpha]
+    assert tuple(found) == max(keeping, key=sum, default=(0,) * (size + 1))
+
+
+@given(st.integers(1, 25), shares, st.data())
+def test_the_fail_probability_is_exact(size: int, p: Fraction, data: st.DataObject) -> None:
+    rises = data.draw(st.lists(st.integers(0, 1), min_size=size, max_size=size))
+    floors = np.concatenate([[0], np.cumsum(rises)]).astype(np.int32)
+    exact = float(exact_fail(floors.tolist(), p))
+    assert fail_probability(floors, float(p)) == pytest.approx(exact, abs=1e-12)
+
+
+@given(st.integers(2, 200), shares, alphas, st.booleans())
+def test_floors_rise_by_at_most_one_and_with_p_and_alpha(
+    size: int, p: Fraction, alpha: Fraction, adjusted: bool
+) -> None:
+    floors = fair_ir_floors(size, p, alpha, adjusted=adjusted)
+    assert set(np.diff(floors).tolist()) <= {0, 1}
+    if not adjusted:
+        more = fair_ir_floors(size, (p + 1) / 2, alpha, adjusted=False)
+        surer = fair_ir_floors(size, p, (alpha + 1) / 2, adjusted=False)
+        assert (more >= floors).all()
+        assert (surer >= floors).all()
+
+
+def test_the_known_wrong_adjustment_is_not_ours() -> None:
+    """A table adjusted by a program that skips the last position fails more often than alpha."""
+    p, alpha, size = Fraction(1, 4), Fraction(1, 10), 20
+    ours = fair_ir_floors(size, p, alpha).tolist()
+    assert exact_fail(ours, p) <= alpha
+    unadjusted = fair_ir_floors(size, p, alpha, adjusted=False).tolist()
+    assert exact_fail(unadjusted, p) > alpha
