@@ -19,16 +19,18 @@ from training.options import (
     NEW_FOLDER,
     cache_option,
     dataset_option,
+    events_option,
     interactions_option,
     items_option,
     json_option,
     prepared_source,
-    prepared_store,
     tables_of_source,
 )
 
 # Enough that a short load repeats few, small enough to read.
 REQUESTS = 400
+# Below this a validation figure moves by more than the models that it compares.
+FEW_USERS = 200
 
 TRAIN_EXAMPLES = """\b
 Examples:
@@ -65,11 +67,7 @@ Exit code 2: a table is refused; the message names column, number of rows and an
 @click.command("train", epilog=TRAIN_EXAMPLES)
 @dataset_option
 @interactions_option
-@click.option(
-    "--events",
-    type=EXISTING_FILE,
-    help="Or an event store: what was loaded and what feedback added.",
-)
+@events_option
 @items_option
 @click.option(
     "--out",
@@ -81,7 +79,12 @@ Exit code 2: a table is refused; the message names column, number of rows and an
 @click.option(
     "--policies",
     type=EXISTING_FOLDER,
-    help="Folder of policy documents.  [default: those that come with Equipoise]",
+    help="Folder of policy documents (see docs/policies.md).  [default: those that come with "
+    "Equipoise and fit the data]",
+)
+@click.option(
+    "--default-policy",
+    help="The policy for requests that name none.  [default: provider-tiers, or the only one]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random.")
 @click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
@@ -95,6 +98,7 @@ def train(
     out: Path,
     name: str | None,
     policies: Path | None,
+    default_policy: str | None,
     seed: int,
     quick: bool,
     cache: Path | None,
@@ -104,26 +108,25 @@ def train(
     from rich.console import Console
 
     from training.pipeline import Pipeline
-    from training.release import SHOP_POLICIES
     from training.settings import TrainSettings
 
-    if events is None:
-        prepared = prepared_source(dataset, interactions, items, None, cache)
-    elif dataset is None and interactions is None:
-        prepared = prepared_store(events, items)
-    else:
-        raise click.UsageError("Give one of --dataset, --interactions and --events.")
+    prepared = prepared_source(dataset, interactions, events, items, None, cache)
     console = Console(stderr=True, highlight=False)
     console.print(str(prepared.cleaning))
     source = dataset or (interactions or events or out).stem
     settings = TrainSettings.quick(seed) if quick else TrainSettings(seed=seed)
     released = Pipeline(prepared, settings, console).run(
-        name=name or _bundle_name(source), policies=policies or SHOP_POLICIES, out=out
+        name=name or _bundle_name(source),
+        policies=policies,
+        default_policy=default_policy,
+        out=out,
     )
     facts = {
         "bundle_id": released.manifest.bundle_id,
         "out": str(out),
+        "default_policy": released.manifest.default_policy,
         "validation_ndcg_at_20": released.validation_ndcg_at_20,
+        "validation_users": released.validation_users,
         "best_epoch": released.best_epoch,
         "parity_max_difference": released.parity,
     }
@@ -131,9 +134,12 @@ def train(
         click.echo(json.dumps(facts))
         return
     click.echo(f"bundle   {facts['bundle_id']} in {out}")
+    click.echo(f"policy   {facts['default_policy']} for requests that name none")
+    if released.validation_users < FEW_USERS:
+        click.echo("         so few users prove nothing: look at the interval of 'evaluate'")
     click.echo(
         f"quality  validation NDCG@20 {released.validation_ndcg_at_20:.4f} "
-        f"(epoch {released.best_epoch})"
+        f"over {released.validation_users:,} users (epoch {released.best_epoch})"
     )
     click.echo(f"parity   torch and onnxruntime differ by {released.parity:.1e} at most")
 
@@ -153,6 +159,7 @@ def _bundle_name(source: str) -> str:
 )
 @dataset_option
 @interactions_option
+@events_option
 @items_option
 @click.option(
     "--users",
@@ -174,9 +181,7 @@ def _bundle_name(source: str) -> str:
 )
 @click.option(
     "--group-by",
-    default="income,age,household_size",
-    show_default=True,
-    help="User attributes to report groups of, where the data has them.",
+    help="User attributes to report groups of, such as income,age.  [default: all with few values]",
 )
 @click.option("--resamples", type=click.IntRange(100, 100_000), default=2000, show_default=True)
 @click.option("--seed", type=int, default=20, show_default=True, help="Seed of the bootstrap.")
@@ -191,11 +196,12 @@ def evaluate(
     bundle_path: Path,
     dataset: str | None,
     interactions: Path | None,
+    events: Path | None,
     items: Path | None,
     users: Path | None,
     out: Path,
     on: str,
-    group_by: str,
+    group_by: str | None,
     resamples: int,
     seed: int,
     cache: Path | None,
@@ -214,8 +220,10 @@ def evaluate(
     from training.requests import request_lines
 
     bundle = load_bundle(bundle_path)
-    prepared = prepared_source(dataset, interactions, items, users, cache)
-    attributes = tuple(name.strip() for name in group_by.split(",") if name.strip())
+    prepared = prepared_source(dataset, interactions, events, items, users, cache)
+    attributes = (
+        None if group_by is None else tuple(n.strip() for n in group_by.split(",") if n.strip())
+    )
     protocol = Protocol(on=on, resamples=resamples, seed=seed, user_attributes=attributes)
     with steps() as on_step:
         evaluation = measure(bundle, prepared, protocol, on_step)

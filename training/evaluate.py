@@ -41,29 +41,23 @@ from numpy.typing import NDArray
 
 from server.bundle import Bundle
 from server.engine.engine import Engine
-from server.fairness import Status
-from server.fairness.metrics import coverage, discounts, exposure_shares, floor_violations, gini
-from server.features.types import Float64, Int32, Int64
+from server.errors import Refused
+from server.features.types import Int32, Int64
 from training.baselines import BASELINES
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
-from training.data.schema import UNKNOWN
 from training.data.split import Targets, targets_between
 from training.intervals import Estimate, Resampler
-from training.metrics import hits, ndcg, recall, without
+from training.item_side import item_side, policy_facts
+from training.metrics import PerUser, hits, ndcg, recall, without
 from training.served import (
     ServedLists,
     plain_policy,
     refuse_a_bundle_that_has_seen,
     served_lists,
 )
+from training.user_groups import group_counts, group_metrics, groups_of, worst_groups
 
-MAX_LABELS = 12
-"""An attribute with more labels than this is no partition into groups to report on."""
-
-GROUP_METRICS = ("ndcg_at_{k}", "first_basket_recall_at_{k}")
-
-PerUser = dict[str, Float64]
 OnStep = Callable[[str, int, int], None]
 """Told (what, users done in it, users in all), for a progress bar."""
 
@@ -82,8 +76,8 @@ class Protocol:
     """Share of resamples inside an interval: higher is wider."""
     seed: int = 20
     """Seed of the bootstrap."""
-    user_attributes: tuple[str, ...] = ("income", "age", "household_size")
-    """User attributes whose groups are reported, where the data has them."""
+    user_attributes: tuple[str, ...] | None = None
+    """User attributes whose groups are reported; None: all that the data has."""
 
     def __post_init__(self) -> None:
         if self.on not in ("test", "validation"):
@@ -135,7 +129,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure `bundle` on the held-out part of `prepared`.
 
-    Raises `Refused` if the bundle has no policy of kind none, or learned from events after the cut.
+    Raises:
+        Refused: the bundle has no policy of kind none, learned from events after the cut, or knows
+            no item of the data; or the data has no such user attribute.
     """
     engine = Engine(bundle)
     task = _task(prepared, protocol.on)
@@ -143,6 +139,11 @@ def evaluate(
     plain = plain_policy(engine)
     k, users = protocol.k, task.targets.users
     to_data = _places_in_data(bundle, prepared.dataset)
+    if not (to_data >= 0).any():
+        raise Refused(
+            f"bundle {bundle.manifest.bundle_id} knows none of the {prepared.dataset.n_items:,} items "
+            f"of {prepared.dataset.source}: it was made from {bundle.manifest.data.source}"
+        )
 
     def served(policy: str, what: str, seen: bool = True) -> ServedLists:
         return served_lists(
@@ -183,13 +184,11 @@ def evaluate(
         confidence=protocol.confidence,
         seed=protocol.seed,
     )
-    groups = {
-        name: np.array(prepared.dataset.user_attributes[name])[users]
-        for name in protocol.user_attributes
-        if name in prepared.dataset.user_attributes
-        and len(set(prepared.dataset.user_attributes[name])) <= MAX_LABELS
-    }
-    by_group = _by_group(ranker, groups, protocol)
+    groups = groups_of(prepared.dataset, users, protocol.user_attributes)
+    by_group = group_metrics(
+        ranker, groups, k=k, resamples=protocol.resamples, confidence=protocol.confidence,
+        seed=protocol.seed,
+    )  # fmt: skip
     results: dict[str, Any] = {
         "kind": "quality",
         "schema_version": 1,
@@ -214,6 +213,7 @@ def evaluate(
             "policy": plain,
             "served_path": True,
             "bundle_items": len(bundle.items.ids),
+            "data_items_known_to_bundle": int((to_data >= 0).sum()),
             "history_events_unknown_to_bundle": before.skipped_events,
         },
         "intervals": {
@@ -224,16 +224,16 @@ def evaluate(
             "method": "percentile bootstrap over users, paired differences",
         },
         "metrics": _metrics(sample, ranker, baselines, ndcg_with, k)
-        | _item_side(before.items, len(bundle.items.ids), k),
+        | item_side(before.items, len(bundle.items.ids), k),
         "baselines": {
             name: {metric: sample.mean(v).as_json() for metric, v in values.items()}
             for name, values in baselines.items()
         },
         "groups": by_group,
-        "group_counts": _group_counts(task, to_data[before.items], groups),
-        "worst_group": _worst(by_group),
+        "group_counts": group_counts(task.targets, to_data[before.items], groups),
+        "worst_group": worst_groups(by_group),
         "policies": {
-            name: _policy_facts(bundle, before.items, lists) for name, lists in fair.items()
+            name: policy_facts(bundle, before.items, lists) for name, lists in fair.items()
         },
         "per_user_file": "per_user.npz",
     }
@@ -305,138 +305,3 @@ def _complement(kept: Estimate) -> Estimate:
     if kept.value is None or kept.low is None or kept.high is None:
         return Estimate(None, None, None, kept.n_users, "lower")
     return Estimate(1 - kept.value, 1 - kept.high, 1 - kept.low, kept.n_users, "lower")
-
-
-def _item_side(lists: Int32, n_items: int, k: int) -> dict[str, Any]:
-    shown = lists[lists >= 0]
-    return {
-        f"catalogue_coverage_at_{k}": Estimate(
-            coverage(shown, n_items), None, None, len(lists)
-        ).as_json(),
-        "item_exposure_gini": Estimate(
-            gini(_item_exposure(lists, n_items)), None, None, len(lists), "lower"
-        ).as_json(),
-    }
-
-
-def _item_exposure(lists: Int32, n_items: int) -> Float64:
-    """`[n_items]`: the sum of `1 / log2(rank + 1)` over the lists that an item is in."""
-    weights = np.broadcast_to(discounts(lists.shape[1]), lists.shape)
-    shown = lists >= 0
-    total = np.zeros(n_items)
-    np.add.at(total, lists[shown], weights[shown])
-    return total
-
-
-def _by_group(
-    ranker: PerUser, groups: Mapping[str, NDArray[Any]], protocol: Protocol
-) -> dict[str, dict[str, dict[str, Any]]]:
-    out: dict[str, dict[str, dict[str, Any]]] = {}
-    for attribute, labels in groups.items():
-        out[attribute] = {}
-        for label in sorted(set(labels.tolist())):
-            members = labels == label
-            sample = Resampler(
-                int(members.sum()),
-                resamples=protocol.resamples,
-                confidence=protocol.confidence,
-                seed=protocol.seed,
-            )
-            out[attribute][label] = {
-                metric: sample.mean(ranker[metric][members]).as_json()
-                for metric in (name.format(k=protocol.k) for name in GROUP_METRICS)
-            }
-    return out
-
-
-def _group_counts(
-    task: _Task, lists: Int32, groups: Mapping[str, NDArray[Any]]
-) -> dict[str, dict[str, dict[str, int]]]:
-    targets = task.targets
-    found = hits(lists, targets.ptr, targets.items).sum(axis=1)
-    first = hits(lists, targets.first_ptr, targets.first_items).sum(axis=1)
-    columns = {
-        "users": np.ones(len(targets), np.int64),
-        "targets": np.diff(targets.ptr),
-        "hits": found,
-        "first_basket_targets": np.diff(targets.first_ptr),
-        "first_basket_hits": first,
-    }
-    return {
-        attribute: {
-            label: {name: int(values[labels == label].sum()) for name, values in columns.items()}
-            for label in sorted(set(labels.tolist()))
-        }
-        for attribute, labels in groups.items()
-    }
-
-
-def _worst(by_group: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The lowest group per attribute and metric; a group without a value is the worst of all."""
-    out: dict[str, dict[str, Any]] = {}
-    for attribute, labels in by_group.items():
-        known = {label: metrics for label, metrics in labels.items() if label != UNKNOWN}
-        if not known:
-            continue
-        out[attribute] = {}
-        for metric in next(iter(known.values())):
-            value = {label: metrics[metric]["value"] for label, metrics in known.items()}
-            label = min(value, key=lambda one: -np.inf if value[one] is None else value[one])
-            out[attribute][metric] = {"label": label, **known[label][metric]}
-    return out
-
-
-def _policy_facts(bundle: Bundle, before: Int32, after: ServedLists) -> dict[str, Any]:
-    """What the receipts say, and the exposure of the policy's groups before and after it."""
-    compiled = bundle.policies[after.policy]
-    statuses = [receipt.status for receipt in after.receipts]
-    facts: dict[str, Any] = {
-        "policy": after.policy,
-        "version": compiled.policy.version,
-        "digest": compiled.policy.digest,
-        "kind": compiled.policy.kind,
-        "group_table": compiled.policy.group_table,
-        "lists": len(statuses),
-        "met": statuses.count(Status.MET),
-        "infeasible": statuses.count(Status.INFEASIBLE),
-        "skipped": statuses.count(Status.SKIPPED),
-        "utility_kept_mean": _mean([receipt.utility_kept for receipt in after.receipts]),
-        "places_moved_mean": _mean([float(receipt.places_moved) for receipt in after.receipts]),
-        **{
-            name: estimate["value"]
-            for name, estimate in _item_side(
-                after.items, len(bundle.items.ids), after.items.shape[1]
-            ).items()
-        },
-        "groups": [],
-    }
-    table = bundle.groups.get(compiled.policy.group_table)
-    if table is None:
-        return facts
-    codes = {
-        "before": [table.codes[row[row >= 0]] for row in before],
-        "after": [table.codes[row[row >= 0]] for row in after.items],
-    }
-    shares = {
-        when: np.mean([exposure_shares(row, len(table.labels)) for row in rows], axis=0)
-        for when, rows in codes.items()
-        if rows
-    }
-    for when, rows in codes.items():
-        facts[f"floor_violations_{when}"] = sum(
-            floor_violations(row, compiled.floors) for row in rows
-        )
-    facts["groups"] = [
-        {
-            "group": label,
-            "share_before": float(shares["before"][code]),
-            "share_after": float(shares["after"][code]),
-        }
-        for code, label in enumerate(table.labels)
-        if shares
-    ]
-    return facts
-
-
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None

@@ -27,6 +27,8 @@ from server.features.types import Float64, Int64
 
 Bool = NDArray[np.bool_]
 Ints = NDArray[np.integer]
+PerUser = dict[str, Float64]
+"""Metric -> one value per evaluated user."""
 
 
 def hits(lists: Ints, ptr: Int64, items: Ints) -> Bool:

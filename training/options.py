@@ -29,6 +29,11 @@ interactions_option = click.option(
     type=EXISTING_FILE,
     help="Or your own: a .parquet or .csv table with user, item, time.",
 )
+events_option = click.option(
+    "--events",
+    type=EXISTING_FILE,
+    help="Or an event store: what was loaded and what feedback added.",
+)
 items_option = click.option(
     "--items",
     type=EXISTING_FILE,
@@ -49,7 +54,7 @@ def tables_of_source(dataset: str | None, interactions: Path | None, cache: Path
     from training.data.prepare import prepare_complete_journey
     from training.data.tables import read_tables
 
-    _one_source(dataset, interactions)
+    _one_of(dataset=dataset, interactions=interactions)
     if interactions is not None:
         return read_tables(interactions)
     return prepare_complete_journey(cache).tables
@@ -58,33 +63,31 @@ def tables_of_source(dataset: str | None, interactions: Path | None, cache: Path
 def prepared_source(
     dataset: str | None,
     interactions: Path | None,
+    events: Path | None,
     items: Path | None,
     users: Path | None,
     cache: Path | None,
 ) -> Prepared:
     """The tables cleaned, coded and split."""
-    from training.data.prepare import prepare_complete_journey, prepare_files
+    from server.events import SqliteEventStore
+    from training.data.prepare import prepare_complete_journey, prepare_files, prepare_tables
+    from training.data.stored import tables_of
+    from training.data.tables import read_items, read_users
 
-    _one_source(dataset, interactions)
+    _one_of(dataset=dataset, interactions=interactions, events=events)
     if interactions is not None:
         return prepare_files(interactions, items, users)
+    if events is not None:
+        described = read_items(items) if items is not None else None
+        people = read_users(users) if users is not None else None
+        with SqliteEventStore(events, create=False) as opened:
+            return prepare_tables(tables_of(opened, described, people))
     if items is not None or users is not None:
-        raise click.UsageError("--items and --users go with --interactions.")
+        raise click.UsageError("--items and --users go with --interactions or --events.")
     return prepare_complete_journey(cache)
 
 
-def prepared_store(store: Path, items: Path | None) -> Prepared:
-    """What an event store holds, cleaned, coded and split."""
-    from server.events import SqliteEventStore
-    from training.data.prepare import prepare_tables
-    from training.data.stored import tables_of
-    from training.data.tables import read_items
-
-    described = read_items(items) if items is not None else None
-    with SqliteEventStore(store, create=False) as opened:
-        return prepare_tables(tables_of(opened, described))
-
-
-def _one_source(dataset: str | None, interactions: Path | None) -> None:
-    if (dataset is None) == (interactions is None):
-        raise click.UsageError("Give one of --dataset and --interactions.")
+def _one_of(**sources: object) -> None:
+    if sum(source is not None for source in sources.values()) != 1:
+        *first, last = (f"--{name}" for name in sources)
+        raise click.UsageError(f"Give one of {', '.join(first)} and {last}.")

@@ -30,13 +30,14 @@ from server.bundle import Manifest, write_bundle
 from server.errors import Refused
 from server.features import FEATURE_NAMES, FeatureState, warm_up
 from server.features.types import DAY_MS
+from training.choose_policies import choose_policies
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
 from training.data.split import Targets, targets_between
 from training.export import check_parity, export_onnx, scorer_of
 from training.fit_features import fit_features, with_levels
 from training.model import PairRanker
-from training.release import assemble
+from training.release import assemble, group_tables
 from training.rows import Lists, make_lists
 from training.settings import TrainSettings
 from training.train import train_ranker
@@ -48,6 +49,7 @@ class Released:
 
     manifest: Manifest
     validation_ndcg_at_20: float
+    validation_users: int
     best_epoch: int
     parity: float
 
@@ -61,14 +63,23 @@ class Pipeline:
         self._settings = settings
         self._console = console
 
-    def run(self, *, name: str, policies: Path, out: Path) -> Released:
+    def run(
+        self, *, name: str, policies: Path | None, default_policy: str | None, out: Path
+    ) -> Released:
         """Train and write the bundle.
+
+        policies, default_policy: see `training.choose_policies`; checked before anything is
+        trained.
 
         Raises:
             Refused: too little data, a failed parity gate, a policy that makes no sense, or a
                 folder that cannot be written. No bundle is written then.
         """
         split, settings = self._split, self._settings
+        groups = group_tables(self._data.until(split.validation_until_ms))
+        chosen = choose_policies(policies, default_policy, groups)
+        for left_out, why in chosen.left_out.items():
+            self._console.print(f"policy {left_out} is left out: {why}")
         torch.use_deterministic_algorithms(True)
         step_ms = settings.horizon_days * DAY_MS
         cuts = [split.train_until_ms - k * step_ms for k in range(settings.cuts, 0, -1)]
@@ -96,7 +107,8 @@ class Pipeline:
             until_ms=until_ms,
             state=state,
             model=model,
-            policies_folder=policies,
+            groups=groups,
+            policies=chosen,
             settings=settings,
             quality={
                 "protocol": split.protocol,
@@ -106,7 +118,7 @@ class Pipeline:
             },
         )
         manifest = write_bundle(parts, out)
-        return Released(manifest, ndcg, tuned.best_epoch, parity)
+        return Released(manifest, ndcg, len(validation), tuned.best_epoch, parity)
 
     def _lists(self, cut_ms: int, until_ms: int, *, with_short: bool) -> tuple[Lists, FeatureState]:
         history = self._data.until(cut_ms)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,20 +19,18 @@ import torch
 from numpy.typing import NDArray
 
 from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup
-from server.errors import Refused, listed
 from server.fairness import parse_policy
 from server.features import FEATURE_NAMES, FeatureState, generate_candidates, pair_features
 from server.features.types import DAY_MS, History
 from server.model import OnnxScorer
 from training import export
+from training.choose_policies import ChosenPolicies
 from training.data.dataset import Dataset
 from training.data.schema import UNKNOWN
 from training.fit_features import attribute_codes
 from training.model import FAMILY
 from training.settings import TrainSettings
 
-SHOP_POLICIES = Path(__file__).parent / "policies"
-DEFAULT_POLICY = "provider-tiers"
 # Providers by sales: the fewest that make half are large, the next to 80 % medium.
 LARGE_SHARE, MEDIUM_SHARE = 0.5, 0.8
 WARMUPS = 12
@@ -68,34 +65,14 @@ def provider_tiers(data: Dataset) -> GroupTable:
 
 
 def group_tables(data: Dataset) -> tuple[GroupTable, ...]:
-    """Provider tiers, and one table for each attribute with a few hundred values at most."""
-    tables = [provider_tiers(data)]
+    """Provider tiers and a table each for brand, category and department, where the data tells."""
+    providers = data.item_attributes.get("provider", ())
+    tables = [provider_tiers(data)] if set(providers) - {UNKNOWN} else []
     for name in ("brand", "category", "department"):
         texts = data.item_attributes.get(name)
-        if texts is not None:
+        if texts is not None and set(texts) != {UNKNOWN}:
             tables.append(GroupTable(name, tuple(sorted(set(texts))), attribute_codes(texts)))
     return tuple(tables)
-
-
-def read_policies(folder: Path, groups: tuple[GroupTable, ...]) -> dict[str, str]:
-    """The documents of a folder whose group table and groups exist here.
-
-    Raises:
-        PolicyRefused: a document that makes no sense.
-        Refused: the folder holds no policy.
-    """
-    tables = {table.name: set(table.labels) for table in groups}
-    documents: dict[str, str] = {}
-    for path in sorted(folder.glob("*.toml")):
-        text = path.read_text(encoding="utf-8")
-        policy = parse_policy(text, str(path))
-        named = {group for group, _ in policy.shares}
-        table = tables.get(policy.group_table)
-        if policy.kind == "none" or (table is not None and named <= table):
-            documents[policy.name] = text
-    if not documents:
-        raise Refused(f"{folder}: no policy fits; the data has the group tables {listed(tables)}")
-    return documents
 
 
 def warmups(
@@ -128,18 +105,16 @@ def assemble(
     until_ms: int,
     state: FeatureState,
     model: bytes,
-    policies_folder: Path,
+    groups: tuple[GroupTable, ...],
+    policies: ChosenPolicies,
     settings: TrainSettings,
     quality: Mapping[str, Any],
 ) -> BundleParts:
     """The parts of a bundle made from `data`, the events up to `until_ms`."""
     n_features = len(FEATURE_NAMES)
     scorer = export.scorer_of(model, n_features)
-    groups = group_tables(data)
-    policies = read_policies(policies_folder, groups)
     made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed)
     inputs = _golden_inputs(made, state)
-    default = DEFAULT_POLICY if DEFAULT_POLICY in policies else min(policies)
     return BundleParts(
         name=name,
         created_unix_ms=time.time_ns() // 1_000_000,
@@ -162,12 +137,12 @@ def assemble(
         state=state,
         items=item_table(data),
         groups=groups,
-        policies=policies,
-        default_policy=default,
+        policies=policies.documents,
+        default_policy=policies.default,
         golden_inputs=inputs,
         golden_outputs=scorer.score(inputs),
         warmups=made,
-        model_card=_card(name, data, settings, quality, policies, default),
+        model_card=_card(name, data, settings, quality, policies),
         horizon_days=settings.horizon_days,
         quality=quality,
         made_with={
@@ -190,13 +165,12 @@ def _card(
     data: Dataset,
     settings: TrainSettings,
     quality: Mapping[str, Any],
-    policies: Mapping[str, str],
-    default: str,
+    policies: ChosenPolicies,
 ) -> str:
     figures = "\n".join(f"- {key}: {value}" for key, value in quality.items())
     lines = "\n".join(
-        f"- `{policy}`{' (default)' if policy == default else ''}: {parse_policy(text, policy).reason}"
-        for policy, text in sorted(policies.items())
+        f"- `{policy}`{' (default)' if policy == policies.default else ''}: {parse_policy(text, policy).reason}"
+        for policy, text in sorted(policies.documents.items())
     )
     return f"""# {name}
 

@@ -192,6 +192,7 @@ def parse_policy(document: str, source: str) -> Policy:
             "cap.at_most",
             f"got {parsed.cap.at_most}; above within_first ({parsed.cap.within_first}) it bounds nothing",
         )
+    bounded = parsed.cap or fa_ir
     return Policy(
         name=parsed.name,
         version=parsed.version,
@@ -203,7 +204,7 @@ def parse_policy(document: str, source: str) -> Policy:
         digest=hashlib.sha256(document.encode()).hexdigest(),
         shares=tuple((group, Fraction(text)) for group, text in shares.items()),
         at_most=parsed.cap.at_most if parsed.cap else 0,
-        within_first=(parsed.cap or fa_ir).within_first if parsed.cap or fa_ir else 0,
+        within_first=bounded.within_first if bounded else 0,
         alpha=Fraction(fa_ir.alpha) if fa_ir else Fraction(0),
         adjusted=fa_ir.adjusted if fa_ir else True,
     )

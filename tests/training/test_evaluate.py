@@ -74,8 +74,7 @@ def bundle(bundle_path: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def evaluation(bundle: Bundle, prepared: Prepared) -> Evaluation:
-    protocol = dataclasses.replace(PROTOCOL, user_attributes=("income", "nickname", "shoe size"))
-    return evaluate(bundle, prepared, protocol)
+    return evaluate(bundle, prepared, PROTOCOL)
 
 
 def test_ranker_lists_are_candidates_features_and_model_sorted_by_score_and_index(
@@ -283,3 +282,22 @@ def test_the_command_measures_own_files_and_prints_json(
     printed = json.loads(outcome.stdout)
     assert printed == json.loads((tmp_path / "q" / "quality.json").read_text())
     assert printed["groups"]["income"].keys() == {"low", "high", "unknown"}
+
+
+@pytest.mark.parametrize("attribute", ["shoe size", "nickname"])
+def test_an_attribute_that_makes_no_groups_is_refused(
+    bundle: Bundle, prepared: Prepared, attribute: str
+) -> None:
+    protocol = dataclasses.replace(PROTOCOL, user_attributes=(attribute,))
+    with pytest.raises(Refused, match=attribute):
+        evaluate(bundle, prepared, protocol)
+
+
+def test_a_bundle_that_knows_nothing_of_the_data_is_refused(
+    bundle: Bundle, prepared: Prepared
+) -> None:
+    foreign = dataclasses.replace(
+        prepared.dataset, item_ids=tuple(f"other-{item}" for item in prepared.dataset.item_ids)
+    )
+    with pytest.raises(Refused, match="knows none of the"):
+        evaluate(bundle, dataclasses.replace(prepared, dataset=foreign), PROTOCOL)

@@ -13,7 +13,7 @@ import safetensors.numpy
 from click.testing import CliRunner, Result
 
 from server.bundle import Bundle, load_bundle
-from server.errors import Refused
+from server.errors import PolicyRefused, Refused
 from server.events import SqliteEventStore
 from server.features import generate_candidates, pair_features
 from strategies.fairness import document
@@ -23,7 +23,7 @@ from training.commands import train
 from training.data.dataset import Dataset, dataset_of
 from training.data.stored import load
 from training.export import ParityFailed, scorer_of
-from training.release import SHOP_POLICIES, group_tables, provider_tiers, read_policies
+from training.release import provider_tiers
 
 pytestmark = pytest.mark.slow
 
@@ -193,23 +193,29 @@ def test_without_prices_tiers_go_by_purchases() -> None:
     assert [tiers.labels[code] for code in tiers.codes] == ["large"] * 3 + ["medium"]
 
 
-def test_only_policies_whose_groups_exist_are_taken(tmp_path: Path) -> None:
-    groups = group_tables(shop_data(["a", "b"], [2, 1]))
+def test_a_misspelt_policy_is_refused_before_anything_is_trained(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*arguments: object, **named: object) -> None:
+        raise AssertionError("trained")
 
-    def put(name: str, table: str, kind: str, body: str) -> None:
-        text = document(kind, body).replace('"t"', f'"{table}"')
-        (tmp_path / f"{name}.toml").write_text(text.replace('name = "p"', f'name = "{name}"'))
+    monkeypatch.setattr(pipeline, "train_ranker", trained)
+    text = document("floors", '[floors]\nsmal = "1/5"\n').replace('"t"', '"provider_tier"')
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "p.toml").write_text(text)
+    result = run(
+        "--interactions", str(shop / "purchases.parquet"), "--items", str(shop / "items.csv"),
+        "--policies", str(tmp_path / "policies"), "--out", str(tmp_path / "bundle"),
+    )  # fmt: skip
+    assert isinstance(result.exception, PolicyRefused)
+    assert "floors.smal" in str(result.exception)
+    assert "did you mean 'small'" in str(result.exception)
+    assert not (tmp_path / "bundle").exists()
 
-    put("fits", "provider_tier", "floors", '[floors]\nsmall = "1/5"\n')
-    put("no-such-group", "provider_tier", "floors", '[floors]\ntiny = "1/5"\n')
-    put("no-such-table", "colour", "floors", '[floors]\nred = "1/5"\n')
-    put("no-table-to-cap", "colour", "cap", "[cap]\nat_most = 4\nwithin_first = 20\n")
-    assert set(read_policies(tmp_path, groups)) == {"fits"}
-    (tmp_path / "fits.toml").unlink()
-    with pytest.raises(Refused, match="no policy fits"):
-        read_policies(tmp_path, groups)
 
-
-def test_the_policies_that_come_along_are_read() -> None:
-    every = read_policies(SHOP_POLICIES, group_tables(shop_data(["a", "b"], [2, 1])))
-    assert "none" in every
+def test_without_items_no_policy_of_makers_is_promised(shop: Path, tmp_path: Path) -> None:
+    result = run("--interactions", str(shop / "purchases.parquet"), "--out", str(tmp_path / "b"))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["default_policy"] == "none"
+    assert "policy provider-tiers is left out" in result.stderr
+    assert set(load_bundle(tmp_path / "b").policies) == {"none"}

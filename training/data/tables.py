@@ -70,10 +70,10 @@ def read_tables(interactions: Path, items: Path | None = None, users: Path | Non
         if items is not None
         else items_from(events.select(pl.col("item").unique().sort()))
     )
-    people = users_from(
-        _read(users, "users")
+    people = (
+        read_users(users)
         if users is not None
-        else events.select(pl.col("user").unique().sort())
+        else users_from(events.select(pl.col("user").unique().sort()))
     )
     return Tables(events, described, people, interactions.name)
 
@@ -81,6 +81,11 @@ def read_tables(interactions: Path, items: Path | None = None, users: Path | Non
 def read_items(path: Path) -> pl.DataFrame:
     """The items of a file, under their schema."""
     return items_from(_read(path, "items"))
+
+
+def read_users(path: Path) -> pl.DataFrame:
+    """The users of a file, under their schema."""
+    return users_from(_read(path, "users"))
 
 
 def interactions_from(raw: pl.DataFrame, source: str = "interactions") -> pl.DataFrame:

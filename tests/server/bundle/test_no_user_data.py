@@ -12,9 +12,10 @@ from server.features import N_FEATURES
 from server.features.types import DAY_MS
 from strategies.bundles import tiny_model
 from strategies.purchases import shop_rows, tables
+from training.choose_policies import choose_policies
 from training.data.dataset import Dataset, dataset_of
 from training.fit_features import fit_features
-from training.release import SHOP_POLICIES, assemble
+from training.release import assemble, group_tables
 from training.settings import TrainSettings
 
 CANARY = "canary-7f3a9c"
@@ -38,13 +39,15 @@ def files(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     settings = TrainSettings(min_buyers=2)
     # The end of the data is in the manifest; it is the end of a period, not one person's event.
     until_ms = data.last_ms + DAY_MS // 2
+    groups = group_tables(data)
     parts = assemble(
         name="canary",
         data=data,
         until_ms=until_ms,
         state=fit_features(data, until_ms, settings, lambda done: None),
         model=tiny_model(np.random.default_rng(0), N_FEATURES),
-        policies_folder=SHOP_POLICIES,
+        groups=groups,
+        policies=choose_policies(None, None, groups),
         settings=settings,
         quality={},
     )

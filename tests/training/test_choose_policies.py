@@ -1,0 +1,76 @@
+"""Which policies a bundle gets: nobody's policy is dropped in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.bundle import GroupTable
+from server.errors import PolicyRefused, Refused
+from strategies.fairness import document
+from training.choose_policies import choose_policies
+
+TIERS = GroupTable("provider_tier", ("large", "medium", "small", "unknown"), np.zeros(3, np.int32))
+BRANDS = GroupTable("brand", ("National", "Private"), np.zeros(3, np.int32))
+
+
+def put(folder: Path, name: str, table: str, body: str) -> None:
+    text = document("floors", f"[floors]\n{body}").replace('"t"', f'"{table}"')
+    (folder / f"{name}.toml").write_text(text.replace('name = "p"', f'name = "{name}"'))
+
+
+def test_an_own_policy_that_fits_is_the_default_and_the_plain_order_is_always_there(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, "mine", "provider_tier", 'small = "1/5"\n')
+    chosen = choose_policies(tmp_path, None, (TIERS,))
+    assert set(chosen.documents) == {"mine", "none"}
+    assert chosen.default == "mine"
+    assert not chosen.left_out
+
+
+@pytest.mark.parametrize(
+    ("table", "body", "told"),
+    [
+        ("provider_tier", 'smal = "1/5"\n', "did you mean 'small'"),
+        ("colour", 'red = "1/5"\n', "got 'colour'; the data has brand, provider_tier"),
+    ],
+)
+def test_an_own_policy_that_does_not_fit_is_refused(
+    tmp_path: Path, table: str, body: str, told: str
+) -> None:
+    put(tmp_path, "fits", "brand", 'Private = "1/5"\n')
+    put(tmp_path, "unfit", table, body)
+    with pytest.raises(PolicyRefused, match=told):
+        choose_policies(tmp_path, None, (BRANDS, TIERS))
+
+
+def test_of_several_own_policies_the_default_must_be_said(tmp_path: Path) -> None:
+    put(tmp_path, "one", "brand", 'Private = "1/5"\n')
+    put(tmp_path, "two", "brand", 'Private = "1/4"\n')
+    with pytest.raises(Refused, match=r"--default-policy: one, two"):
+        choose_policies(tmp_path, None, (BRANDS,))
+    assert choose_policies(tmp_path, "two", (BRANDS,)).default == "two"
+    with pytest.raises(Refused, match=r"'three': there are none, one, two"):
+        choose_policies(tmp_path, "three", (BRANDS,))
+
+
+def test_two_files_of_one_name_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no policy"):
+        choose_policies(tmp_path, None, (BRANDS,))
+    put(tmp_path, "one", "brand", 'Private = "1/5"\n')
+    (tmp_path / "copy.toml").write_text((tmp_path / "one.toml").read_text())
+    with pytest.raises(Refused, match="holds policy 'one' too"):
+        choose_policies(tmp_path, None, (BRANDS,))
+
+
+def test_of_the_policies_that_come_along_those_that_fit_are_taken_and_the_rest_is_told() -> None:
+    chosen = choose_policies(None, None, (BRANDS,))
+    assert set(chosen.documents) == {"none", "private-label"}
+    assert chosen.default == "none"
+    assert set(chosen.left_out) == {"category-cap", "provider-tiers"}
+    assert "the data has brand" in chosen.left_out["provider-tiers"]
+    every = choose_policies(None, None, (BRANDS, TIERS))
+    assert every.default == "provider-tiers"
