@@ -5,6 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := out/demo
 PORT ?= 50051
+METRICS_PORT ?= 9464
 PROTOS := $(wildcard proto/equipoise/v1/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,9 +26,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the whole story on a year of real purchases; leaves out/demo/index.html
 	@$(BIN)/python -m bench.demo --out $(DEMO)
 
-serve: $(READY) ## serve the demo's bundle on PORT (default 50051) and say how to call it
+serve: $(READY) ## serve the demo's bundle on PORT and METRICS_PORT (50051, 9464) and say how to call it
 	@$(BIN)/python -m bench.demo --out $(DEMO) --until events
-	@$(BIN)/python -m bench.demo.serving --out $(DEMO) --port $(PORT)
+	@$(BIN)/python -m bench.demo.serving --out $(DEMO) --port $(PORT) --metrics-port $(METRICS_PORT)
 
 test: $(READY) ## run every test
 	@$(BIN)/python -m pytest

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -109,49 +108,53 @@ def server(bundle: Path, events: Path, log: Path) -> Iterator[Live]:
                 process.wait()
 
 
+def _say(port: int, metrics_port: int, bundle: Path) -> str:
+    """How to call the server, with the programs of this environment."""
+    programs = Path(sys.executable).parent
+    if programs.is_relative_to(Path.cwd()):
+        programs = programs.relative_to(Path.cwd())
+    target = f"127.0.0.1:{port}"
+    method = "equipoise.v1.RecommendationService/Recommend"
+    return (
+        f"serving {bundle} on {target}, metrics on http://127.0.0.1:{metrics_port}/metrics; "
+        "Ctrl-C stops it.\nFrom another terminal:\n\n"
+        f"  {programs}/equipoise recommend --target {target} --user 1 --names {bundle}\n"
+        f"  {programs}/buf curl --protocol grpc --http2-prior-knowledge \\\n"
+        f'    --data \'{{"user_id": "1", "count": 5}}\' http://{target}/{method}\n'
+        f"  {programs}/locust -f bench/load/locustfile.py --host {target}   (then open its page)\n"
+    )
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--port", default=50051, show_default=True)
-def main(out: Path, port: int) -> None:
+@click.option("--metrics-port", default=9464, show_default=True)
+def main(out: Path, port: int, metrics_port: int) -> None:
     """Serve the demo's bundle and say how to call it; Ctrl-C stops it."""
     bundle, store = out / "bundle", out / "serve-events.db"
     if not store.exists():
         copy_store(out / "events.db", store)
-    program = shutil.which("equipoise", path=str(Path(sys.executable).parent)) or "equipoise"
-    program = (
-        str(Path(program).relative_to(Path.cwd()))
-        if Path(program).is_relative_to(Path.cwd())
-        else program
-    )
-    body = '{"user_id": "1", "count": 5}'
-    click.echo(
-        f"serving {bundle} on 127.0.0.1:{port}; Ctrl-C stops it. From another terminal:\n\n"
-        f"  {program} recommend --target 127.0.0.1:{port} --user 1 --names {bundle}\n"
-        f"  {Path(program).with_name('buf')} curl --protocol grpc --http2-prior-knowledge \\\n"
-        f"    --data '{body}' http://127.0.0.1:{port}/equipoise.v1.RecommendationService/Recommend\n"
-        f"  {Path(program).with_name('locust')} -f bench/load/locustfile.py   (a load test with a web page)\n"
-    )
-    process = subprocess.Popen(
-        equipoise(
-            "serve",
-            "--bundle",
-            bundle,
-            "--events",
-            store,
-            "--clock",
-            "data-end",
-            "--port",
-            str(port),
-        )
-    )
-    try:
-        sys.exit(process.wait())
-    except Terminated:
-        process.terminate()
-        sys.exit(process.wait(STOP_TIMEOUT_S))
-    except KeyboardInterrupt:
-        # The terminal sent the signal to the server too: it drains.
-        sys.exit(process.wait(STOP_TIMEOUT_S))
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        process = subprocess.Popen(
+            equipoise(
+                "serve", "--bundle", bundle, "--events", store, "--clock", "data-end",
+                "--port", str(port), "--metrics-port", str(metrics_port), "--ready-file", ready,
+            )
+        )  # fmt: skip
+        try:
+            while process.poll() is None and not ready.exists():
+                time.sleep(0.02)
+            if ready.exists():
+                ports = json.loads(ready.read_text(encoding="utf-8"))
+                click.echo(_say(ports["port"], ports["metrics_port"], bundle))
+            sys.exit(process.wait())
+        except Terminated:
+            process.terminate()
+            sys.exit(process.wait(STOP_TIMEOUT_S))
+        except KeyboardInterrupt:
+            # The terminal sent the signal to the server too: it drains.
+            sys.exit(process.wait(STOP_TIMEOUT_S))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from bench.gate.results import Result
 from bench.refused import near_miss
 
 _PERCENTILE = re.compile(r"latency_ms\.p(\d{1,2}(?:\.\d+)?)")
+MAKERS = {"quality": "evaluate"}
 _OF_GROUPS = ("worst", "worst_ratio")
 
 
@@ -257,7 +258,9 @@ def measure(
     kind, _, path = metric.partition(".")
     result = next((result for result in results if result.kind == kind), None)
     if result is None:
-        return Unusable(f"no {kind} result was given")
+        return Unusable(
+            f"no {kind} result was given; 'equipoise {MAKERS.get(kind, kind)}' makes one"
+        )
     try:
         if kind == "quality":
             return _Quality(result.document, confidence).measure(path, leave_out)

@@ -1,4 +1,4 @@
-"""The verdict for people and for machines: table, markdown, JUnit, JSON. Decides nothing."""
+"""The verdict for people and for machines: text, markdown, JUnit, JSON. Decides nothing."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import Any
 from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from bench.gate.verdict import Line, Status, Verdict, plain
 
 SCHEMA_VERSION = 1
+_WIDEST = max(len(status.value) for status in Status)
 _COLOURS = {Status.PASS: "green", Status.FAIL: "red", Status.NOT_ENOUGH: "yellow"}
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _counted(line: Line) -> str:
+    unit = line.unit.removesuffix("s") if line.n == 1 else line.unit
+    return f"{line.n:,} {unit}"
 
 
 def seen_text(line: Line) -> str:
@@ -27,9 +32,9 @@ def seen_text(line: Line) -> str:
     '0.5 [0.4, 0.6], 12 users'
     """
     if line.value is None:
-        return "-" if not line.n else f"{line.n:,} {line.unit}"
+        return "-" if not line.n else _counted(line)
     interval = "" if line.low is None else f" [{_number(line.low)}, {_number(line.high)}]"
-    return f"{_number(line.value)}{interval}, {line.n:,} {line.unit}"
+    return f"{_number(line.value)}{interval}, {_counted(line)}"
 
 
 def summary(verdict: Verdict) -> str:
@@ -40,21 +45,22 @@ def summary(verdict: Verdict) -> str:
     return f"{verdict.status.value.upper()}: {verdict.bundle_id} against '{verdict.budgets}' ({counts})"
 
 
-def print_table(verdict: Verdict, console: Console) -> None:
-    """The lines as a table; what did not pass is told with its reason below."""
-    table = Table("verdict", "metric", "seen", "bound", "why", box=None, pad_edge=False)
+def print_lines(verdict: Verdict, console: Console) -> None:
+    """Two rows a line: verdict and metric, then what was seen; what did not pass with its reason.
+
+    No table: metric names are longer than a terminal or a CI log is wide.
+    """
     for line in verdict.lines:
         colour = _COLOURS[line.status]
-        table.add_row(
-            f"[{colour}]{line.status.value}[/]",
-            *map(escape, (line.metric, seen_text(line), line.bound, line.why)),
+        console.print(
+            f"[{colour}]{line.status.value:<{_WIDEST}}[/]  {escape(line.metric)}", soft_wrap=True
         )
-    console.print(table)
-    for line in verdict.lines:
+        told = [seen_text(line), f"bound {line.bound}", line.why]
         if line.status is not Status.PASS:
-            owner = f" Ask: {line.owner}." if line.owner else ""
-            console.print(f"{line.metric}: {line.reason}{owner}", markup=False)
-    console.print(f"[bold {_COLOURS[verdict.status]}]{escape(summary(verdict))}[/]")
+            told += [line.reason, *([f"Ask: {line.owner}."] if line.owner else [])]
+        for text in ("; ".join(told[:3]), *told[3:]):
+            console.print(" " * (_WIDEST + 2) + text, markup=False, soft_wrap=True)
+    console.print(f"[bold {_COLOURS[verdict.status]}]{escape(summary(verdict))}[/]", soft_wrap=True)
 
 
 def _cell(text: str) -> str:

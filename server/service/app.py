@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,8 +193,11 @@ class Server:
 
     def _bind(self, host: str, port: int) -> int:
         try:
+            # Asked first by ourselves, since gRPC writes a page of its own about a taken port.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host.strip("[]"), port), family=family).close()
             return self._grpc.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             raise SettingsRefused(
                 f"cannot listen on {host}:{port}: is the port taken? Try --port 0 for a free one"
             ) from error

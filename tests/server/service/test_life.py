@@ -185,7 +185,8 @@ def test_a_taken_port_is_one_line_and_a_non_zero_exit(bundle_path: Path) -> None
         port = taken.getsockname()[1]
         run = _serve("--bundle", bundle_path, "--port", str(port), "--metrics-port", "off")
     assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith(f"Error: cannot listen on 127.0.0.1:{port}")
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"Error: cannot listen on 127.0.0.1:{port}")
     assert "Traceback" not in run.stderr
 
 
