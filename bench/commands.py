@@ -21,7 +21,7 @@ LOAD_EXAMPLES = """\b
 Examples:
   equipoise load --target 127.0.0.1:50051 --users 16 --duration 30 --out out/load
   equipoise load --requests out/demo/requests.jsonl --users 32 --duration 60 \\
-      --server-pid "$(pgrep -f 'equipoise serve')" --out out/load
+      --server-pid "$(pgrep -f 'serve --bundle')" --out out/load
   equipoise load --users-file ids.txt --users 8 --duration 10 --out out/load --json
   locust -f bench/load/locustfile.py --host 127.0.0.1:50051      the same users, with a page
 
@@ -57,7 +57,9 @@ Examples:
   equipoise gate --budgets b.toml results/*.json --bundle-id shop-0123456789ab --junit-out gate.xml
 
 \b
-A line of a budget file:
+A budget file (more in docs/gate.md):
+  schema_version = 1
+  name = "shop"
   [[budget]]
   metric = "load.latency_ms.p99"   # KIND.PATH in a result file
   at_most = 50                     # or at_least, or both

@@ -13,8 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
+from bench.gate.budgets import parse_budgets
 from server.cli import command
 from server.events import Event, SqliteEventStore
+from server.fairness import compile_policy, parse_policy
 from strategies.bundles import N_ITEMS, tiny_bundle
 from strategies.live import live_server
 
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GROUPS = ("large", "medium", "small", "unknown", "National", "Private")
 DEMO_MINUTES = ("train", "evaluate", "gate")
 
 
@@ -39,6 +42,24 @@ RUN = [
     and "events load" not in line
     and (line.split()[1] != "serve" or "--show-settings" in line)
 ]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (page.name, block)
+        for page in PAGES
+        for block in re.findall(
+            rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+        )
+    ]
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("toml"))
+def test_every_policy_and_budget_in_a_document_is_read(page: str, text: str) -> None:
+    if page == "policies.md":
+        compile_policy(parse_policy(text, page), GROUPS)
+    else:
+        parse_budgets(text, page)
 
 
 def test_there_are_commands_for_each_of_the_four_users() -> None:
@@ -80,7 +101,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "out/demo/requests.jsonl": str(requests),
             "--duration 10": "--duration 5",
             "--examples 20": "--examples 3",
+            "out/requests.jsonl": str(requests),
             "out/load": str(folder / "load"),
+            "out/mine-load": str(folder / "mine-load"),
             "out/invariants.json": str(folder / "invariants.json"),
         }
 
@@ -98,3 +121,16 @@ def test_a_documents_command_runs(line: str, stage: dict[str, str]) -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.strip()
+
+
+@pytest.mark.parametrize(("page", "program"), blocks("python"))
+def test_a_documents_program_runs(page: str, program: str, stage: dict[str, str]) -> None:
+    for written, meant in stage.items():
+        program = program.replace(written, meant)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "RECEIPT_STATUS_MET" in run.stdout
+    if page == "callers.md":
+        assert "INVALID_ARGUMENT INVALID_FIELD" in run.stdout
