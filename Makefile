@@ -40,11 +40,12 @@ lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 	@$(BIN)/buf breaking --against proto/baseline.binpb
 	@PATH=$(BIN):$$PATH ./proto/generate.sh --check
+	@echo "lint: all fine"
 
 format: $(READY) ## let the formatters have their way
 	@$(BIN)/ruff format --quiet .

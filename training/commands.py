@@ -114,6 +114,7 @@ def train(
     console = Console(stderr=True, highlight=False)
     console.print(str(prepared.cleaning))
     source = dataset or (interactions or events or out).stem
+    replaced = _bundle_at(out)
     settings = TrainSettings.quick(seed) if quick else TrainSettings(seed=seed)
     released = Pipeline(prepared, settings, console).run(
         name=name or _bundle_name(source),
@@ -124,6 +125,7 @@ def train(
     facts = {
         "bundle_id": released.manifest.bundle_id,
         "out": str(out),
+        "replaced": replaced,
         "default_policy": released.manifest.default_policy,
         "validation_ndcg_at_20": released.validation_ndcg_at_20,
         "validation_users": released.validation_users,
@@ -134,14 +136,24 @@ def train(
         click.echo(json.dumps(facts))
         return
     click.echo(f"bundle   {facts['bundle_id']} in {out}")
+    if replaced is not None:
+        click.echo(f"replaced {replaced}")
     click.echo(f"policy   {facts['default_policy']} for requests that name none")
-    if released.validation_users < FEW_USERS:
-        click.echo("         so few users prove nothing: look at the interval of 'evaluate'")
     click.echo(
         f"quality  validation NDCG@20 {released.validation_ndcg_at_20:.4f} "
         f"over {released.validation_users:,} users (epoch {released.best_epoch})"
     )
+    if released.validation_users < FEW_USERS:
+        click.echo("         so few users prove nothing: look at the intervals of 'evaluate'")
     click.echo(f"parity   torch and onnxruntime differ by {released.parity:.1e} at most")
+
+
+def _bundle_at(path: Path) -> str | None:
+    """The id of the bundle that stands there now."""
+    try:
+        return str(json.loads((path / "manifest.json").read_bytes())["bundle_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _bundle_name(source: str) -> str:

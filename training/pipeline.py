@@ -33,7 +33,7 @@ from server.features.types import DAY_MS
 from training.choose_policies import choose_policies
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
-from training.data.split import Targets, targets_between
+from training.data.split import targets_between
 from training.export import check_parity, export_onnx, scorer_of
 from training.fit_features import fit_features, with_levels
 from training.model import PairRanker
@@ -83,9 +83,12 @@ class Pipeline:
         torch.use_deterministic_algorithms(True)
         step_ms = settings.horizon_days * DAY_MS
         cuts = [split.train_until_ms - k * step_ms for k in range(settings.cuts, 0, -1)]
-        tuning = [self._lists(cut, cut + step_ms, with_short=True)[0] for cut in cuts]
-        validation, _ = self._lists(
-            split.train_until_ms, split.validation_until_ms, with_short=False
+        tuning = [
+            self._lists(f"cut {number} of {len(cuts)}", cut, cut + step_ms, with_short=True)
+            for number, cut in enumerate(cuts, start=1)
+        ]
+        validation = self._lists(
+            "validation", split.train_until_ms, split.validation_until_ms, with_short=False
         )
         tuned = self._train("tuning", tuning, validation, settings.epochs)
         ndcg = max(tuned.ndcg_by_epoch)
@@ -97,7 +100,7 @@ class Pipeline:
         _save_checkpoint(ranker, out)
         until_ms = split.validation_until_ms
         history = self._data.until(until_ms)
-        state = self._state(history, until_ms)
+        state = self._state("bundle", history, until_ms)
         self._console.print("exporting to ONNX, and comparing onnxruntime with torch")
         model = export_onnx(ranker)
         parity = check_parity(ranker, scorer_of(model, len(FEATURE_NAMES)), validation)
@@ -112,6 +115,7 @@ class Pipeline:
             settings=settings,
             quality={
                 "protocol": split.protocol,
+                "settings": settings.name,
                 "validation_ndcg_at_20": round(ndcg, 5),
                 "validation_users": len(validation),
                 "parity_max_difference": parity,
@@ -120,7 +124,7 @@ class Pipeline:
         manifest = write_bundle(parts, out)
         return Released(manifest, ndcg, len(validation), tuned.best_epoch, parity)
 
-    def _lists(self, cut_ms: int, until_ms: int, *, with_short: bool) -> tuple[Lists, FeatureState]:
+    def _lists(self, what: str, cut_ms: int, until_ms: int, *, with_short: bool) -> Lists:
         history = self._data.until(cut_ms)
         targets = targets_between(self._data, cut_ms, until_ms)
         if not len(targets):
@@ -129,25 +133,8 @@ class Pipeline:
                 f"{(until_ms - cut_ms) / DAY_MS:.0f} days after a training cut; "
                 "bring a longer time span"
             )
-        state = self._state(history, cut_ms)
-        return self._rows(history, targets, cut_ms, state, with_short=with_short), state
-
-    def _state(self, history: Dataset, cut_ms: int) -> FeatureState:
-        with self._bar("item statistics", history.n_items) as advance:
-            state = fit_features(history, cut_ms, self._settings, advance)
-        warm_up(state)
-        return state
-
-    def _rows(
-        self,
-        history: Dataset,
-        targets: Targets,
-        cut_ms: int,
-        state: FeatureState,
-        *,
-        with_short: bool,
-    ) -> Lists:
-        with self._bar("candidates, features", len(targets)) as advance:
+        state = self._state(what, history, cut_ms)
+        with self._bar(f"{what}: lists", len(targets)) as advance:
             return make_lists(
                 history,
                 targets,
@@ -157,6 +144,12 @@ class Pipeline:
                 with_short=with_short,
                 on_list=advance,
             )
+
+    def _state(self, what: str, history: Dataset, cut_ms: int) -> FeatureState:
+        with self._bar(f"{what}: item statistics", history.n_items) as advance:
+            state = fit_features(history, cut_ms, self._settings, advance)
+        warm_up(state)
+        return state
 
     def _train(self, what: str, lists: list[Lists], validation: Lists | None, epochs: int) -> Any:
         with self._bar(what, epochs) as advance:
@@ -178,7 +171,7 @@ class Pipeline:
     @contextmanager
     def _bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         columns = (
-            TextColumn(f"{what:<22}"),
+            TextColumn(f"{what:<27}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -187,6 +180,8 @@ class Pipeline:
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(what, total=total)
             yield lambda done: progress.advance(task, done)
+            # Training may stop early: then it is done, not stuck.
+            progress.update(task, completed=total)
 
 
 def _save_checkpoint(ranker: PairRanker, out: Path) -> None:

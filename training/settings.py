@@ -9,6 +9,9 @@ from dataclasses import dataclass
 class TrainSettings:
     """The settings of one training run; the defaults were chosen on validation weeks."""
 
+    name: str = "full"
+    """Stands in the bundle, so that nobody ships a quick one for a full one."""
+
     n_novel: int = 80
     """Items outside the history per list: more finds more, and costs time per request."""
 
@@ -62,4 +65,6 @@ class TrainSettings:
     @classmethod
     def quick(cls, seed: int = 0) -> TrainSettings:
         """Small and fast, for trying things out: not a model to ship."""
-        return cls(n_novel=40, keep_ease=30, keep_cosine=30, cuts=1, epochs=3, seed=seed)
+        return cls(
+            name="quick", n_novel=40, keep_ease=30, keep_cosine=30, cuts=1, epochs=3, seed=seed
+        )

@@ -11,11 +11,13 @@ from typing import Any
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from bench.demo.steps import Done, write_whole
 from bench.demo.tell import item_names, read, receipt_line
+from server.fairness import parse_policy
 
+WORST = "groups.income.first_basket_recall_at_20.worst_ratio"
 TEMPLATE = "page.html.j2"
 COLOURS = ("#1d3557", "#457b9d", "#e07a5f", "#a8a8a8")
 
@@ -29,15 +31,18 @@ def write_page(out: Path, done: Sequence[Done]) -> Path:
     )
     names = item_names(out)
     environment.filters["item_name"] = lambda item: names.get(item, item)
-    lists = read(out, "live/lists.json")
+    lists, verdict = read(out, "live/lists.json"), read(out, "verdict.json")
     page = environment.get_template(TEMPLATE).render(
         lists=lists,
         reasons={policy["name"]: policy["reason"] for policy in lists["info"]["policies"]},
         receipt_line=receipt_line,
+        manifest=read(out, "bundle/manifest.json"),
+        bounds=_bounds(out, lists["info"]),
+        worst=next((line for line in verdict["lines"] if line["metric"].endswith(WORST)), None),
         quality=read(out, "quality/quality.json"),
         load=read(out, "load/load.json"),
         invariants=read(out, "invariants.json"),
-        verdict=read(out, "verdict.json"),
+        verdict=verdict,
         done=done,
         quality_picture=_png(out / "quality" / "quality.png"),
         exposure_picture=_png(out / "quality" / "exposure.png"),
@@ -46,6 +51,14 @@ def write_page(out: Path, done: Sequence[Done]) -> Path:
     path = out / "index.html"
     write_whole(path, page)
     return path
+
+
+def _bounds(out: Path, info: dict[str, Any]) -> list[str]:
+    """The default policy's floors in words: "1/10 small"."""
+    default = next(policy["name"] for policy in info["policies"] if policy["is_default"])
+    path = out / "bundle" / "policies" / f"{default}.toml"
+    policy = parse_policy(path.read_text(encoding="utf-8"), str(path))
+    return [f"{share} {group}" for group, share in policy.shares]
 
 
 def _png(path: Path) -> str:
@@ -62,8 +75,9 @@ def _latency(folder: Path) -> str:
     axes.hist(milliseconds, bins=np.geomspace(max(milliseconds.min(), 0.1), milliseconds.max(), 60).tolist(),
               color=COLOURS[1])  # fmt: skip
     axes.set_xscale("log")
-    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        which(ScalarFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     for name in ("p50", "p99"):
         value = load["latency_ms"][name]
         if value is not None:

@@ -92,8 +92,8 @@ class Session:
 
 
 def _shown(pairs: Sequence[Pair]) -> list[Pair]:
-    """Few, middling and many places moved: the range, not the showpiece."""
-    ordered = sorted(pairs, key=lambda pair: (pair.after.receipt.places_moved, pair.user))
+    """Many, middling and few places moved: the range, not the showpiece."""
+    ordered = sorted(pairs, key=lambda pair: (-pair.after.receipt.places_moved, pair.user))
     last = len(ordered) - 1
     places = [round(last * part / (HOUSEHOLDS_SHOWN - 1)) for part in range(HOUSEHOLDS_SHOWN)]
     return [ordered[place] for place in dict.fromkeys(places)]
@@ -141,7 +141,7 @@ def hold(target: str, requests: Path) -> dict[str, Any]:
         shown = _shown(pairs)
         exposure = {kind: _exposure([getattr(pair, kind) for pair in pairs]) for kind in ("after",)}
         other_policies = {
-            policy.name: _as_dict(session.recommend(shown[-1].user, policy.name))
+            policy.name: _as_dict(session.recommend(shown[0].user, policy.name))
             for policy in info.policies
         }
         off = [

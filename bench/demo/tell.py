@@ -12,7 +12,8 @@ from rich.table import Table
 
 from bench.demo.steps import Done
 
-SHOWN = 10
+SHOWN = 20
+NAME_WIDTH = 29
 MARKS = {"pass": "[green]pass[/]", "fail": "[red]fail[/]"}
 
 
@@ -41,11 +42,12 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
         f"{info['bundle_id']} served over gRPC, ready in {lists['ready_s']:.1f} s; "
         f"{lists['households_asked']} households asked, "
         f"{lists['mean_places_moved']:.1f} of 20 places moved and "
-        f"{lists['mean_utility_kept']:.2%} of the utility kept on average"
+        f"{lists['mean_utility_kept']:.2%} of the utility kept on average",
+        soft_wrap=True,
     )
-    household = lists["households"][1]
+    household = lists["households"][0]
     console.print(_side_by_side(household, names))
-    console.print(receipt_line(household["after"]["receipt"]))
+    console.print(receipt_line(household["after"]["receipt"]), soft_wrap=True)
     _loop(lists["closed_loop"], names, console)
     same = "the same list for all" if lists["off_is_the_same_for_all"] else "NOT the same list"
     console.print(f"personalisation off: {same}")
@@ -56,17 +58,19 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
         f"{load['requests']:,} requests by {load['users']} locust users: "
         f"{load['throughput_rps']:.0f} lists/s, p50 {_ms(latency['p50'])}, "
         f"p99 {_ms(latency['p99'])}, {load['errors']} failed; "
-        f"server CPU {load['server_cpu_us_per_list'] or 0:.0f} us per list"
+        f"server CPU {load['server_cpu_us_per_list'] or 0:.0f} us per list",
+        soft_wrap=True,
     )
     console.print(
         f"{sum(invariants['checked'].values()):,} checks of {len(invariants['checked'])} theorems "
-        f"by Hypothesis against the live server: {invariants['violation_count']} violations"
+        f"by Hypothesis against the live server: {invariants['violation_count']} violations",
+        soft_wrap=True,
     )
     console.rule("verdict")
     verdict = read(out, "verdict.json")
     for line in verdict["lines"]:
         mark = MARKS.get(line["status"], f"[yellow]{line['status']}[/]")
-        console.print(f"{mark}  {line['metric']}: {_value(line)} ({line['bound']})")
+        console.print(f"{mark}  {line['metric']}: {_value(line)} ({line['bound']})", soft_wrap=True)
     console.print(f"the release: [bold]{verdict['status']}[/]")
     steps = ", ".join(
         f"{d.name} {'unchanged' if d.skipped else f'{d.seconds:.0f} s'}" for d in done
@@ -116,9 +120,9 @@ def _side_by_side(household: dict[str, Any], names: dict[str, str]) -> Table:
         style = "bold green" if after["rank"] < after["rank_by_score"] else ""
         table.add_row(
             str(after["rank"]),
-            names.get(before["item_id"], before["item_id"])[:38],
-            f"[{style}]{names.get(after['item_id'], after['item_id'])[:38]}[/]" if style
-            else names.get(after["item_id"], after["item_id"])[:38],
+            names.get(before["item_id"], before["item_id"])[:NAME_WIDTH],
+            f"[{style}]{names.get(after['item_id'], after['item_id'])[:NAME_WIDTH]}[/]" if style
+            else names.get(after["item_id"], after["item_id"])[:NAME_WIDTH],
             after["group"],
             str(after["rank_by_score"]) if moved else "",
         )  # fmt: skip
@@ -130,5 +134,6 @@ def _loop(loop: dict[str, Any], names: dict[str, str], console: Console) -> None
     after = f"at place {loop['rank_after']}" if loop["rank_after"] else "not in it"
     console.print(
         f"household {loop['user']} buys '{names.get(loop['item'], loop['item'])}' "
-        f"(place {before}, an item new to it); in the next list it is {after}"
+        f"(place {before}, an item new to it); in the next list it is {after}",
+        soft_wrap=True,
     )

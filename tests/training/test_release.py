@@ -219,3 +219,14 @@ def test_without_items_no_policy_of_makers_is_promised(shop: Path, tmp_path: Pat
     assert json.loads(result.stdout)["default_policy"] == "none"
     assert "policy provider-tiers is left out" in result.stderr
     assert set(load_bundle(tmp_path / "b").policies) == {"none"}
+
+
+def test_a_bundle_that_is_replaced_is_named(shop: Path, tmp_path: Path) -> None:
+    arguments = (
+        "--interactions", str(shop / "purchases.parquet"), "--out", str(tmp_path / "b"),
+    )  # fmt: skip
+    first = json.loads(run(*arguments).stdout)
+    again = json.loads(run(*arguments, "--seed", "1").stdout)
+    assert (first["replaced"], again["replaced"]) == (None, first["bundle_id"])
+    manifest = load_bundle(tmp_path / "b").manifest
+    assert manifest.quality["settings"] == "quick"
