@@ -213,6 +213,7 @@ def feedback_faults() -> Sequence[Fault]:
         Fault("no item", bad, "events[0].item_id", event("item_id", "")),
         Fault("no kind", bad, "events[0].kind", event("kind", 0)),
         Fault("no time", bad, "events[0].time_unix_ms", event("time_unix_ms", 0)),
+        Fault("year 9999", bad, "events[0].time_unix_ms", event("time_unix_ms", MAX_TIME_MS)),
         Fault("negative time", bad, "events[0].time_unix_ms", event("time_unix_ms", -5)),
         Fault("quantity too large", bad, "events[0].quantity", event("quantity", 10_001)),
         Fault("rank too large", bad, "events[0].rank", event("rank", 10_001)),

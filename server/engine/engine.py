@@ -35,7 +35,7 @@ from server.engine.query import (
 from server.engine.rerank import answer_rerank
 from server.errors import BundleRefused, Reason, UnknownItem, UnknownName
 from server.events import EventKind, HistoryCache
-from server.fairness import CompiledPolicy, rerank
+from server.fairness import CompiledPolicy, rerank, shortage
 from server.features import Candidates, generate_candidates, pair_features
 from server.features.types import History
 from server.model import OnnxScorer
@@ -67,6 +67,7 @@ class Engine:
 
     cache: the event store's histories, or None where requests must bring theirs.
     clock_ms: what "now" is for queries without `as_of_ms`, in Unix milliseconds.
+    replay: the clock stands still in the past, and "now" moves on with each user's last event.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Engine:
         *,
         cache: HistoryCache[ResolvedHistory] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        replay: bool = False,
     ) -> None:
         self.bundle = bundle
         model = bundle.manifest.model
@@ -89,6 +91,7 @@ class Engine:
         self._bundle_id = bundle.manifest.bundle_id
         self._histories = Histories(resolver_for(bundle), cache, self._bundle_id)
         self._clock_ms = clock_ms
+        self._replay = replay
 
     def warm_up(self) -> int:
         """Replay the bundle's warm-up requests, compiling every kernel; return how many.
@@ -190,10 +193,11 @@ class Engine:
             else (ResolvedHistory(History.empty(), 0, ""), False)
         )
         history, now_ms = resolved.history, query.as_of_ms
-        if now_ms is not None:
-            history = history.until(now_ms)
-        else:
-            now_ms = max(self._clock_ms(), int(history.times_ms[-1]) if len(history) else 0)
+        if now_ms is None:
+            now_ms = self._clock_ms()
+            if self._replay and len(history):
+                now_ms = max(now_ms, int(history.times_ms[-1]))
+        history = history.until(now_ms)
         if store_failed:
             degraded.add(Degraded.EVENT_STORE_UNAVAILABLE)
         if resolved.unknown:
@@ -245,18 +249,17 @@ class Engine:
         history: History,
         query: RecommendQuery,
     ) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
-        """The generator's candidates and, for groups with too few to meet a floor, best sellers.
+        """The generator's candidates and, for groups with too few of them, best sellers.
 
-        The generator knows no policy: what sells best may all be of one group, and the floor
+        The generator knows no policy: what sells best may all be of one group, and a bound
         would then be broken by the choice of candidates instead of by want of items.
         """
         table = self.bundle.groups.get(policy.policy.group_table)
         if table is None:
             return found.items, found.sources
-        need = policy.floors[:, query.count]
         have = np.bincount(table.codes[found.items], minlength=len(policy.labels))
-        short = np.flatnonzero(have < need)
-        if not len(short):
+        short = shortage(policy, have, query.count)
+        if not short.any():
             return found.items, found.sources
         unwanted = np.zeros(len(self._ids), np.bool_)
         unwanted[found.items] = True
@@ -266,7 +269,7 @@ class Engine:
         popular = self.bundle.state.popular
         free = popular[~unwanted[popular]]
         more = np.concatenate(
-            [free[table.codes[free] == g][: need[g] - have[g]] for g in short.tolist()]
+            [free[table.codes[free] == g][: short[g]] for g in np.flatnonzero(short).tolist()]
         )
         return (
             np.concatenate([found.items, more]),

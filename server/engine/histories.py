@@ -40,7 +40,9 @@ class HistoryResolver:
         positive = np.isin(stored.kinds, self._kinds)
         known = positive & (items >= 0)
         unknown = np.flatnonzero(positive & (items < 0))
-        history = History.of(items[known], stored.times_ms[known], stored.quantities[known])
+        history = History.of(
+            items[known], stored.times_ms[known], stored.quantities[known]
+        ).merged()
         first = stored.item_ids[int(unknown[0])] if len(unknown) else ""
         return ResolvedHistory(history, len(unknown), first)
 

@@ -28,15 +28,22 @@ class HistoryCache(Generic[Resolved]):
     resolve: a pure function of the stored history. It is called outside the lock, so two threads
         that ask for one user at once may both call it.
     max_users: higher keeps more people's histories in memory (about 10 KB each).
+    max_events: only a user's newest so many events are read: one user with a million would
+        otherwise hold up all others, who wait on the same thread.
 
     Users without events are not kept: requests for made-up ids cannot push real users out.
     """
 
     def __init__(
-        self, store: EventStore, resolve: Callable[[StoredHistory], Resolved], max_users: int
+        self,
+        store: EventStore,
+        resolve: Callable[[StoredHistory], Resolved],
+        max_users: int,
+        max_events: int | None = None,
     ) -> None:
         if max_users < 1:
             raise ValueError(f"max_users: got {max_users}, allowed: at least 1")
+        self._max_events = max_events
         self._store = store
         self._resolve = resolve
         self._max_users = max_users
@@ -64,7 +71,7 @@ class HistoryCache(Generic[Resolved]):
             return self._resolve(StoredHistory.empty())
         # Read after the version: the history may be newer than the version says, which costs
         # one needless read later, but never older.
-        resolved = self._resolve(self._store.history(user_id))
+        resolved = self._resolve(self._store.history(user_id, self._max_events))
         with self._lock:
             entry = self._entries.get(user_id)
             if entry is None or entry[0] < version:

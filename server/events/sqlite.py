@@ -54,7 +54,7 @@ _VERSION = "SELECT version FROM users WHERE user_id = ?"
 _HISTORY = """
     SELECT item_id, time_ms, kind, quantity FROM events
     WHERE user_ref = (SELECT user_ref FROM users WHERE user_id = ?)
-    ORDER BY time_ms, event_key"""
+    ORDER BY time_ms DESC, event_key DESC LIMIT ?"""
 _EXPORT = """
     SELECT user_id, item_id, kind, time_ms, quantity, ifnull(basket, ''), value,
         ifnull(request_id, ''), ifnull(rank, 0)
@@ -138,12 +138,12 @@ class SqliteEventStore:
         rows = self._read(_VERSION, user_id)
         return int(rows[0][0]) if rows else 0
 
-    def history(self, user_id: str) -> StoredHistory:
+    def history(self, user_id: str, newest: int | None = None) -> StoredHistory:
         """See `EventStore.history`. Events of one millisecond are ordered by their key."""
-        rows = self._read(_HISTORY, user_id)
+        rows = self._read(_HISTORY, user_id, -1 if newest is None else newest)
         if not rows:
             return StoredHistory.empty()
-        items, times, kinds, quantities = zip(*rows, strict=True)
+        items, times, kinds, quantities = zip(*reversed(rows), strict=True)
         return StoredHistory(
             items,
             np.array(times, np.int64),

@@ -160,8 +160,8 @@ class EventStore(Protocol):
         """
         ...
 
-    def history(self, user_id: str) -> StoredHistory:
-        """The user's events as of the last commit of any process."""
+    def history(self, user_id: str, newest: int | None = None) -> StoredHistory:
+        """The user's newest so many events (None: all) as of the last commit of any process."""
         ...
 
     def version(self, user_id: str) -> int:

@@ -21,9 +21,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import assert_never
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.errors import PolicyRefused, listed
 from server.fairness.fair_ir import fair_ir_floors
@@ -54,6 +56,41 @@ class CompiledPolicy:
     def max_count(self) -> int:
         """The longest list that the tables speak of."""
         return int(self.floors.shape[1]) - 1
+
+    @cached_property
+    def has_ceilings(self) -> bool:
+        """Whether any ceiling is below what its prefix holds anyway."""
+        return bool((self.ceilings < np.arange(self.max_count + 1)).any())
+
+
+def shortage(compiled: CompiledPolicy, supply: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """How many more candidates of each group could help a list of `count` to keep the bounds.
+
+    supply: `[G]`, candidates of each group. Returns `[G]`, all 0 where the supply suffices.
+    A floor needs its own group; where ceilings leave places empty, any group below its ceiling
+    can fill them.
+
+    >>> from server.fairness import parse_policy
+    >>> policy = parse_policy('''
+    ... name = "halves"
+    ... version = "1"
+    ... kind = "window"
+    ... group_table = "side"
+    ... reason = "Half of each side."
+    ... window = {a = "1/2", b = "1/2"}
+    ... ''', "example")
+    >>> shortage(compile_policy(policy, ["a", "b"], 10), np.array([9, 3]), 10).tolist()
+    [0, 2]
+    """
+    short: NDArray[np.int64] = np.maximum(compiled.floors[:, count] - supply, 0).astype(np.int64)
+    if compiled.has_ceilings:
+        have = supply + short
+        ceilings = compiled.ceilings[:, : count + 1]
+        room = np.minimum(ceilings, have[:, np.newaxis]).sum(axis=0)
+        missing = int((np.arange(count + 1) - room).max())
+        if missing > 0:
+            short += np.clip(ceilings[:, count] - have, 0, missing)
+    return short
 
 
 def compile_policy(policy: Policy, labels: Sequence[str], max_count: int = 200) -> CompiledPolicy:

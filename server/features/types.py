@@ -51,6 +51,19 @@ class History:
         order = np.lexsort((quantities, items, times_ms))
         return History(items[order], times_ms[order], quantities[order])
 
+    def merged(self) -> History:
+        """Events of one item at one instant as one, quantities added up.
+
+        A till writes a line for each time that an item is scanned; training adds them up, so
+        serving must too.
+        """
+        again = (self.items[1:] == self.items[:-1]) & (self.times_ms[1:] == self.times_ms[:-1])
+        if not again.any():
+            return self
+        first = np.flatnonzero(np.concatenate([[True], ~again]))
+        quantities = np.add.reduceat(self.quantities, first).astype(np.float32)
+        return History(self.items[first], self.times_ms[first], quantities)
+
     def until(self, as_of_ms: int) -> History:
         """The events at or before `as_of_ms`."""
         end = int(np.searchsorted(self.times_ms, as_of_ms, side="right"))

@@ -45,6 +45,7 @@ from server.service.wire import Door
 
 MAX_METADATA_BYTES = 8 * 1024
 IDLE_CHECK_S = 0.01
+QUIET_CHECKS = 5
 SERVICES = ("", RECOMMENDATION, SERVING)
 
 
@@ -89,7 +90,12 @@ class Server:
         started_ns = time.monotonic_ns()
         bundle = load_bundle(settings.bundle, max_count=settings.max_count)
         cache, committer = self._open_events(bundle)
-        engine = Engine(bundle, cache=cache, clock_ms=_clock(bundle, settings))
+        engine = Engine(
+            bundle,
+            cache=cache,
+            clock_ms=_clock(bundle, settings),
+            replay=settings.clock == "data-end",
+        )
         replayed = engine.warm_up()
         self._batcher: Batcher[Query, Outcome] = Batcher(
             engine.run_batch,
@@ -124,16 +130,23 @@ class Server:
         return addresses
 
     async def stop(self) -> None:
-        """Drain: NOT_SERVING first, then finish the calls under way, then close the stores."""
+        """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
+
+        New calls are answered UNAVAILABLE while that goes on. gRPC itself would cancel those that
+        it holds but has not handed over, so it is stopped when none has come for a while.
+        """
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._log.info("draining", grace_s=self._settings.drain_grace_s)
         await asyncio.sleep(self._settings.drain_delay_s)
-        # grpc cancels what it holds but has not handed over yet: let that come in and end first.
-        until_ns = time.monotonic_ns() + int(self._settings.drain_grace_s * 1e9)
-        while self._door.active and time.monotonic_ns() < until_ns:
+        self._door.closing = True
+        until = time.monotonic() + self._settings.drain_grace_s
+        quiet, refused = 0, 0
+        while quiet < QUIET_CHECKS and time.monotonic() < until:
             await asyncio.sleep(IDLE_CHECK_S)
-        await self._grpc.stop(self._settings.drain_grace_s)
+            idle = not self._door.active and self._door.refused == refused
+            quiet, refused = quiet + 1 if idle else 0, self._door.refused
+        await self._grpc.stop(max(0.0, until - time.monotonic()))
         await self.close()
         self._log.info("stopped")
 
@@ -159,7 +172,10 @@ class Server:
         committer = GroupCommitter(store)
         self._cleanup.push_async_callback(committer.aclose)
         cache = HistoryCache(
-            store, resolver_for(bundle), max_users=self._settings.history_cache_users
+            store,
+            resolver_for(bundle),
+            max_users=self._settings.history_cache_users,
+            max_events=self._settings.max_history_events,
         )
         return cache, committer
 

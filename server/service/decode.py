@@ -23,6 +23,8 @@ from server.events import Event, StoredHistory
 MAX_ID_BYTES = 128
 MAX_NAME_BYTES = 64
 MAX_TIME_MS = 253_402_300_799_999
+# A client's clock may be wrong by this; an event of next year would hide all that comes before it.
+MAX_AHEAD_MS = 86_400_000
 MAX_QUANTITY = 10_000
 MAX_RANK = 10_000
 # A caller mends a few fields at a time; a megabyte of violations helps nobody.
@@ -235,8 +237,8 @@ def rerank_query(request: pb.RerankRequest, request_id: str, limits: Limits) -> 
     )
 
 
-def feedback_events(request: pb.RecordFeedbackRequest, limits: Limits) -> list[Event]:
-    """The events that a message means.
+def feedback_events(request: pb.RecordFeedbackRequest, limits: Limits, now_ms: int) -> list[Event]:
+    """The events that a message means, at `now_ms` of the server's clock.
 
     Raises:
         InvalidField: one or more fields are outside the contract; nothing is recorded.
@@ -255,7 +257,12 @@ def feedback_events(request: pb.RecordFeedbackRequest, limits: Limits) -> list[E
         checks.text(f"{field}.item_id", event.item_id, MAX_ID_BYTES, low=1)
         if not pb.EVENT_KIND_VIEW <= event.kind <= pb.EVENT_KIND_PURCHASE:
             checks.enum(f"{field}.kind", event.kind, pb.EventKind.items()[1:])
-        checks.between(f"{field}.time_unix_ms", event.time_unix_ms, 1, MAX_TIME_MS)
+        if not 1 <= event.time_unix_ms <= now_ms + MAX_AHEAD_MS:
+            checks.wrong(
+                f"{field}.time_unix_ms",
+                event.time_unix_ms,
+                f"1 to {now_ms + MAX_AHEAD_MS}: a day after the server's clock",
+            )
         checks.between(f"{field}.quantity", event.quantity, 0, MAX_QUANTITY)
         checks.pattern(
             f"{field}.request_id",

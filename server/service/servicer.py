@@ -139,7 +139,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self, request: recommendation_pb2.RecordFeedbackRequest, context: Context
     ) -> recommendation_pb2.RecordFeedbackResponse:
         async def work(call: _Call) -> recommendation_pb2.RecordFeedbackResponse:
-            events = decode.feedback_events(request, self._limits)
+            events = decode.feedback_events(request, self._limits, time.time_ns() // 1_000_000)
             if self._committer is None:
                 raise EventStoreUnavailable(
                     "this server has no event store: start it with --events FILE"

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from server.errors import InvalidField
+from server.errors import EquipoiseError, InvalidField, NotServing
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
 
@@ -34,11 +34,16 @@ def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 class Door(grpc.aio.ServerInterceptor):
-    """Refuses unreadable bodies with INVALID_ARGUMENT and counts the calls under way."""
+    """Refuses unreadable bodies, and every call once it is closing; counts the calls under way.
+
+    closing: set when the server drains. active: calls being answered. refused: since it closed.
+    """
 
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
         self.active = 0
+        self.refused = 0
+        self.closing = False
 
     async def intercept_service(
         self,
@@ -68,15 +73,20 @@ class Door(grpc.aio.ServerInterceptor):
         _, service, name = method.split("/")
 
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            refusal: EquipoiseError | None = None
+            if self.closing:
+                self.refused += 1
+                refusal = NotServing("the server is shutting down: try another replica")
+            elif isinstance(request, _Unreadable):
+                refusal = InvalidField.of(
+                    "message",
+                    "bytes that do not parse",
+                    "a protobuf message of the method's request type",
+                )
             self.active += 1
             try:
-                if isinstance(request, _Unreadable):
-                    error = InvalidField.of(
-                        "message",
-                        "bytes that do not parse",
-                        "a protobuf message of the method's request type",
-                    )
-                    failure = wire_error(error, "")
+                if refusal is not None:
+                    failure = wire_error(refusal, "")
                     self._metrics.handled.labels(service, name, failure.code.name).inc()
                     await context.abort(failure.code, failure.message, failure.trailers)
                 return await behaviour(request, context)

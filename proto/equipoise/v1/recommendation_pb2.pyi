@@ -68,7 +68,9 @@ class _SeenItemsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SeenItems.V
     SEEN_ITEMS_INCLUDE: _SeenItems.ValueType  # 1
     """Items of the history may come back (groceries)."""
     SEEN_ITEMS_EXCLUDE: _SeenItems.ValueType  # 2
-    """Items of the history are removed before the fair stage (discovery)."""
+    """Items of the history (its newest 10,000 events by default) are removed
+    before the fair stage (discovery).
+    """
 
 class SeenItems(_SeenItems, metaclass=_SeenItemsEnumTypeWrapper):
     """SeenItems says what becomes of items that the user has bought before."""
@@ -78,7 +80,9 @@ SEEN_ITEMS_UNSPECIFIED: SeenItems.ValueType  # 0
 SEEN_ITEMS_INCLUDE: SeenItems.ValueType  # 1
 """Items of the history may come back (groceries)."""
 SEEN_ITEMS_EXCLUDE: SeenItems.ValueType  # 2
-"""Items of the history are removed before the fair stage (discovery)."""
+"""Items of the history (its newest 10,000 events by default) are removed
+before the fair stage (discovery).
+"""
 Global___SeenItems: _TypeAlias = SeenItems  # noqa: Y015
 
 class _UnknownItems:
@@ -382,12 +386,13 @@ class RecommendRequest(_message.Message):
     """Do not run the model: answer with the normalised request and its warnings."""
     as_of_unix_ms: _builtins.int
     """The time for which the list is made, Unix milliseconds: later events are
-    not read. 0 means now.
+    not read. 0 means now by the server's clock.
     """
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEvent]:
         """The user's history, in any order; at most 10,000 events (default). When it
-        is given, the event store is not read.
+        is given, the event store is not read. Events of one item at one instant
+        count as one, with their quantities added up.
         """
 
     @_builtins.property
@@ -956,7 +961,7 @@ class FeedbackEvent(_message.Message):
     kind: Global___EventKind.ValueType
     """What happened. Required."""
     time_unix_ms: _builtins.int
-    """When it happened: Unix milliseconds, 1 to 253402300799999."""
+    """When it happened: Unix milliseconds, 1 to a day after the server's clock."""
     quantity: _builtins.int
     """At most 10,000. 0 means 1."""
     request_id: _builtins.str

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.bundle import Bundle, Warmup, load_bundle
-from server.engine import Answer, Engine, Query, RecommendQuery, RerankQuery, Source
+from server.engine import Answer, Engine, Normalised, Query, RecommendQuery, RerankQuery, Source
 from server.engine.engine import MAX_PADDING, _alike
 from server.errors import BundleRefused, UnknownName
 from server.events import EventKind, StoredHistory
+from server.fairness import Status
 from strategies.bundles import DATA_UNTIL_MS, N_ITEMS, TIERS
 
 NOW_MS = DATA_UNTIL_MS
@@ -86,23 +87,66 @@ def test_a_rerank_shares_a_batch_with_recommends(engine: Engine) -> None:
     assert set(second.groups) <= set(TIERS)
 
 
-def test_a_floor_is_not_broken_by_the_choice_of_candidates(bundle: Bundle) -> None:
-    """Best sellers of one tier only: the engine adds what the floor needs and says from where."""
-    large_only = np.flatnonzero(bundle.groups["provider_tier"].codes == 0).astype(np.int32)
-    rest = np.setdiff1d(np.arange(N_ITEMS, dtype=np.int32), large_only)
-    # The generator sees the large makers' items only; the top-up looks at all.
-    state = dataclasses.replace(bundle.state, popular=np.concatenate([large_only, rest]))
+def one_sided(bundle: Bundle, table: str) -> Engine:
+    """The engine of a shop whose best sellers are all of the table's first group."""
+    codes = bundle.groups[table].codes
+    first = np.flatnonzero(codes == 0).astype(np.int32)
+    rest = np.flatnonzero(codes != 0).astype(np.int32)
+    state = dataclasses.replace(bundle.state, popular=np.concatenate([first, rest]))
     manifest = bundle.manifest.model_copy(
         update={"model": bundle.manifest.model.model_copy(update={"n_novel": 10})}
     )
-    narrow = Engine(
+    return Engine(
         dataclasses.replace(bundle, state=state, manifest=manifest), clock_ms=lambda: NOW_MS
     )
-    answer = alone(narrow, RecommendQuery(count=10, personal=False, policy="tiers"))
-    assert answer.groups.count("small") >= 2
-    assert answer.groups.count("medium") >= 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "table", "needed"),
+    [("tiers", "provider_tier", "small"), ("brands", "brand", "Private")],
+)
+def test_no_bound_is_broken_by_the_choice_of_candidates(
+    bundle: Bundle, policy: str, table: str, needed: str
+) -> None:
+    """Floors and ceilings alike: the engine adds what the list needs and says from where."""
+    engine = one_sided(bundle, table)
+    answer = alone(engine, RecommendQuery(count=10, personal=False, policy=policy))
+    assert answer.fair.receipt.status == Status.MET
+    assert answer.groups.count(needed) >= 2
     assert set(answer.sources.tolist()) == {Source.POPULAR}
-    assert answer.fair.receipt.first_bad_prefix is None
+
+
+def test_events_after_now_are_not_read(engine: Engine) -> None:
+    later = recommend(1)
+    assert later.history is not None
+    future = dataclasses.replace(
+        later.history,
+        item_ids=(*later.history.item_ids, "item-059"),
+        times_ms=np.append(later.history.times_ms, NOW_MS + 1),
+        kinds=np.append(later.history.kinds, np.int8(EventKind.PURCHASE)),
+        quantities=np.append(later.history.quantities, np.float32(1)),
+    )
+    got = alone(engine, dataclasses.replace(later, history=future))
+    assert got.item_ids == alone(engine, later).item_ids
+    assert np.array_equal(got.scores, alone(engine, later).scores)
+    (meant,) = engine.run_batch([dataclasses.replace(later, history=future, validate_only=True)])
+    assert isinstance(meant, Normalised)
+    assert meant.as_of_ms == NOW_MS
+    assert any("1 history events are later than as_of" in warning for warning in meant.warnings)
+
+
+def test_an_item_scanned_twice_counts_as_one_purchase(engine: Engine) -> None:
+    query = recommend(2)
+    assert query.history is not None
+    twice = dataclasses.replace(
+        query.history,
+        item_ids=query.history.item_ids * 2,
+        times_ms=np.tile(query.history.times_ms, 2),
+        kinds=np.tile(query.history.kinds, 2),
+        quantities=np.tile(query.history.quantities, 2),
+    )
+    got = alone(engine, dataclasses.replace(query, history=twice))
+    assert np.array_equal(got.scores, alone(engine, query).scores)
 
 
 @given(st.lists(st.integers(0, 3000), max_size=40))

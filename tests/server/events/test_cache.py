@@ -146,3 +146,11 @@ def test_gets_during_writes_are_never_older_than_the_last_acknowledged_write(sto
         thread.join()
     assert failures == []
     assert cache.get("ann") == 59
+
+
+def test_only_the_newest_events_of_a_long_history_are_read_oldest_first(store):
+    for number in range(9):
+        put(store, "ann", number)
+    cache = HistoryCache(store, lambda stored: stored.item_ids, max_users=2, max_events=3)
+    assert cache.get("ann") == ("i6", "i7", "i8")
+    assert len(store.history("ann")) == 9

@@ -126,6 +126,7 @@ def test_a_bad_rerank_field_is_named(
         (feedback(kind=5), "events[0].kind"),
         (feedback(time_unix_ms=-1), "events[0].time_unix_ms"),
         (feedback(time_unix_ms=0), "events[0].time_unix_ms"),
+        (feedback(time_unix_ms=253_402_300_799_999), "events[0].time_unix_ms"),
         (feedback(rank=10_001), "events[0].rank"),
         (feedback(quantity=10_001), "events[0].quantity"),
     ],

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from equipoise.v1 import recommendation_pb2 as pb
+from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from server.events import SqliteEventStore
 from strategies.live import LiveServer, live_server
 
 pytestmark = pytest.mark.slow
@@ -125,6 +128,39 @@ def test_sigterm_says_not_serving_finishes_and_exits_zero(own: LiveServer) -> No
     assert next(watch).status == NOT_SERVING
     log = [json.loads(line) for line in own.log.read_text().splitlines()]
     assert [line["event"] for line in log] == ["serving", "draining", "stopped"]
+
+
+def test_a_drain_under_traffic_cuts_no_call(own: LiveServer, known_items: list[str]) -> None:
+    """Callers that never stop asking are refused in words, and nothing that was taken is lost."""
+    told: list[tuple[grpc.StatusCode, str]] = []
+    acknowledged: list[str] = []
+
+    def keep_calling(worker: int) -> None:
+        with grpc.insecure_channel(own.target) as channel:
+            stub = RecommendationServiceStub(channel)
+            for number in range(100_000):
+                event = purchase(f"busy-{worker}", known_items[0], number)
+                try:
+                    stub.Recommend(pb.RecommendRequest(count=5), timeout=20)
+                    stub.RecordFeedback(pb.RecordFeedbackRequest(events=[event]), timeout=20)
+                    acknowledged.append(event.event_id)
+                except grpc.RpcError as error:
+                    told.append((error.code(), error.details() or ""))
+                    return
+                if len(acknowledged) >= 40:
+                    busy.set()
+
+    busy = threading.Event()
+    callers = [threading.Thread(target=keep_calling, args=(n,)) for n in range(8)]
+    for caller in callers:
+        caller.start()
+    assert busy.wait(60)
+    assert own.terminate() == 0
+    for caller in callers:
+        caller.join()
+    assert {code for code, _ in told} == {grpc.StatusCode.UNAVAILABLE}
+    with SqliteEventStore(own.log.parent / "events.db", create=False) as store:
+        assert store.stats().events >= len(acknowledged) >= 40
 
 
 def test_feedback_outlives_a_kill_and_another_server_sees_it(

@@ -115,6 +115,27 @@ def test_with_personalisation_off_the_list_depends_on_the_user_in_no_way(
     assert list(known.degraded_reasons) == []
 
 
+def test_with_personalisation_off_stored_events_are_not_read_either(
+    live: LiveServer, known_items: list[str]
+) -> None:
+    events = [
+        pb.FeedbackEvent(
+            event_id=f"off-{n}", user_id="stored", item_id=item, kind=pb.EVENT_KIND_PURCHASE,
+            time_unix_ms=1_499_000_000_000 + n,
+        )
+        for n, item in enumerate(known_items[-9:])
+    ]  # fmt: skip
+    live.recommendation.RecordFeedback(pb.RecordFeedbackRequest(events=events), timeout=10)
+    on, stranger = ask(live, user_id="stored"), ask(live, user_id="nobody-yet")
+    assert ids(on) != ids(stranger)
+    off = {"personalisation": pb.PERSONALISATION_OFF}
+    for more in ({}, {"seen_items": pb.SEEN_ITEMS_EXCLUDE}):
+        own, other = (ask(live, user_id=u, **off, **more) for u in ("stored", "nobody-yet"))
+        assert [(i.item_id, i.score) for i in own.items] == [
+            (i.item_id, i.score) for i in other.items
+        ]
+
+
 def test_the_order_in_which_history_arrives_changes_nothing(
     live: LiveServer, known_items: list[str]
 ) -> None:
