@@ -7,7 +7,7 @@ command runs, so that `--help` is quick.
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -36,7 +36,7 @@ TRAIN_EXAMPLES = """\b
 Examples:
   equipoise train --dataset complete-journey --out out/bundle
   equipoise train --interactions bought.parquet --items items.csv --out out/bundle
-  equipoise train --events events.db --items items.csv --out out/bundle   learn from feedback
+  equipoise train --events events.db --items items.csv --final --out out/bundle   from feedback too
 
 \b
 Interactions: columns user, item, time; optional kind, basket, quantity, value.
@@ -87,6 +87,12 @@ Exit code 2: a table is refused; the message names column, number of rows and an
     help="The policy for requests that name none.  [default: provider-tiers, or the only one]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random.")
+@click.option(
+    "--final",
+    is_flag=True,
+    help="Learn from the last weeks too, which are otherwise held out for 'evaluate': for the "
+    "release after a passed evaluation.",
+)
 @click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
 @cache_option
 @json_option
@@ -100,6 +106,7 @@ def train(
     policies: Path | None,
     default_policy: str | None,
     seed: int,
+    final: bool,
     quick: bool,
     cache: Path | None,
     as_json: bool,
@@ -121,6 +128,7 @@ def train(
         policies=policies,
         default_policy=default_policy,
         out=out,
+        final=final,
     )
     facts = {
         "bundle_id": released.manifest.bundle_id,
@@ -145,7 +153,18 @@ def train(
     )
     if released.validation_users < FEW_USERS:
         click.echo("         so few users prove nothing: look at the intervals of 'evaluate'")
+    until = _day(released.manifest.data.until_unix_ms)
+    held_out = (
+        "nothing is held out"
+        if final
+        else "what came later is held out for 'equipoise evaluate'; --final learns from it too"
+    )
+    click.echo(f"learned  until {until}; {held_out}")
     click.echo(f"parity   torch and onnxruntime differ by {released.parity:.1e} at most")
+
+
+def _day(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 def _bundle_at(path: Path) -> str | None:
@@ -283,14 +302,17 @@ def load_events(
 ) -> None:
     """Fill the event STORE with purchases, through the schema's door.
 
-    A data set by name is cleaned as for training; your own table is taken as it is.
+    A data set by name is cleaned as for training. Of your own table the rows of one item in one
+    basket are added up, as training does.
     """
     from server.events import SqliteEventStore
+    from training.data.clean import merged_baskets
     from training.data.stored import cut_at, load, until_ms_of
     from training.progress import steps
 
     tables = tables_of_source(dataset, interactions, cache)
-    rows = cut_at(tables.interactions, until_ms_of(tables, until, until_week))
+    merged = merged_baskets(tables.interactions)
+    rows = cut_at(merged, until_ms_of(tables, until, until_week))
     with SqliteEventStore(store) as opened, steps() as on_step:
         loaded = load(rows, opened, lambda done: on_step("events", done, rows.height))
     facts = {
@@ -300,7 +322,8 @@ def load_events(
         "recorded": loaded.recorded,
         "duplicates": loaded.duplicates,
         "users": loaded.users,
-        "left_out_after_cut": tables.interactions.height - rows.height,
+        "added_up_in_basket": tables.interactions.height - merged.height,
+        "left_out_after_cut": merged.height - rows.height,
     }
     if as_json:
         click.echo(json.dumps(facts))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.features import FeatureState
 from server.features.types import DAY_MS, Float32, Int32, Int64
@@ -69,9 +70,13 @@ def fit_features(
         min_buyers=settings.min_buyers,
         on_block=on_items,
     )
-    bought = np.bincount(items, minlength=n)
-    recent = np.bincount(items[times_ms > cut_ms - RECENT_DAYS * DAY_MS], minlength=n)
-    repeat_rate, gap_days = _repeats(users, items, times_ms, n)
+    buyers = np.bincount(np.unique(users.astype(np.int64) * n + items) % n, minlength=n)
+    # What fewer people bought would tell of one of them: it counts as bought by nobody.
+    told = buyers >= settings.min_buyers
+    bought = np.where(told, np.bincount(items, minlength=n), 0)
+    recent_items = items[times_ms > cut_ms - RECENT_DAYS * DAY_MS]
+    recent = np.where(told, np.bincount(recent_items, minlength=n), 0)
+    repeat_rate, gap_days = _repeats(users, items, times_ms, told)
     attributes = history.item_attributes
     brand = np.array(attributes.get("brand", ("",) * n))
     return FeatureState(
@@ -94,8 +99,14 @@ def _codes(history: Dataset, name: str) -> Int32:
     return np.zeros(history.n_items, np.int32) if texts is None else attribute_codes(texts)
 
 
-def _repeats(users: Int32, items: Int32, times_ms: Int64, n: int) -> tuple[Float32, Float32]:
-    """Per item: the smoothed share of buyers who bought again, and mean days between."""
+def _repeats(
+    users: Int32, items: Int32, times_ms: Int64, told: NDArray[np.bool_]
+) -> tuple[Float32, Float32]:
+    """Per item: the smoothed share of buyers who bought again, and mean days between.
+
+    Those of items that are not to be told are the shop's averages.
+    """
+    n = len(told)
     order = np.lexsort((times_ms, items, users))
     u, i, t = users[order], items[order], times_ms[order]
     same = (u[1:] == u[:-1]) & (i[1:] == i[:-1])
@@ -111,4 +122,5 @@ def _repeats(users: Int32, items: Int32, times_ms: Int64, n: int) -> tuple[Float
     repeated = np.bincount(repeaters, minlength=n)
     rate = float(repeated.sum()) / max(1, int(buyers.sum()))
     share = (repeated + PRIOR_WEIGHT * rate) / (buyers + PRIOR_WEIGHT)
+    share, gap = np.where(told, share, rate), np.where(told, gap, mean_days)
     return share.astype(np.float32), gap.astype(np.float32)

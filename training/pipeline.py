@@ -2,7 +2,9 @@
 
 Tuning trains on cuts before the validation window and picks the epoch there.
 The refit repeats that number of epochs one window later, so that what ships has
-seen the validation weeks too; the test window is never touched.
+seen the validation weeks too; the test window is never touched, so that
+`evaluate` can measure what ships. A final refit learns from it as well: for the
+release that follows a passed evaluation, which nothing is left to measure on.
 """
 
 from __future__ import annotations
@@ -64,42 +66,42 @@ class Pipeline:
         self._console = console
 
     def run(
-        self, *, name: str, policies: Path | None, default_policy: str | None, out: Path
+        self,
+        *,
+        name: str,
+        policies: Path | None,
+        default_policy: str | None,
+        out: Path,
+        final: bool = False,
     ) -> Released:
         """Train and write the bundle.
 
         policies, default_policy: see `training.choose_policies`; checked before anything is
-        trained.
+        trained. final: learn from the test window too.
 
         Raises:
             Refused: too little data, a failed parity gate, a policy that makes no sense, or a
                 folder that cannot be written. No bundle is written then.
         """
         split, settings = self._split, self._settings
-        groups = group_tables(self._data.until(split.validation_until_ms))
+        until_ms = split.test_until_ms if final else split.validation_until_ms
+        history = self._data.until(until_ms)
+        groups = group_tables(history)
         chosen = choose_policies(policies, default_policy, groups)
         for left_out, why in chosen.left_out.items():
             self._console.print(f"policy {left_out} is left out: {why}")
         torch.use_deterministic_algorithms(True)
-        step_ms = settings.horizon_days * DAY_MS
-        cuts = [split.train_until_ms - k * step_ms for k in range(settings.cuts, 0, -1)]
-        tuning = [
-            self._lists(f"cut {number} of {len(cuts)}", cut, cut + step_ms, with_short=True)
-            for number, cut in enumerate(cuts, start=1)
-        ]
+        tuning = self._cuts(split.train_until_ms)
         validation = self._lists(
             "validation", split.train_until_ms, split.validation_until_ms, with_short=False
         )
         tuned = self._train("tuning", tuning, validation, settings.epochs)
         ndcg = max(tuned.ndcg_by_epoch)
         # One window later: the oldest cut leaves, the validation window comes in.
-        refit = [*tuning[1:], validation]
+        refit = self._cuts(until_ms) if final else [*tuning[1:], validation]
         ranker = self._train("refit", refit, None, tuned.best_epoch).model
         ranker.scale.copy_(tuned.model.scale)
         ranker.offset.copy_(tuned.model.offset)
-        _save_checkpoint(ranker, out)
-        until_ms = split.validation_until_ms
-        history = self._data.until(until_ms)
         state = self._state("bundle", history, until_ms)
         self._console.print("exporting to ONNX, and comparing onnxruntime with torch")
         model = export_onnx(ranker)
@@ -116,13 +118,28 @@ class Pipeline:
             quality={
                 "protocol": split.protocol,
                 "settings": settings.name,
+                "learned_from_test_window": final,
                 "validation_ndcg_at_20": round(ndcg, 5),
                 "validation_users": len(validation),
                 "parity_max_difference": parity,
             },
         )
         manifest = write_bundle(parts, out)
+        _save_checkpoint(ranker, out)
         return Released(manifest, ndcg, len(validation), tuned.best_epoch, parity)
+
+    def _cuts(self, until_ms: int) -> list[Lists]:
+        """Lists at cuts one horizon apart, the last of which looks ahead to `until_ms`."""
+        count, step_ms = self._settings.cuts, self._settings.horizon_days * DAY_MS
+        return [
+            self._lists(
+                f"cut {number} of {count}",
+                until_ms - (count + 1 - number) * step_ms,
+                until_ms - (count - number) * step_ms,
+                with_short=True,
+            )
+            for number in range(1, count + 1)
+        ]
 
     def _lists(self, what: str, cut_ms: int, until_ms: int, *, with_short: bool) -> Lists:
         history = self._data.until(cut_ms)

@@ -181,7 +181,7 @@ items of the history and {settings.n_novel} others by EASE; the fair stage comes
 
 ## Data
 {data.source}: {data.n_events:,} purchases of {data.n_items:,} items. The bundle holds statistics of
-items only. Pair weights rest on at least {settings.min_buyers} buyers each.
+items only, each of at least {settings.min_buyers} buyers; pair weights rest on as many.
 
 ## Measured on validation
 {figures}

@@ -25,8 +25,8 @@ class TrainSettings:
     """Cosine neighbours kept per item."""
 
     min_buyers: int = 3
-    """Users who must have bought both items of a pair before it gets a weight: more hides
-    individuals better and knows fewer rare pairs."""
+    """Users who must have bought both items of a pair before it gets a weight, and an item before
+    its counts are told: more hides individuals better and knows fewer rare items."""
 
     cuts: int = 3
     """Training cuts: each adds lists of another moment, and a fit of the item statistics."""

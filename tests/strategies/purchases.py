@@ -11,7 +11,7 @@ from training.data.tables import Tables, interactions_from, items_from, users_fr
 
 START_MS = 1_400_000_000_000
 
-Row = tuple[str, str, int, str]
+Row = tuple[str, str, float, str]
 """user, item, day, basket"""
 
 
@@ -21,7 +21,7 @@ def raw(rows: list[Row]) -> pl.DataFrame:
         {
             "user": [row[0] for row in rows],
             "item": [row[1] for row in rows],
-            "time": [START_MS + row[2] * DAY_MS for row in rows],
+            "time": [START_MS + int(row[2] * DAY_MS) for row in rows],
             "basket": [row[3] for row in rows],
         },
         schema={"user": pl.String, "item": pl.String, "time": pl.Int64, "basket": pl.String},
@@ -40,13 +40,14 @@ def tables(rows: list[Row]) -> Tables:
 
 
 def purchase_rows(min_size: int = 1, max_size: int = 60) -> st.SearchStrategy[list[Row]]:
-    """Purchases of up to 6 users, 9 items, 40 days; a basket may hold rows of several days."""
+    """Purchases of up to 6 users, 9 items, 40 days; a basket may hold rows of several hours."""
+
+    def row(user: int, item: int, basket: int, hour: int) -> Row:
+        return f"u{user}", f"i{item}", basket * 3 + hour / 24, f"b{basket}"
+
     return st.lists(
-        st.tuples(
-            st.sampled_from([f"u{n}" for n in range(6)]),
-            st.sampled_from([f"i{n}" for n in range(9)]),
-            st.integers(0, 40),
-            st.sampled_from([f"b{n}" for n in range(12)]),
+        st.builds(
+            row, st.integers(0, 5), st.integers(0, 8), st.integers(0, 13), st.integers(0, 23)
         ),
         min_size=min_size,
         max_size=max_size,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from server.features import FeatureState, SparseWeights
 from server.features.types import DAY_MS
-from strategies.purchases import purchase_rows, shop_rows, tables
+from strategies.purchases import Row, purchase_rows, shop_rows, tables
 from training.data.dataset import Dataset, dataset_of
 from training.fit_features import attribute_codes, fit_features, with_levels
 from training.itemitem import ItemItem, fit_item_item
@@ -103,11 +103,12 @@ def state_of(data: Dataset, cut_ms: int, settings: TrainSettings = SETTINGS) -> 
 
 @given(purchase_rows(min_size=3))
 def test_counts_repeats_and_gaps_are_those_of_plain_counting(
-    rows: list[tuple[str, str, int, str]],
+    rows: list[Row],
 ) -> None:
+    rows = [(user, item, int(day), basket) for user, item, day, basket in rows]
     data = dataset_of(tables(rows))
     cut_ms = data.last_ms
-    state = state_of(data, cut_ms)
+    state = state_of(data, cut_ms, replace(SETTINGS, min_buyers=1))
     # Per item: days between a user's purchases on different days, buyers and repeaters.
     gaps: dict[str, list[float]] = {item: [] for item in data.item_ids}
     buyers = dict.fromkeys(data.item_ids, 0)
@@ -189,3 +190,17 @@ def test_department_and_category_come_from_the_path_unless_the_data_names_them()
         with_levels(replace(data, item_attributes=own)).item_attributes["category"]
         == own["category"]
     )
+
+
+def test_an_item_of_few_buyers_looks_like_one_of_none() -> None:
+    """Two people's purchases of an item would tell each of them what the other did."""
+    many = [(f"u{n}", "known", day, f"k{n}-{day}") for n in range(4) for day in (0, 7, 15)]
+    few = [(f"u{n}", "rare", day, f"r{n}-{day}") for n in range(2) for day in (1, 2, 5)]
+    once = [("u3", "single", 3, "s")]
+    data = dataset_of(tables([*many, *few, *once]))
+    state = state_of(data, data.last_ms, replace(SETTINGS, min_buyers=3))
+    known, rare, single = (data.item_index[item] for item in ("known", "rare", "single"))
+    for column in (state.popularity, state.popularity_recent, state.repeat_rate, state.gap_days):
+        assert column[rare] == column[single]
+        assert column[known] != column[rare]
+    assert state.popularity[rare] == 0

@@ -21,9 +21,12 @@ from strategies.purchases import raw, shop_rows, tables
 from training import pipeline
 from training.commands import train
 from training.data.dataset import Dataset, dataset_of
+from training.data.prepare import prepare_files
 from training.data.stored import load
 from training.export import ParityFailed, scorer_of
+from training.fit_features import fit_features, with_levels
 from training.release import provider_tiers
+from training.settings import TrainSettings
 
 pytestmark = pytest.mark.slow
 
@@ -225,8 +228,36 @@ def test_a_bundle_that_is_replaced_is_named(shop: Path, tmp_path: Path) -> None:
     arguments = (
         "--interactions", str(shop / "purchases.parquet"), "--out", str(tmp_path / "b"),
     )  # fmt: skip
-    first = json.loads(run(*arguments).stdout)
-    again = json.loads(run(*arguments, "--seed", "1").stdout)
-    assert (first["replaced"], again["replaced"]) == (None, first["bundle_id"])
+    first = run(*arguments)
+    assert first.exit_code == 0, first.output
+    again = run(*arguments, "--seed", "1")
+    assert again.exit_code == 0, (again.output, again.exception)
+    assert json.loads(first.stdout)["replaced"] is None
+    assert json.loads(again.stdout)["replaced"] == json.loads(first.stdout)["bundle_id"]
     manifest = load_bundle(tmp_path / "b").manifest
     assert manifest.quality["settings"] == "quick"
+
+
+def test_what_ships_has_not_seen_the_test_window_unless_it_is_final(
+    shop: Path, tmp_path: Path
+) -> None:
+    """The features of a bundle are those of the purchases up to its cut, and of no later one."""
+    prepared = prepare_files(shop / "purchases.parquet")
+    settings = TrainSettings.quick()
+    cuts = {False: prepared.split.validation_until_ms, True: prepared.split.test_until_ms}
+    digests = []
+    for final, cut_ms in cuts.items():
+        out = tmp_path / f"final-{final}"
+        flags = ["--final"] if final else []
+        made = run("--interactions", str(shop / "purchases.parquet"), "--out", str(out), *flags)
+        assert made.exit_code == 0, made.output
+        bundle = load_bundle(out)
+        assert bundle.manifest.data.until_unix_ms == cut_ms
+        assert bundle.manifest.quality["learned_from_test_window"] is final
+        history = prepared.dataset.until(cut_ms)
+        assert bundle.manifest.data.interactions == history.n_events
+        expected = fit_features(with_levels(history), cut_ms, settings, lambda done: None)
+        assert np.array_equal(bundle.state.popularity, expected.popularity)
+        assert np.array_equal(bundle.state.ease.weights, expected.ease.weights)
+        digests.append(bundle.manifest.model.digest)
+    assert digests[0] != digests[1]

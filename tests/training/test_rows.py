@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from server.engine.histories import HistoryResolver
 from server.events import Event, EventKind, SqliteEventStore, StoredHistory
 from server.features import FeatureState, generate_candidates, pair_features
 from server.features.types import DAY_MS, History
-from strategies.purchases import shop_rows, tables
+from strategies.purchases import raw, shop_rows, tables
+from training.commands import load_events
+from training.data.clean import Rules, clean
 from training.data.dataset import Dataset, dataset_of
 from training.data.split import Targets, targets_between
 from training.fit_features import fit_features
@@ -154,3 +158,28 @@ def test_the_same_seed_gives_the_same_lists(data: Dataset, cut_ms: int) -> None:
     again, _ = lists_at(data, cut_ms, with_short=True)
     assert first.features.tobytes() == again.features.tobytes()
     assert first.ptr.tolist() == again.ptr.tolist()
+
+
+def test_a_till_that_scans_twice_gives_serving_the_history_that_training_has(
+    tmp_path: Path,
+) -> None:
+    """From a table with an item on several lines of a basket, by both ways."""
+    rng = np.random.default_rng(5)
+    rows = [(u, i, day + scan / 500, b) for u, i, day, b in shop_rows() for scan in range(1 + int(rng.random() < 0.4))]  # fmt: skip
+    raw(rows).write_csv(tmp_path / "till.csv")
+    store = tmp_path / "events.db"
+    done = CliRunner().invoke(
+        load_events,
+        ["--interactions", str(tmp_path / "till.csv"), "--store", str(store), "--json"],
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["added_up_in_basket"] == len(rows) - len(shop_rows())
+    trained, _ = clean(tables(rows), Rules())
+    data = dataset_of(trained)
+    resolve = HistoryResolver(data.item_index, frozenset({EventKind.PURCHASE}))
+    with SqliteEventStore(store) as opened:
+        for user, name in enumerate(data.user_ids):
+            served, learned = resolve(opened.history(name)).history, data.history(user)
+            assert np.array_equal(served.items, learned.items)
+            assert np.array_equal(served.times_ms, learned.times_ms)
+            assert np.array_equal(served.quantities, learned.quantities)

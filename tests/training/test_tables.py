@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import DataRefused
+from strategies.purchases import tables
+from training.data.clean import Rules, clean
 from training.data.schema import INTERACTIONS
 from training.data.tables import interactions_from, items_from, read_tables, users_from
 
@@ -183,3 +185,27 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
         read_tables(other)
     with pytest.raises(FileNotFoundError):
         read_tables(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "told"),
+    [
+        ("user,item,time,item\nann,a,2026-01-01,b\n", "item", "2 columns of this name"),
+        ("user,item,time\n ,a,2026-01-01\n", "user", "blank"),
+        ("user,item,time\nann,a\x00b,2026-01-01\n", "item", "control characters"),
+    ],
+)
+def test_what_could_be_meant_otherwise_is_refused(
+    tmp_path: Path, text: str, column: str, told: str
+) -> None:
+    (tmp_path / "odd.csv").write_text(text)
+    with pytest.raises(DataRefused, match=told) as caught:
+        read_tables(tmp_path / "odd.csv")
+    assert caught.value.column == column
+
+
+def test_a_basket_id_that_is_used_again_is_refused() -> None:
+    rows = [("ann", "a", 0, "B1"), ("ann", "b", 2, "B1"), ("bob", "a", 0, "B2")]
+    with pytest.raises(DataRefused, match="used again") as caught:
+        clean(tables(rows), Rules())
+    assert (caught.value.column, caught.value.rows) == ("basket", 2)

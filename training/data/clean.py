@@ -11,11 +11,15 @@ after the cut decides what a model may see.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import polars as pl
 
 from server.errors import DataRefused
+from training.data.schema import refuse_rows
 from training.data.tables import Tables
+
+BASKET_LASTS = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,35 @@ class Cleaning:
         return "\n".join(lines)
 
 
+def merged_baskets(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row per (user, basket, item, kind), quantities and values added up; sorted.
+
+    A basket is one instant: all its rows get the time of the first, so that no cut in time
+    can part it. What goes into an event store goes through here as well, so that serving
+    counts what training counts. Raises `DataRefused` if a basket lasts longer than a day.
+    """
+    span = rows.select((pl.col("time").max() - pl.col("time").min()).over("user", "basket"))
+    refuse_rows(
+        rows,
+        span.to_series() > BASKET_LASTS,
+        "basket",
+        "the user's basket of this id lasts longer than a day: the id is used again",
+        "an id that is unique over time, or no such column",
+        "interactions",
+    )
+    return (
+        rows.with_columns(pl.col("time").min().over("user", "basket"))
+        .group_by("user", "basket", "item", "kind")
+        .agg(pl.col("time").min(), pl.col("quantity").sum(), pl.col("value").sum())
+        .select("user", "item", "time", "kind", "basket", "quantity", "value")
+        .sort("user", "time", "basket", "item", "kind")
+    )
+
+
 def clean(tables: Tables, rules: Rules) -> tuple[Tables, Cleaning]:
     """The tables without what `rules` drop, one row per (user, basket, item, kind); and the account.
 
-    A basket is one instant: all its rows get the time of the first, so that no cut in
-    time can part it. Rows of one item in one basket are added up. Raises `DataRefused`
-    if nothing is left.
+    Raises `DataRefused` as `merged_baskets` does, and if nothing is left.
     """
     rows = tables.interactions
     account = list(tables.left_out)
@@ -68,13 +95,7 @@ def clean(tables: Tables, rules: Rules) -> tuple[Tables, Cleaning]:
         gone = pl.col("department").is_in(rules.drop_departments).fill_null(False)
         rows = _keep(rows, ~gone, f"department {', '.join(rules.drop_departments)}", account)
 
-    rows = rows.with_columns(pl.col("time").min().over("user", "basket"))
-    merged = (
-        rows.group_by("user", "basket", "item", "kind")
-        .agg(pl.col("time").min(), pl.col("quantity").sum(), pl.col("value").sum())
-        .select("user", "item", "time", "kind", "basket", "quantity", "value")
-        .sort("user", "time", "basket", "item", "kind")
-    )
+    merged = merged_baskets(rows)
     account.append(("same item again in the basket (added up)", rows.height - merged.height))
 
     counted = merged.filter(pl.col("kind") == "purchase")

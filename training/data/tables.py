@@ -14,6 +14,8 @@ the user's rows of one instant, `quantity` 1, `value` 0. Times are timestamps, I
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,6 +235,7 @@ def _read(path: Path, source: str) -> pl.DataFrame:
             return pl.read_parquet(path)
         if path.suffix == ".csv":
             # Ids stay text: "007" is not 7.
+            _each_once(path, source)
             header = pl.read_csv(path, n_rows=0).columns
             ids = ("user", "item", "basket", "provider")
             texts: dict[str, pl.DataType] = {c: pl.String() for c in ids if c in header}
@@ -250,6 +253,22 @@ def _read(path: Path, source: str) -> pl.DataFrame:
         allowed=".parquet, or .csv with a header line",
         source=f"{source} ({path.name})",
     )
+
+
+def _each_once(path: Path, source: str) -> None:
+    """A CSV header may name a column once: which of two would be meant?"""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
+        names = next(csv.reader(text), [])
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise DataRefused(
+                name,
+                rows=0,
+                example={},
+                why=f"{times} columns of this name",
+                allowed="each name once",
+                source=f"{source} ({path.name})",
+            )
 
 
 def _required(raw: pl.DataFrame, kind: str, source: str) -> None:
@@ -280,6 +299,9 @@ def _ids_as_text(table: pl.DataFrame, columns: tuple[str, ...], source: str) -> 
     for column in columns:
         ids = table[column]
         refuse_rows(table, ids.is_null(), column, "null", "an id in every row", source)
+        if ids.dtype == pl.String:
+            odd = ids.str.contains(r"^\s*$|\p{Cc}")
+            refuse_rows(table, odd, column, "blank, or with control characters", "an id", source)
         if ids.dtype.is_float():
             refuse_rows(
                 table, ids.is_not_null(), column, f"type {ids.dtype}", "text or integers", source
