@@ -94,7 +94,12 @@ def _estimate(entry: Any, what: str, confidence: float, made_with: Any) -> Measu
     low, high = _number(ends[0], f"{what}.low"), _number(ends[1], f"{what}.high")
     if low > high:
         raise _Broken(f"{what}: the interval runs backwards, {low} to {high}")
-    if isinstance(made_with, int | float) and made_with < confidence - 1e-9:
+    if not low - 1e-9 <= value <= high + 1e-9:
+        raise _Broken(f"{what}: {value} is not in its own interval, {low} to {high}")
+    if not isinstance(made_with, int | float) or isinstance(made_with, bool):
+        note = "the result does not say which confidence its intervals have"
+        return Measured(value, n, "users", note=note)
+    if made_with < confidence - 1e-9:
         note = f"its interval has confidence {made_with:g}, the budgets ask for {confidence:g}"
         return Measured(value, n, "users", note=note)
     return Measured(value, n, "users", low, high, resampled=True)
@@ -142,6 +147,10 @@ class _Quality:
         return _estimate(entry, what, self._confidence, self._made_with)
 
     def measure(self, path: str, leave_out: Sequence[str]) -> Measured:
+        protocol = self._document.get("protocol")
+        on = protocol.get("on") if isinstance(protocol, Mapping) else None
+        if on != "test":
+            raise _Broken(f"measured on {on!r}, allowed: 'test', which no choice was made on")
         parts = path.split(".")
         if parts[0] == "groups" and parts[-1] in _OF_GROUPS:
             return self._groups(".".join(parts[1:-1]), parts[-1], leave_out)
@@ -241,7 +250,14 @@ def _invariants(document: Mapping[str, Any], path: str) -> Measured:
         raise _Broken("the invariants result does not say what was checked")
     if document.get("only"):
         raise _Broken(f"the run checked only {document['only']!r}, not every property")
-    n = sum(_count(times, f"checked.{name}") for name, times in checked.items())
+    if document.get("tables_known") is not True:
+        raise _Broken("the run did not know the bundle, so bounds were not checked; give --bundle")
+    never = [name for name, times in checked.items() if not _count(times, f"checked.{name}")]
+    if never:
+        raise _Broken(
+            f"{len(never)} theorems were never checked, such as {never[0]!r}; raise --examples"
+        )
+    n = sum(checked.values())
     if path in ("violations", "violation_count"):
         told, listed = document.get("violation_count"), document.get("violations")
         count = _count(told, "violation_count")

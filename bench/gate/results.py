@@ -73,7 +73,7 @@ def _latencies(document: Mapping[str, Any], path: Path) -> NDArray[np.float64] |
         return None
     file = path.parent / name
     if not file.is_file():
-        return None
+        raise InputRefused(str(file), "", f"the samples of {path.name} are not there")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != document.get("samples_sha256"):
         raise InputRefused(str(file), "", f"is not the file that {path.name} was made from")

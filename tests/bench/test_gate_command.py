@@ -15,6 +15,8 @@ from junitparser import Error, Failure, JUnitXml
 
 from bench.gate import evaluate
 from bench.gate.report import as_junit, as_markdown
+from bench.gate.results import read_result
+from bench.refused import InputRefused
 from server.cli import main
 from strategies.results import TODAY, budget, budgets, load, quality
 
@@ -178,3 +180,11 @@ def test_a_report_that_cannot_be_written_leaves_nothing_half_written(
     assert run.returncode == 1
     assert len(run.stderr.strip().splitlines()) == 1
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_load_result_whose_samples_are_gone_is_refused(tmp_path: Path) -> None:
+    document = dict(load([1.0, 2.0]).document) | {"samples": "samples.npz"}
+    path = tmp_path / "load.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputRefused, match=r"samples of load\.json are not there"):
+        read_result(path)

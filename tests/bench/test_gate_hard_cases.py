@@ -273,3 +273,44 @@ def test_plain_numbers_of_a_result_can_be_bounded() -> None:
     )
     one_group = budget("quality.groups.income.under 35K.recall_at_20", on="interval", at_least=0.2)
     assert decided(one_group, quality()).status is Status.PASS
+
+
+@pytest.mark.parametrize("decide_on", ["value", "interval"])
+def test_a_value_outside_its_own_interval_fails(decide_on: str) -> None:
+    line = budget("quality.ndcg_at_20", on=decide_on, at_least=0.3)
+    broken = quality(metrics={"ndcg_at_20": estimate(9.5, 0.44, 0.51)})
+    assert decided(line, broken).status is Status.FAIL
+    assert "not in its own interval" in decided(line, broken).lines[1].why
+
+
+@pytest.mark.parametrize("intervals", [{}, {"confidence": "0.5"}, {"confidence": True}])
+def test_intervals_of_a_confidence_that_nobody_told_decide_nothing(intervals: object) -> None:
+    assert decided(NDCG, quality(intervals=intervals)).status is Status.NOT_ENOUGH
+
+
+@pytest.mark.parametrize("protocol", [{"n_users": 9, "on": "validation"}, {"n_users": 9}, None])
+def test_what_was_measured_where_choices_were_made_is_no_evidence(protocol: object) -> None:
+    line = decided(NDCG, quality(protocol=protocol)).lines[1]
+    assert line.status is Status.FAIL
+    assert "which no choice was made on" in line.why
+
+
+def test_theorems_that_were_never_checked_do_not_hide_behind_one_that_was() -> None:
+    line = budget("invariants.violations", at_most=0)
+    checked = {"no_duplicates": 5000, "floors": 0}
+    assert decided(line, invariants(checked=checked)).status is Status.FAIL
+    assert "'floors'" in decided(line, invariants(checked=checked)).lines[1].why
+    assert decided(line, invariants(tables_known=False)).status is Status.FAIL
+    assert decided(line, invariants()).status is Status.PASS
+
+
+def test_the_interval_of_the_worst_group_is_that_of_the_smallest_ends() -> None:
+    """Not of the group with the smallest value: the worst of several noisy ones is lower still."""
+    line = budget("quality.groups.income.recall_at_20.worst", on="interval", at_least=0.0)
+    cells = {
+        "a": {"recall_at_20": estimate(0.25, 0.20, 0.40, 190)},
+        "b": {"recall_at_20": estimate(0.24, 0.23, 0.25, 330)},
+        "c": {"recall_at_20": estimate(0.30, 0.29, 0.31, 330)},
+    }
+    got = decided(line, quality(groups={"income": cells})).lines[1]
+    assert (got.value, got.low, got.high, got.n) == (0.24, 0.20, 0.25, 190)

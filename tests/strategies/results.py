@@ -27,7 +27,7 @@ def quality(bundle_id: str = BUNDLE, **changes: Any) -> Result:
         "schema_version": 1,
         "bundle_id": bundle_id,
         "model_digest": "d" * 64,
-        "protocol": {"n_users": 1844},
+        "protocol": {"n_users": 1844, "on": "test"},
         "intervals": {"confidence": 0.95},
         "metrics": {
             "ndcg_at_20": estimate(0.34, 0.33, 0.35),
@@ -78,6 +78,7 @@ def invariants(
         "schema_version": 1,
         "bundle_id": bundle_id,
         "checked": {"no_duplicates": checks},
+        "tables_known": True,
         "violations": [{"invariant": "no_duplicates"}] * violations,
         "violation_count": violations,
     }
