@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from server.events import Event, SqliteEventStore
 from server.fairness import compile_policy, parse_policy
 from strategies.bundles import N_ITEMS, tiny_bundle
 from strategies.live import live_server
+from strategies.purchases import raw, shop_rows
 
 pytestmark = pytest.mark.slow
 
@@ -134,3 +136,42 @@ def test_a_documents_program_runs(page: str, program: str, stage: dict[str, str]
     assert "RECEIPT_STATUS_MET" in run.stdout
     if page == "callers.md":
         assert "INVALID_ARGUMENT INVALID_FIELD" in run.stdout
+
+
+@pytest.fixture
+def own_shop(tmp_path: Path, stage: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the data scientist's page speaks of."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    raw(shop_rows()).write_csv("bought.csv")
+    makers = "\n".join(f"item-{n:03},Thing {n},FOOD > SHELF {n % 4},maker-{n % 7},Private" for n in range(60))  # fmt: skip
+    Path("items.csv").write_text(f"item,name,category_path,provider,brand\n{makers}\n")
+    people = "\n".join(f"user-{n:02},{'north' if n % 2 else 'south'}" for n in range(30))
+    Path("users.csv").write_text(f"user,region\n{people}\n")
+    budget = 'metric = "quality.ndcg_at_20"\nat_least = 0.0\ndecide_on = "value"\nmin_n = 1\nreason = "made for a test"'
+    Path("my-budgets.toml").write_text(f'schema_version = 1\nname = "own"\n[[budget]]\n{budget}\n')
+    Path("my-policies").mkdir()
+    shutil.copy(ROOT / "training/policies/provider-tiers.toml", "my-policies")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["data-science.md", "policies.md"])
+def test_own_purchases_go_from_tables_to_a_verdict(
+    page: str, own_shop: Path, stage: dict[str, str]
+) -> None:
+    """The page's commands in its order, with a small model; the server is the stage's."""
+    lines = [line for name, line in ALL if name == page and "--dataset" not in line]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[0] in ("serve", "load"):
+            continue
+        if words[0] == "train":
+            words.append("--quick")
+        if words[0] == "gate":
+            words = [word for word in words if not word.endswith("load.json")]
+        run = subprocess.run(
+            [sys.executable, "-m", "server.cli", *words],
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, line + run.stdout + run.stderr

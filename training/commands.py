@@ -261,7 +261,8 @@ def evaluate(
     written = write_results(evaluation, out)
     if requests_out is not None:
         until_ms = bundle.manifest.data.until_unix_ms
-        lines = request_lines(prepared.dataset.until(until_ms), REQUESTS, seed)
+        evaluated = evaluation.per_user["user_id"].tolist()
+        lines = request_lines(prepared.dataset.until(until_ms), evaluated, REQUESTS, seed)
         write_file(requests_out, ("\n".join(lines) + "\n").encode())
     if as_json:
         click.echo(json.dumps(evaluation.results, allow_nan=False))

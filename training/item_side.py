@@ -8,7 +8,14 @@ import numpy as np
 
 from server.bundle import Bundle
 from server.fairness import Status
-from server.fairness.metrics import coverage, discounts, exposure_shares, floor_violations, gini
+from server.fairness.metrics import (
+    ceiling_violations,
+    coverage,
+    discounts,
+    exposure_shares,
+    floor_violations,
+    gini,
+)
 from server.features.types import Float64, Int32
 from training.intervals import Estimate
 from training.served import ServedLists
@@ -75,6 +82,9 @@ def policy_facts(bundle: Bundle, before: Int32, after: ServedLists) -> dict[str,
     for when, rows in codes.items():
         facts[f"floor_violations_{when}"] = sum(
             floor_violations(row, compiled.floors) for row in rows
+        )
+        facts[f"ceiling_violations_{when}"] = sum(
+            ceiling_violations(row, compiled.ceilings) for row in rows
         )
     facts["groups"] = [
         {

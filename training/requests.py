@@ -7,6 +7,7 @@ half bring the history, so that bodies differ in size as those of real callers d
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,10 +17,10 @@ COUNT = 20
 HISTORY_EVENTS = 200
 
 
-def request_lines(history: Dataset, n: int, seed: int) -> list[str]:
-    """`n` requests of users of `history`, drawn without replacement as far as they go."""
+def request_lines(history: Dataset, user_ids: Sequence[str], n: int, seed: int) -> list[str]:
+    """`n` requests of these users of `history`, drawn without replacement as far as they go."""
     rng = np.random.default_rng(seed)
-    users = np.flatnonzero(np.diff(history.user_ptr) > 0)
+    users = np.flatnonzero(np.isin(np.array(history.user_ids), np.array(user_ids)))
     drawn = rng.choice(users, n, replace=n > len(users))
     lines = []
     for number, user in enumerate(drawn.tolist()):

@@ -65,6 +65,16 @@ def floor_violations(groups: Int32, floors: Int32) -> int:
     return int(np.count_nonzero(counts < floors[:, : counts.shape[1]]))
 
 
+def ceiling_violations(groups: Int32, ceilings: Int32) -> int:
+    """How many (group, prefix) pairs are above their ceiling; `ceilings [G, >= k + 1]`.
+
+    >>> ceiling_violations(np.int32([0, 0]), np.int32([[0, 1, 1], [0, 1, 2]]))
+    1
+    """
+    counts = prefix_counts(groups, ceilings.shape[0])
+    return int(np.count_nonzero(counts > ceilings[:, : counts.shape[1]]))
+
+
 def infeasible_index(groups: Int32, floors: Int32) -> int:
     """How many prefixes hold a group below its floor; `floors [G, >= k + 1]`.
 

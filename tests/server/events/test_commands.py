@@ -122,3 +122,22 @@ def test_the_help_lists_commands_that_cannot_be_imported(group):
     with_options = CliRunner().invoke(group, ["inner", "early", "--any", "x"], prog_name="e")
     assert with_options.exit_code == 2
     assert "pip install '.[bench]'" in with_options.output
+
+
+def test_a_profile_is_told_in_the_bundles_words(bundle_path, tmp_path):
+    path = tmp_path / "events.db"
+    with SqliteEventStore(path) as store:
+        day = 86_400_000
+        store.record([Event(f"e{n}", "ann", "item-006", 4, n * 7 * day) for n in range(3)])
+        store.record([Event("other", "ann", "item-001", 4, 14 * day)])
+    arguments = ["profile", str(path), "ann", "--bundle", str(bundle_path)]
+    told = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).output)
+    assert told["trips"] == 3
+    assert told["days_between_trips"] == 7
+    assert told["distinct_items"] == 2
+    assert told["favourites"] == ["Item number 6", "Item number 1"]
+    assert next(iter(told["categories"])) == "category 0"
+    text = CliRunner().invoke(command, arguments).output
+    assert "Item number 6" in text
+    stranger = CliRunner().invoke(command, [*arguments[:2], "bob", *arguments[3:]])
+    assert (stranger.exit_code, "no events" in stranger.output) == (0, True)

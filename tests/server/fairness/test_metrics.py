@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.fairness import CompiledPolicy, compile, invariants, metrics, policy, rerank
+from server.fairness.invariants import broken_bounds
 from server.fairness.metrics import (
+    ceiling_violations,
     dcg,
     exposure_shares,
     floor_violations,
@@ -148,3 +150,12 @@ def test_the_smallest_list_that_detgreedy_breaks_is_met() -> None:
         fair = rerank(scores.ravel(), groups, 6, kept)
         assert fair.receipt.status.name == "MET"
         assert infeasible_index(groups[fair.order], policy.floors) == 0
+
+
+@given(cases(kinds=("window", "cap"), min_n=1))
+def test_violations_of_floors_and_ceilings_are_the_pairs_out_of_bounds(case: Case) -> None:
+    scores, groups, count, policy = case
+    plain = groups[np.lexsort((np.arange(len(scores)), -scores))][:count]
+    floors, ceilings = policy.floors, policy.ceilings
+    broken = broken_bounds(plain.tolist(), floors.tolist(), ceilings.tolist())
+    assert floor_violations(plain, floors) + ceiling_violations(plain, ceilings) == len(broken)
