@@ -6,6 +6,7 @@ nothing half-written and nothing running: a step writes aside, and its stamp las
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from bench.demo.serving import (
 )
 from bench.demo.session import hold
 from bench.demo.steps import Done, Step, remove, run_steps, write_whole
-from bench.demo.tell import tell
+from bench.demo.tell import read, tell
 
 CONSOLE = Console(highlight=False)
 LOAD_USERS = 16
@@ -99,6 +100,21 @@ def live(out: Path) -> None:
     write_whole(folder / "lists.json", json.dumps(lists, indent=1))
 
 
+def learn(out: Path) -> None:
+    """The circle closes: what the store now holds, the recorded purchase too, trains a bundle."""
+    table = read(out, "bundle/items.json")
+    columns = {"item": table["ids"], "name": table["names"], **table["attributes"]}
+    items = out / "live" / "items.csv"
+    with items.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(columns)
+        rows.writerows(zip(*columns.values(), strict=True))
+    run(
+        "train", "--events", out / "live" / "events.db", "--items", items, "--final", "--quick",
+        "--name", "learned-from-the-store", "--out", out / "learned",
+    )  # fmt: skip
+
+
 def _load(out: Path, serving: Live) -> None:
     run(
         "load", "--target", serving.target, "--requests", out / "requests.jsonl",
@@ -138,6 +154,8 @@ STEPS = (
     Step("live", "serve over gRPC: lists, purchase, load, invariants",
          (*SERVING_CODE, "bench/**/*.py"),
          ("live/lists.json", "load/load.json", "invariants.json"), live),
+    Step("learn", "train again from the store, the purchase included (a quick model)",
+         TRAINING_CODE, ("learned/manifest.json",), learn),
     Step("verdict", "the gate's verdict", ("bench/gate/*.py", "bench/budgets/*.toml"),
          ("verdict.json",), gate),
 )  # fmt: skip

@@ -36,6 +36,7 @@ def write_page(out: Path, done: Sequence[Done]) -> Path:
         lists=lists,
         reasons={policy["name"]: policy["reason"] for policy in lists["info"]["policies"]},
         receipt_line=receipt_line,
+        learned=read(out, "learned/manifest.json"),
         manifest=read(out, "bundle/manifest.json"),
         bounds=_bounds(out, lists["info"]),
         worst=next((line for line in verdict["lines"] if line["metric"].endswith(WORST)), None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
     console.print(_side_by_side(household, names))
     console.print(receipt_line(household["after"]["receipt"]), soft_wrap=True)
     _loop(lists["closed_loop"], names, console)
+    learned = read(out, "learned/manifest.json")["data"]
+    console.print(
+        f"trained again from the store: {learned['interactions']:,} purchases, "
+        f"that one included, up to {_day(learned['until_unix_ms'])}",
+        soft_wrap=True,
+    )
     same = "the same list for all" if lists["off_is_the_same_for_all"] else "NOT the same list"
     console.print(f"personalisation off: {same}")
     console.rule("load and invariants")
@@ -76,6 +83,10 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
         f"{d.name} {'unchanged' if d.skipped else f'{d.seconds:.0f} s'}" for d in done
     )
     console.print(f"[dim]{steps}[/]")
+
+
+def _day(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 def _ms(value: float | None) -> str:
