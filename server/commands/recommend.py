@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ def _event(text: str) -> dict[str, Any]:
         if quantity:
             event["quantity"] = int(quantity)
     except ValueError as error:
-        raise click.BadParameter(f"got {text!r}, allowed: ITEM[@TIME[xQUANTITY]]") from error
+        raise click.BadParameter(
+            f"got {text!r}, allowed: ITEM[@TIME[xQUANTITY]], TIME an ISO date such as 2017-12-01 "
+            "or Unix milliseconds",
+            param_hint="'--history'",
+        ) from error
     return event
 
 
@@ -151,7 +156,19 @@ def _told(error: Any, target: str) -> str:
     code = error.code()
     if code is grpc.StatusCode.UNAVAILABLE:
         return f"no answer from {target} ({error.details()}); is a server up? Try 'make serve'"
-    return f"{code.name}: {error.details()}"
+    reason = next((f" ({key})" for key in _reasons(error)), "")
+    return f"{code.name}{reason}: {error.details()}"
+
+
+def _reasons(error: Any) -> Iterator[str]:
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            yield info.reason
 
 
 def _names(bundle: Path | None) -> dict[str, str]:
@@ -187,7 +204,8 @@ def _show(response: Any, names: dict[str, str]) -> None:
     status = pb.ReceiptStatus.Name(receipt.status).removeprefix("RECEIPT_STATUS_").lower()
     console.print(
         f"policy {receipt.policy} {receipt.policy_version}: {status}, "
-        f"utility kept {receipt.utility_kept:.4f}, {receipt.places_moved} places moved"
+        f"utility kept {receipt.utility_kept:.4f}, {receipt.places_moved} places moved",
+        soft_wrap=True,
     )
     if receipt.HasField("first_bad_prefix"):
         bad = receipt.first_bad_prefix
@@ -197,12 +215,13 @@ def _show(response: Any, names: dict[str, str]) -> None:
         )
     shares = ", ".join(f"{part.group} {part.exposure_share:.0%}" for part in receipt.exposure)
     if shares:
-        console.print(f"exposure: {shares}")
+        console.print(f"exposure: {shares}", soft_wrap=True)
     for reason in response.degraded_reasons:
         console.print(
             f"degraded: {pb.DegradedReason.Name(reason).removeprefix('DEGRADED_REASON_').lower()}"
         )
     console.print(
         f"{response.bundle_id}, {response.phases.total_ns / 1e6:.2f} ms in the server, "
-        f"request {response.request_id}"
+        f"request {response.request_id}",
+        soft_wrap=True,
     )
