@@ -7,7 +7,7 @@ command runs, so that `--help` is quick.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -114,7 +114,7 @@ def train(
     """Make a release bundle from purchases: prepare, tune, refit, export, gate, write."""
     from rich.console import Console
 
-    from training.pipeline import Pipeline
+    from training.pipeline import Pipeline, day_of
     from training.settings import TrainSettings
 
     prepared = prepared_source(dataset, interactions, events, items, None, cache)
@@ -153,7 +153,7 @@ def train(
     )
     if released.validation_users < FEW_USERS:
         click.echo("         so few users prove nothing: look at the intervals of 'evaluate'")
-    until = _day(released.manifest.data.until_unix_ms)
+    until = day_of(released.manifest.data.until_unix_ms)
     held_out = (
         "nothing is held out"
         if final
@@ -161,10 +161,6 @@ def train(
     )
     click.echo(f"learned  until {until}; {held_out}")
     click.echo(f"parity   torch and onnxruntime differ by {released.parity:.1e} at most")
-
-
-def _day(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 def _bundle_at(path: Path) -> str | None:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ from training.release import assemble, group_tables
 from training.rows import Lists, make_lists
 from training.settings import TrainSettings
 from training.train import train_ranker
+
+
+def day_of(unix_ms: int) -> str:
+    """The UTC day of an instant, such as "2026-11-24"."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,9 @@ class Pipeline:
         if not len(targets):
             raise Refused(
                 "too little data: nobody with a history bought anything in the "
-                f"{(until_ms - cut_ms) / DAY_MS:.0f} days after a training cut; "
-                "bring a longer time span"
+                f"{(until_ms - cut_ms) / DAY_MS:.0f} days after a training cut, {day_of(cut_ms)}. "
+                f"All cuts are counted back from the last event, {day_of(self._data.last_ms)}: "
+                "bring a longer time span, or leave out a straggler after a gap"
             )
         state = self._state(what, history, cut_ms)
         with self._bar(f"{what}: lists", len(targets)) as advance:

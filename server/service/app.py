@@ -133,7 +133,8 @@ class Server:
         """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
 
         New calls are answered UNAVAILABLE while that goes on. gRPC itself would cancel those that
-        it holds but has not handed over, so it is stopped when none has come for a while.
+        it holds but has not handed over, so it is stopped when none has come for a while, or when
+        half of the grace is over.
         """
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -142,11 +143,14 @@ class Server:
         self._door.closing = True
         until = time.monotonic() + self._settings.drain_grace_s
         quiet, refused = 0, 0
-        while quiet < QUIET_CHECKS and time.monotonic() < until:
+        while quiet < QUIET_CHECKS and time.monotonic() < until - self._settings.drain_grace_s / 2:
             await asyncio.sleep(IDLE_CHECK_S)
             idle = not self._door.active and self._door.refused == refused
             quiet, refused = quiet + 1 if idle else 0, self._door.refused
-        await self._grpc.stop(max(0.0, until - time.monotonic()))
+        stopping = asyncio.create_task(self._grpc.stop(max(0.0, until - time.monotonic())))
+        await asyncio.sleep(IDLE_CHECK_S)
+        self._door.parted.set()
+        await stopping
         await self.close()
         self._log.info("stopped")
 

@@ -6,6 +6,8 @@ here it is the caller's mistake, told like any other.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,10 +35,15 @@ def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parsed
 
 
+HOLD_S = 0.25
+
+
 class Door(grpc.aio.ServerInterceptor):
     """Refuses unreadable bodies, and every call once it is closing; counts the calls under way.
 
     closing: set when the server drains. active: calls being answered. refused: since it closed.
+    parted: set when gRPC takes no more calls. A refused call is held until then (at most
+        `HOLD_S`), so that a caller who asks again at once is not among those that gRPC cancels.
     """
 
     def __init__(self, metrics: ServerMetrics) -> None:
@@ -44,6 +51,7 @@ class Door(grpc.aio.ServerInterceptor):
         self.active = 0
         self.refused = 0
         self.closing = False
+        self.parted = asyncio.Event()
 
     async def intercept_service(
         self,
@@ -76,6 +84,8 @@ class Door(grpc.aio.ServerInterceptor):
             refusal: EquipoiseError | None = None
             if self.closing:
                 self.refused += 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.parted.wait(), HOLD_S)
                 refusal = NotServing("the server is shutting down: try another replica")
             elif isinstance(request, _Unreadable):
                 refusal = InvalidField.of(
