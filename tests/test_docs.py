@@ -59,14 +59,17 @@ def blocks(language: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "text"), blocks("toml"))
 def test_every_policy_and_budget_in_a_document_is_read(page: str, text: str) -> None:
     if page == "policies.md":
-        compile_policy(parse_policy(text, page), GROUPS)
+        compiled = compile_policy(parse_policy(text, page), GROUPS)
+        assert compiled.floors.any() or compiled.has_ceilings, "it asks for nothing"
     else:
-        parse_budgets(text, page)
+        assert parse_budgets(text, page).budget
 
 
 def test_there_are_commands_for_each_of_the_four_users() -> None:
     pages = {page for page, _ in ALL}
     assert pages >= {"callers.md", "operations.md", "gate.md", "data-science.md"}
+    assert {page for page, _ in blocks("toml")} == {"policies.md", "gate.md"}
+    assert {page for page, _ in blocks("python")} == {"README.md", "callers.md"}
 
 
 @pytest.mark.parametrize("line", [line for _, line in ALL])

@@ -113,6 +113,12 @@ def learn(out: Path) -> None:
         "train", "--events", out / "live" / "events.db", "--items", items, "--final", "--quick",
         "--name", "learned-from-the-store", "--out", out / "learned",
     )  # fmt: skip
+    bought_ms = read(out, "live/lists.json")["closed_loop"]["time_unix_ms"]
+    until_ms = read(out, "learned/manifest.json")["data"]["until_unix_ms"]
+    if until_ms < bought_ms:
+        raise click.ClickException(
+            f"the new bundle learned until {until_ms}, before the purchase at {bought_ms}"
+        )
 
 
 def _load(out: Path, serving: Live) -> None:

@@ -112,7 +112,8 @@ def _closed_loop(session: Session, user: str, data_until_ms: int) -> dict[str, A
         if place.source in (pb.CANDIDATE_SOURCE_SIMILAR, pb.CANDIDATE_SOURCE_POPULAR)
     ]
     bought = novel[-1] if novel else before.items[-1].item_id
-    recorded = session.buy(user, bought, data_until_ms + HOUR_MS, before)
+    bought_ms = data_until_ms + HOUR_MS
+    recorded = session.buy(user, bought, bought_ms, before)
     after = session.recommend(user)
     if recorded != 1:
         raise click.ClickException(f"the server recorded {recorded} events, expected 1")
@@ -122,6 +123,7 @@ def _closed_loop(session: Session, user: str, data_until_ms: int) -> dict[str, A
     return {
         "user": user,
         "item": bought,
+        "time_unix_ms": bought_ms,
         "rank_before": _rank_of(bought, before),
         "rank_after": _rank_of(bought, after),
         "source_after": pb.CandidateSource.Name(pb.CandidateSource.ValueType(source_after)),

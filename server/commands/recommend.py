@@ -154,10 +154,10 @@ def _told(error: Any, target: str) -> str:
     import grpc
 
     code = error.code()
-    if code is grpc.StatusCode.UNAVAILABLE:
+    reason = next(_reasons(error), "")
+    if code is grpc.StatusCode.UNAVAILABLE and not reason:
         return f"no answer from {target} ({error.details()}); is a server up? Try 'make serve'"
-    reason = next((f" ({key})" for key in _reasons(error)), "")
-    return f"{code.name}{reason}: {error.details()}"
+    return f"{code.name}{f' ({reason})' if reason else ''}: {error.details()}"
 
 
 def _reasons(error: Any) -> Iterator[str]:

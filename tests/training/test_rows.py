@@ -166,6 +166,8 @@ def test_a_till_that_scans_twice_gives_serving_the_history_that_training_has(
     """From a table with an item on several lines of a basket, by both ways."""
     rng = np.random.default_rng(5)
     rows = [(u, i, day + scan / 500, b) for u, i, day, b in shop_rows() for scan in range(1 + int(rng.random() < 0.4))]  # fmt: skip
+    # Two tills at one instant: two baskets, and still one purchase of the item.
+    rows += [(u, i, day, f"{b}-other till") for u, i, day, b in shop_rows()[::50]]
     raw(rows).write_csv(tmp_path / "till.csv")
     store = tmp_path / "events.db"
     done = CliRunner().invoke(
@@ -173,7 +175,9 @@ def test_a_till_that_scans_twice_gives_serving_the_history_that_training_has(
         ["--interactions", str(tmp_path / "till.csv"), "--store", str(store), "--json"],
     )
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["added_up_in_basket"] == len(rows) - len(shop_rows())
+    assert json.loads(done.stdout)["added_up_in_basket"] == len(rows) - len(shop_rows()) - len(
+        shop_rows()[::50]
+    )
     trained, _ = clean(tables(rows), Rules())
     data = dataset_of(trained)
     resolve = HistoryResolver(data.item_index, frozenset({EventKind.PURCHASE}))

@@ -90,9 +90,9 @@ class Dataset:
         return self._where((self.times_ms > after_ms) & (self.times_ms <= until_ms))
 
     def history(self, user: int) -> History:
-        """The user's events, oldest first, as the features take them."""
+        """The user's events, oldest first, as serving reads them: merged, see `History.merged`."""
         part = slice(int(self.user_ptr[user]), int(self.user_ptr[user + 1]))
-        return History.of(self.items[part], self.times_ms[part], self.quantities[part])
+        return History.of(self.items[part], self.times_ms[part], self.quantities[part]).merged()
 
     def digest(self) -> str:
         """SHA-256 over ids, events and attributes: equal data, equal digest."""

@@ -235,8 +235,7 @@ def _read(path: Path, source: str) -> pl.DataFrame:
             return pl.read_parquet(path)
         if path.suffix == ".csv":
             # Ids stay text: "007" is not 7.
-            _each_once(path, source)
-            header = pl.read_csv(path, n_rows=0).columns
+            header = _header(path, source)
             ids = ("user", "item", "basket", "provider")
             texts: dict[str, pl.DataType] = {c: pl.String() for c in ids if c in header}
             return pl.read_csv(path, schema_overrides=texts, infer_schema_length=None)
@@ -255,8 +254,8 @@ def _read(path: Path, source: str) -> pl.DataFrame:
     )
 
 
-def _each_once(path: Path, source: str) -> None:
-    """A CSV header may name a column once: which of two would be meant?"""
+def _header(path: Path, source: str) -> list[str]:
+    """The columns of a CSV file, each of which may be there once: which of two would be meant?"""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
         names = next(csv.reader(text), [])
     for name, times in Counter(names).items():
@@ -269,6 +268,7 @@ def _each_once(path: Path, source: str) -> None:
                 allowed="each name once",
                 source=f"{source} ({path.name})",
             )
+    return names
 
 
 def _required(raw: pl.DataFrame, kind: str, source: str) -> None:
