@@ -189,7 +189,6 @@ def _show(response: Any, names: dict[str, str]) -> None:
         console.print(response.normalised)
         return
     table = Table("rank", "item", "score", "by score", "group", "source", "why", box=None)
-    table.columns[1].no_wrap = True
     for item in response.items:
         table.add_row(
             str(item.rank),
