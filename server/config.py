@@ -67,6 +67,13 @@ class ServerSettings(BaseModel):
     max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
     """The largest message; larger ones get RESOURCE_EXHAUSTED before they are parsed."""
 
+    page_key_file: Path | None = None
+    """A file with at least 16 random bytes that signs page tokens. Without it each process makes its
+    own key: then a page is refused after a restart, and by other replicas."""
+
+    page_token_age_s: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 3600
+    """How long a page token is good for."""
+
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 256
     """How many requests may wait. Higher turns overload into latency instead of refusals."""
 

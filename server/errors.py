@@ -29,6 +29,8 @@ class Reason(StrEnum):
     NOT_SERVING = "NOT_SERVING"
     EVENT_STORE_UNAVAILABLE = "EVENT_STORE_UNAVAILABLE"
     INTERNAL = "INTERNAL"
+    PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"
+    PAGE_TOKEN_STALE = "PAGE_TOKEN_STALE"
 
 
 def shown(value: object, limit: int = 80) -> str:
@@ -98,6 +100,24 @@ class PolicyInfeasible(EquipoiseError):
     """The policy cannot be met on these candidates and says "refuse"."""
 
     reason = Reason.POLICY_INFEASIBLE
+
+
+class PageTokenInvalid(EquipoiseError):
+    """A page token that was not made here, or belongs to another user or request."""
+
+    reason = Reason.PAGE_TOKEN_INVALID
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"page_token: {why}")
+
+
+class PageTokenStale(PageTokenInvalid):
+    """A page token that is too old, or whose bundle or policy is gone: start with the first page."""
+
+    reason = Reason.PAGE_TOKEN_STALE
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; ask for the first page again")
 
 
 class QueueFull(EquipoiseError):

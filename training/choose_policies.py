@@ -12,7 +12,7 @@ from pathlib import Path
 
 from server.bundle import GroupTable
 from server.errors import PolicyRefused, Refused, listed
-from server.fairness import compile_policy, parse_policy
+from server.fairness import compile_tables, parse_policy
 
 SHOP_POLICIES = Path(__file__).parent / "policies"
 SHOP_DEFAULT = "provider-tiers"
@@ -41,7 +41,7 @@ def choose_policies(
             table that the data does not have.
         Refused: there is no policy, two of one name, or no telling which is the default.
     """
-    tables = {table.name: table.labels for table in groups}
+    tables = {table.name: table.sizes for table in groups}
     documents: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for path in sorted((folder or SHOP_POLICIES).glob("*.toml")):
@@ -50,13 +50,7 @@ def choose_policies(
         if policy.name in documents:
             raise Refused(f"{path}: another file of this folder holds policy {policy.name!r} too")
         try:
-            if policy.kind != NONE and policy.group_table not in tables:
-                raise PolicyRefused(
-                    policy.name,
-                    "group_table",
-                    f"got {policy.group_table!r}; the data has {listed(tables)}",
-                )
-            compile_policy(policy, tables.get(policy.group_table, ()))
+            compile_tables(policy, tables)
         except PolicyRefused as unfit:
             if folder is not None:
                 raise

@@ -8,10 +8,10 @@ import numpy as np
 
 from server.bundle import Bundle
 from server.fairness import Status
+from server.fairness.discount import discounts
 from server.fairness.metrics import (
     ceiling_violations,
     coverage,
-    discounts,
     exposure_shares,
     floor_violations,
     gini,

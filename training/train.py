@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from server.fairness.metrics import discounts
+from server.fairness.discount import discounts
 from training.model import PairRanker
 from training.rows import Lists
 from training.settings import TrainSettings

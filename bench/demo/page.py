@@ -59,7 +59,7 @@ def _bounds(out: Path, info: dict[str, Any]) -> list[str]:
     default = next(policy["name"] for policy in info["policies"] if policy["is_default"])
     path = out / "bundle" / "policies" / f"{default}.toml"
     policy = parse_policy(path.read_text(encoding="utf-8"), str(path))
-    return [f"{share} {group}" for group, share in policy.shares]
+    return [f"{share} {group}" for rule in policy.bounds for group, share in rule.shares]
 
 
 def _png(path: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.bundle.manifest import DataInfo, Manifest
-from server.fairness import CompiledPolicy
+from server.fairness import CompiledPolicy, TableGroups
 from server.features import FeatureState
 from server.features.types import History
 
@@ -44,6 +44,11 @@ class GroupTable:
     name: str
     labels: tuple[str, ...]
     codes: Int32
+
+    @cached_property
+    def sizes(self) -> TableGroups:
+        """How many items each group has, as policies are compiled against."""
+        return TableGroups(self.labels, np.bincount(self.codes, minlength=len(self.labels)))
 
 
 @dataclass(frozen=True)

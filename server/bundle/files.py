@@ -23,7 +23,7 @@ from server.bundle.golden import replay
 from server.bundle.manifest import FILE, Manifest
 from server.bundle.onnx_check import check_model
 from server.errors import BundleRefused, EquipoiseError, listed, shown
-from server.fairness import CompiledPolicy, compile_policy, parse_policy
+from server.fairness import CompiledPolicy, compile_tables, parse_policy
 from server.features import FEATURE_NAMES, FeatureState
 from server.features.types import History
 from server.model import OnnxScorer
@@ -246,16 +246,13 @@ def _group_table(
 def _policies(
     files: Mapping[str, bytes], groups: Mapping[str, GroupTable], max_count: int
 ) -> dict[str, CompiledPolicy]:
+    tables = {name: table.sizes for name, table in groups.items()}
+
     def read(path: str) -> CompiledPolicy:
         policy = parse_policy(files[path].decode(), path)
         if path != f"{POLICIES}{policy.name}.toml":
             raise ValueError(f"name: got {policy.name!r}, but the file is {path}")
-        if policy.kind != "none" and policy.group_table not in groups:
-            raise ValueError(
-                f"group_table: got {policy.group_table!r}; there are: {listed(groups)}"
-            )
-        labels = () if policy.kind == "none" else groups[policy.group_table].labels
-        return compile_policy(policy, labels, max_count)
+        return compile_tables(policy, tables, max_count)
 
     paths = sorted(path for path in files if path.startswith(POLICIES))
     compiled = [_read(path, lambda path=path: read(path)) for path in paths]  # type: ignore[misc]

@@ -7,10 +7,12 @@ from server.engine.query import (
     Degraded,
     Normalised,
     Outcome,
+    Page,
     Phases,
     Query,
     RecommendQuery,
     RerankQuery,
+    ScoredCandidates,
     Source,
 )
 
@@ -20,11 +22,13 @@ __all__ = [
     "Engine",
     "Normalised",
     "Outcome",
+    "Page",
     "Phases",
     "Query",
     "RecommendQuery",
     "RerankQuery",
     "ResolvedHistory",
+    "ScoredCandidates",
     "Source",
     "resolver_for",
 ]

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.bundle import Bundle
+from server.engine.fair import FairStage
+from server.engine.groups import Counts, PolicyItems
 from server.engine.histories import Histories, HistoryResolver, ResolvedHistory
 from server.engine.normalise import normalised
 from server.engine.query import (
@@ -26,6 +28,7 @@ from server.engine.query import (
     Degraded,
     Normalised,
     Outcome,
+    Page,
     Phases,
     Query,
     RecommendQuery,
@@ -35,7 +38,7 @@ from server.engine.query import (
 from server.engine.rerank import answer_rerank
 from server.errors import BundleRefused, Reason, UnknownItem, UnknownName
 from server.events import EventKind, HistoryCache
-from server.fairness import CompiledPolicy, rerank, shortage
+from server.fairness import rerank, shortage, warm_up
 from server.features import Candidates, generate_candidates, pair_features
 from server.features.types import History
 from server.model import OnnxScorer
@@ -51,9 +54,11 @@ class _Prepared:
     """A query with its names resolved and its features computed, ready for the model."""
 
     query: RecommendQuery
-    policy: CompiledPolicy
+    policy: PolicyItems
+    bought: Counts
     items: NDArray[np.int32]
     sources: NDArray[np.int8]
+    now_ms: int
     features: NDArray[np.float32]
     degraded: frozenset[Degraded]
     skipped_candidates: int
@@ -92,6 +97,10 @@ class Engine:
         self._histories = Histories(resolver_for(bundle), cache, self._bundle_id)
         self._clock_ms = clock_ms
         self._replay = replay
+        self._policies = {
+            name: PolicyItems.of(bundle, compiled) for name, compiled in bundle.policies.items()
+        }
+        self._stage = FairStage()
 
     def warm_up(self) -> int:
         """Replay the bundle's warm-up requests, compiling every kernel; return how many.
@@ -124,9 +133,10 @@ class Engine:
                         f"recorded {self._ids[want]!r}, scores differ by {gap:.2g}, "
                         f"allowed: {WARMUP_TOLERANCE}",
                     )
-        for policy in self.bundle.policies.values():
-            # Compiles the fair kernels that this bundle's policies need.
-            rerank(np.array([0.2, 0.1], np.float32), np.zeros(2, np.int32), 2, policy)
+        warm_up()
+        for policy in self._policies.values():
+            # Compiles what else this bundle's policies need.
+            rerank(np.array([0.2, 0.1], np.float32), policy.rows[:, [0, 0]], 2, policy.compiled)
         return len(self.bundle.warmups)
 
     def run_batch(self, queries: Sequence[Query]) -> list[Outcome | BaseException]:
@@ -136,7 +146,9 @@ class Engine:
         for place, query in enumerate(queries):
             try:
                 if isinstance(query, RerankQuery):
-                    outcomes[place] = answer_rerank(query, self.bundle, self._policy(query.policy))
+                    outcomes[place] = answer_rerank(
+                        query, self.bundle, self._policy(query.policy), self._stage
+                    )
                     continue
                 ready = self._prepare(query)
                 if isinstance(ready, Normalised):
@@ -165,11 +177,11 @@ class Engine:
 
     # Names -> what the bundle holds.
 
-    def _policy(self, name: str) -> CompiledPolicy:
+    def _policy(self, name: str) -> PolicyItems:
         wanted = name or self.bundle.manifest.default_policy
-        policy = self.bundle.policies.get(wanted)
+        policy = self._policies.get(wanted)
         if policy is None:
-            raise UnknownName(Reason.UNKNOWN_POLICY, "policy", wanted, self.bundle.policies)
+            raise UnknownName(Reason.UNKNOWN_POLICY, "policy", wanted, self._policies)
         return policy
 
     def _known(self, field: str, ids: Sequence[str], strict: bool) -> NDArray[np.int32]:
@@ -193,7 +205,9 @@ class Engine:
             else (ResolvedHistory(History.empty(), 0, ""), False)
         )
         history, now_ms = resolved.history, query.as_of_ms
-        if now_ms is None:
+        if query.after is not None:
+            now_ms = query.after.as_of_ms
+        elif now_ms is None:
             now_ms = self._clock_ms()
             if self._replay and len(history):
                 now_ms = max(now_ms, int(history.times_ms[-1]))
@@ -211,8 +225,11 @@ class Engine:
         if skipped:
             degraded.add(Degraded.CANDIDATES_SKIPPED)
         if query.validate_only:
-            return normalised(query, policy, resolved, history, len(named), now_ms, degraded)
+            return normalised(
+                query, policy.compiled, resolved, history, len(named), now_ms, degraded
+            )
 
+        bought = policy.bought(history.items)
         excluded = self._known("exclude_item_ids", query.exclude_ids, strict=False)
         if query.candidate_ids:
             items = self._left(named, excluded, history, query.seen)
@@ -226,13 +243,20 @@ class Engine:
                 excluded,
                 seen=query.seen,
             )
-            items, sources = self._topped_up(found, policy, excluded, history, query)
+            items, sources = self._topped_up(found, policy, bought, excluded, history, query)
+        if query.after is not None:
+            # What was shown stays in the list, whatever became of its candidates since.
+            gone = np.setdiff1d(np.array(query.after.shown, np.int32), items)
+            items = np.concatenate([items, gone])
+            sources = np.concatenate([sources, np.full(len(gone), Source.POPULAR, np.int8)])
         features = pair_features(history, items, now_ms, self.bundle.state)
         return _Prepared(
             query=query,
             policy=policy,
+            bought=bought,
             items=items,
             sources=sources,
+            now_ms=now_ms,
             features=features,
             degraded=frozenset(degraded),
             skipped_candidates=skipped,
@@ -244,7 +268,8 @@ class Engine:
     def _topped_up(
         self,
         found: Candidates,
-        policy: CompiledPolicy,
+        policy: PolicyItems,
+        bought: Counts,
         excluded: NDArray[np.int32],
         history: History,
         query: RecommendQuery,
@@ -254,11 +279,12 @@ class Engine:
         The generator knows no policy: what sells best may all be of one group, and a bound
         would then be broken by the choice of candidates instead of by want of items.
         """
-        table = self.bundle.groups.get(policy.policy.group_table)
-        if table is None:
+        compiled = policy.compiled.for_user(bought)
+        if not compiled.labels:
             return found.items, found.sources
-        have = np.bincount(table.codes[found.items], minlength=len(policy.labels))
-        short = shortage(policy, have, query.count)
+        rows = policy.rows
+        have = np.bincount(rows[:, found.items].ravel(), minlength=len(compiled.labels))
+        short = shortage(compiled, have, query.count)
         if not short.any():
             return found.items, found.sources
         unwanted = np.zeros(len(self._ids), np.bool_)
@@ -268,8 +294,13 @@ class Engine:
             unwanted[history.items] = True
         popular = self.bundle.state.popular
         free = popular[~unwanted[popular]]
-        more = np.concatenate(
-            [free[table.codes[free] == g][: short[g]] for g in np.flatnonzero(short).tolist()]
+        more = np.unique(
+            np.concatenate(
+                [
+                    free[(rows[:, free] == g).any(axis=0)][: short[g]]
+                    for g in np.flatnonzero(short).tolist()
+                ]
+            )
         )
         return (
             np.concatenate([found.items, more]),
@@ -310,22 +341,28 @@ class Engine:
         if not np.isfinite(scores).all():
             raise RuntimeError("the model gave a score that is not finite")
         started_ns = time.perf_counter_ns()
-        table = self.bundle.groups.get(ready.policy.policy.group_table)
-        codes = np.zeros(len(ready.items), np.int32) if table is None else table.codes[ready.items]
-        fair = rerank(
-            scores, codes, ready.query.count, ready.policy, tie_break=ready.items.astype(np.int64)
+        members = ready.policy.rows[:, ready.items]
+        made = self._stage.make(
+            scores,
+            members,
+            ready.items,
+            ready.query.count,
+            ready.policy,
+            ready.items.astype(np.int64),
+            ready.bought,
+            _positions(ready),
         )
+        fair = made.fair
         chosen = ready.items[fair.order].tolist()
-        labels = ready.policy.labels
+        offset = 0 if ready.query.after is None else len(ready.query.after.shown)
+        end = min(offset + (ready.query.page_size or len(chosen)), len(chosen))
         degraded = ready.degraded
         if len(chosen) < ready.query.count:
             degraded |= {Degraded.SHORT_LIST}
         return Answer(
             item_ids=tuple(self._ids[item] for item in chosen),
             scores=scores[fair.order],
-            groups=tuple(labels[code] for code in codes[fair.order].tolist())
-            if table is not None
-            else ("",) * len(chosen),
+            groups=ready.policy.labels_of(members[:, fair.order]),
             sources=ready.sources[fair.order],
             fair=fair,
             degraded=degraded,
@@ -337,7 +374,26 @@ class Engine:
                 model_ns=model_ns,
                 fair_ns=time.perf_counter_ns() - started_ns,
             ),
+            candidates=made.candidates(
+                tuple(map(self._ids.__getitem__, ready.items.tolist())),
+                scores,
+                members,
+                ready.policy,
+            )
+            if ready.query.with_candidates
+            else None,
+            offset=offset,
+            end=end,
+            shown=Page(tuple(chosen[:end]), ready.now_ms) if end < len(chosen) else None,
         )
+
+
+def _positions(ready: _Prepared) -> NDArray[np.int32]:
+    """Where the items of earlier pages stand among the candidates."""
+    if ready.query.after is None:
+        return np.empty(0, np.int32)
+    position = {item: place for place, item in enumerate(ready.items.tolist())}
+    return np.array([position[item] for item in ready.query.after.shown], np.int32)
 
 
 def resolver_for(bundle: Bundle) -> HistoryResolver:

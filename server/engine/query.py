@@ -37,6 +37,15 @@ class Source(IntEnum):
 
 
 @dataclass(frozen=True)
+class Page:
+    """The part of a list that was shown: bundle indices of its items in order, and the time that it
+    is made for, in Unix milliseconds."""
+
+    shown: tuple[int, ...]
+    as_of_ms: int
+
+
+@dataclass(frozen=True)
 class RecommendQuery:
     """One list to make.
 
@@ -47,6 +56,7 @@ class RecommendQuery:
     strict: unknown items are an error instead of skipped.
     personal: False means that nothing of the user is read.
     as_of_ms: None means the server's clock.
+    page_size: how many places of the list to show, 0 for all of them; after: what was shown of it.
     """
 
     count: int
@@ -63,24 +73,30 @@ class RecommendQuery:
     as_of_ms: int | None = None
     surface: str = ""
     experiment: str = ""
+    with_candidates: bool = False
+    page_size: int = 0
+    after: Page | None = None
 
 
 @dataclass(frozen=True)
 class RerankQuery:
     """Candidates that the caller has scored.
 
-    scores: `[n] float32`, finite. groups: one per candidate, "" means "look it up".
+    scores: `[n] float32`, finite. groups: of each candidate one label for each of the policy's
+    tables, or none, which means "look it up". bought: (table, group, count).
     """
 
     item_ids: tuple[str, ...]
     scores: NDArray[np.float32]
-    groups: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
     count: int
     request_id: str = ""
     policy: str = ""
     group_table: str = ""
     surface: str = ""
     experiment: str = ""
+    bought: tuple[tuple[str, str, int], ...] = ()
+    with_candidates: bool = False
 
 
 Query = RecommendQuery | RerankQuery
@@ -97,21 +113,44 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One fair list of k items.
+class ScoredCandidates:
+    """What a list was made of, for whoever checks it: n candidates in any order.
 
-    scores: `[k] float32`. sources: `[k] int8`, `Source` values.
+    groups: of each candidate one label for each of the policy's tables. boosts: `[n] float32`.
+    bought: (table, group, count) of what the user's shares were taken from.
     """
 
     item_ids: tuple[str, ...]
     scores: NDArray[np.float32]
-    groups: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+    boosts: NDArray[np.float32]
+    bought: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One fair list of k items, of which `offset` were on earlier pages and `end - offset` are on
+    this one; all columns speak of the whole list.
+
+    scores: `[k] float32`. groups: of each item one label for each of the policy's tables.
+    sources: `[k] int8`, `Source` values. candidates: where they were asked for. shown: what the
+    next page needs, where there is one.
+    """
+
+    item_ids: tuple[str, ...]
+    scores: NDArray[np.float32]
+    groups: tuple[tuple[str, ...], ...]
     sources: NDArray[np.int8]
     fair: FairList
     degraded: frozenset[Degraded]
     skipped_candidates: int
     skipped_history: int
     phases: Phases
+    candidates: ScoredCandidates | None = None
+    groups_from_caller: bool = False
+    offset: int = 0
+    end: int = 1_000_000
+    shown: Page | None = None
 
 
 @dataclass(frozen=True)

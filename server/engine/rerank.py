@@ -10,14 +10,18 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.bundle import Bundle
+from server.engine.fair import FairStage
+from server.engine.groups import PolicyItems
 from server.engine.query import Answer, Degraded, Phases, RerankQuery
 from server.errors import InvalidField, Reason, UnknownName, listed
-from server.fairness import CompiledPolicy, rerank
 
 
-def answer_rerank(query: RerankQuery, bundle: Bundle, policy: CompiledPolicy) -> Answer:
+def answer_rerank(
+    query: RerankQuery, bundle: Bundle, policy: PolicyItems, stage: FairStage
+) -> Answer:
     """The fair list of the caller's candidates.
 
     Raises:
@@ -25,53 +29,90 @@ def answer_rerank(query: RerankQuery, bundle: Bundle, policy: CompiledPolicy) ->
         InvalidField: a group is unknown to the policy, or missing and not to be looked up.
     """
     started_ns = time.perf_counter_ns()
-    groups = _groups_of(query, bundle, policy)
-    by_label = {label: code for code, label in enumerate(policy.labels)}
-    codes = np.zeros(len(groups), np.int32)
-    if policy.labels:
-        for place, group in enumerate(groups):
-            code = by_label.get(group)
-            if code is None:
-                raise InvalidField.of(
-                    f"candidates[{place}].group",
-                    group,
-                    f"a group of policy {policy.policy.name!r}: {listed(policy.labels)}",
-                )
-            codes[place] = code
+    known = np.fromiter(
+        (bundle.items.index.get(item, -1) for item in query.item_ids), np.int32, len(query.item_ids)
+    )
+    members = _members(query, bundle, policy, known)
     # Ties go by item id, whatever the order in which the caller sent them.
-    id_rank = np.empty(len(groups), np.int64)
-    id_rank[sorted(range(len(groups)), key=query.item_ids.__getitem__)] = np.arange(len(groups))
-    fair = rerank(query.scores, codes, query.count, policy, tie_break=id_rank)
-    order = fair.order.tolist()
+    id_rank = np.empty(len(query.item_ids), np.int64)
+    id_rank[sorted(range(len(id_rank)), key=query.item_ids.__getitem__)] = np.arange(len(id_rank))
+    bought = policy.counted(query.bought)
+    made = stage.make(query.scores, members, known, query.count, policy, id_rank, bought)
+    order = made.fair.order.tolist()
     return Answer(
         item_ids=tuple(query.item_ids[place] for place in order),
-        scores=query.scores[fair.order],
-        groups=tuple(groups[place] for place in order),
+        scores=query.scores[made.fair.order],
+        groups=policy.labels_of(members[:, made.fair.order]),
         sources=np.zeros(len(order), np.int8),
-        fair=fair,
+        fair=made.fair,
         degraded=frozenset({Degraded.SHORT_LIST} if len(order) < query.count else ()),
         skipped_candidates=0,
         skipped_history=0,
         phases=Phases(fair_ns=time.perf_counter_ns() - started_ns),
+        candidates=made.candidates(query.item_ids, query.scores, members, policy)
+        if query.with_candidates
+        else None,
+        groups_from_caller=bool(policy.compiled.labels) and any(query.groups),
     )
 
 
-def _groups_of(query: RerankQuery, bundle: Bundle, policy: CompiledPolicy) -> Sequence[str]:
-    name = query.group_table or policy.policy.group_table
-    table = bundle.groups.get(name)
-    if table is None and name:
-        raise UnknownName(Reason.UNKNOWN_GROUP_TABLE, "group table", name, bundle.groups)
-    if table is None or all(query.groups):
-        return query.groups
-    groups = list(query.groups)
-    for place, group in enumerate(groups):
-        if not group:
-            item = bundle.items.index.get(query.item_ids[place])
-            if item is None:
-                raise InvalidField.of(
-                    f"candidates[{place}].group",
-                    group,
-                    f"a group, since item {query.item_ids[place]!r} is not in the bundle",
-                )
-            groups[place] = table.labels[table.codes[item]]
-    return groups
+def _members(
+    query: RerankQuery, bundle: Bundle, policy: PolicyItems, known: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """`[A, n]`: the row of each candidate in each of the policy's tables."""
+    other = query.group_table
+    if other and other not in bundle.groups:
+        raise UnknownName(Reason.UNKNOWN_GROUP_TABLE, "group table", other, bundle.groups)
+    tables = policy.compiled.policy.tables
+    if other and len(tables) > 1:
+        raise InvalidField.of("group_table", other, f"none: the policy has {', '.join(tables)}")
+    members = np.zeros((len(tables), len(query.item_ids)), np.int32)
+    for place, groups in enumerate(query.groups):
+        if groups and len(groups) != len(tables) and tables:
+            raise InvalidField.of(
+                f"candidates[{place}].group{'s' if len(tables) > 1 else ''}",
+                ", ".join(groups),
+                f"one group of each of {', '.join(tables)}",
+            )
+        for table in range(len(tables)):
+            members[table, place] = (
+                _told(policy, table, groups[table], place)
+                if groups
+                else _looked_up(query, bundle, policy, table, place, int(known[place]))
+            )
+    return members
+
+
+def _told(policy: PolicyItems, table: int, group: str, place: int) -> int:
+    row = policy.row_of[table].get(group)
+    if row is None:
+        raise _unknown(policy, table, group, place)
+    return row
+
+
+def _looked_up(
+    query: RerankQuery, bundle: Bundle, policy: PolicyItems, table: int, place: int, item: int
+) -> int:
+    if item < 0:
+        raise InvalidField.of(
+            f"candidates[{place}].group",
+            "",
+            f"a group, since item {query.item_ids[place]!r} is not in the bundle",
+        )
+    if not query.group_table:
+        return int(policy.rows[table, item])
+    other = bundle.groups[query.group_table]
+    group = other.labels[other.codes[item]]
+    row = policy.row_of[table].get(group)
+    if row is None:
+        raise _unknown(policy, table, group, place)
+    return row
+
+
+def _unknown(policy: PolicyItems, table: int, group: str, place: int) -> InvalidField:
+    labels: Sequence[str] = list(policy.row_of[table])
+    return InvalidField.of(
+        f"candidates[{place}].group",
+        group,
+        f"a group of policy {policy.compiled.policy.name!r}: {listed(labels)}",
+    )

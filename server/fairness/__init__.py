@@ -1,6 +1,12 @@
 """Fair re-ranking: policies, kernels, receipts and measures. Pure: arrays in, arrays out."""
 
-from server.fairness.compile import CompiledPolicy, compile_policy, shortage
+from server.fairness.compile import (
+    CompiledPolicy,
+    TableGroups,
+    compile_policy,
+    compile_tables,
+    shortage,
+)
 from server.fairness.policy import Policy, parse_policy
 from server.fairness.rerank import rerank, warm_up
 from server.fairness.types import FairList, GroupExposure, PrefixViolation, Receipt, Status
@@ -13,7 +19,9 @@ __all__ = [
     "PrefixViolation",
     "Receipt",
     "Status",
+    "TableGroups",
     "compile_policy",
+    "compile_tables",
     "parse_policy",
     "rerank",
     "shortage",

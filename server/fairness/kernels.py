@@ -1,4 +1,4 @@
-"""The kernels: scores to score order, score order to a list that keeps its bounds.
+"""The kernels: scores to score order, an order to a list that keeps its bounds, a list to measures.
 
 Compiled, without the GIL. They know integer tables only, no policy kind: a kind
 with other floors or ceilings needs no new kernel. Ids, labels and words are left
@@ -8,9 +8,8 @@ to `server.fairness.rerank`.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from server.fairness.types import Float32, Int8, Int32, Int64, ReasonCode
+from server.fairness.types import Float32, Float64, Int8, Int32, Int64, ReasonCode
 from server.jit import kernel
 
 # Plain integers, since compiled code knows no enums.
@@ -125,14 +124,12 @@ def _first_tight_prefix(demand: Int32, t: int, size: int) -> int:
 
 @kernel
 def arrange(
-    scores: Float32, all_groups: Int32, order: Int32, floors: Int32, ceilings: Int32, size: int
-) -> tuple[
-    Int32, Int32, Int8, Int32, Int32, NDArray[np.float64], tuple[int, int, int, int], int, float
-]:
+    all_groups: Int32, order: Int32, floors: Int32, ceilings: Int32, size: int, fixed: Int32
+) -> tuple[Int32, Int32, Int8, tuple[int, int, int, int]]:
     """At each place the best item that leaves a list which keeps every bound.
 
-    scores `[n]`, all_groups `[n]` in input order; order `[n]`, positions in score order; floors,
-    ceilings `[G, >= size + 1]`; 1 <= size <= n.
+    all_groups `[n]` in input order; order `[n]`, positions, best first; floors, ceilings
+    `[G, >= size + 1]`; 1 <= size <= n; fixed `[m]`, positions that take the first m <= size places.
 
     A list can be finished from place t on iff, for every prefix k >= t, the items that floors still
     ask for until k fit into the places until k (Hall's condition for unit jobs with deadlines; the
@@ -145,32 +142,32 @@ def arrange(
     places that could not be filled otherwise. O(n + size (size + G)), plus what is passed over.
 
     Returns:
-        places `[size]` in input positions, rank_by_score `[size]` from 1, reasons `[size]`,
-        the groups listed, with the items and the share of exposure of each, the first bad prefix
-        (`BAD_GROUP` first, then the group, when a group is no row), places moved, utility kept.
+        places `[size]` in input positions, their ranks in `order` `[size]` from 1, reasons `[size]`,
+        and the first bad prefix (`BAD_GROUP` first, then the group, when a group is no row).
     """
     n = order.shape[0]
     n_groups = floors.shape[0]
     places = np.empty(size, np.int32)
-    rank_by_score = np.empty(size, np.int32)
+    ranks = np.empty(size, np.int32)
     reasons = np.empty(size, np.int8)
     have = np.zeros(n_groups, np.int32)
-    exposure = np.zeros(n_groups, np.float64)
 
     supply = np.zeros(n_groups, np.int32)
     groups = np.empty(n, np.int32)
-    # What is left, in score order, as a linked list. A group's items beyond its first `size` are
+    # What is left, best first, as a linked list. A group's items beyond its first `size` are
     # never needed: left out, so that one large group that is full is passed over quickly.
     after = np.empty(n + 1, np.int32)
     last = 0
+    wanted = np.zeros(n if fixed.shape[0] > 0 else 0, np.bool_)
+    for t in range(fixed.shape[0]):
+        wanted[fixed[t]] = True
     for rank in range(n):
         g = all_groups[order[rank]]
         if g < 0 or g >= n_groups:
-            bad = (BAD_GROUP, g, 0, 0)
-            return places, rank_by_score, reasons, supply, supply, exposure, bad, 0, 1.0
+            return places, ranks, reasons, (BAD_GROUP, g, 0, 0)
         groups[rank] = g
         supply[g] += 1
-        if supply[g] <= size:
+        if supply[g] <= size or (fixed.shape[0] > 0 and wanted[order[rank]]):
             after[last] = rank + 1  # entry 0 is the head; entry i is rank i - 1
             last = rank + 1
     after[last] = 0
@@ -186,22 +183,16 @@ def arrange(
                 if floors[g, k] > 0 and deadline[g] > k:
                     deadline[g] = k
 
-    lowest = 0.0
-    for rank in range(n - 1, -1, -1):
-        if not np.isnan(scores[order[rank]]):
-            lowest = min(0.0, np.float64(scores[order[rank]]))
-            break
-    got = 0.0
-    ideal = 0.0
-    whole = 0.0
-    moved = 0
     passed = np.zeros(n_groups, np.int8)
     for t in range(1, size + 1):
         tight = _first_tight_prefix(demand, t, size)
         previous, here = 0, after[0]
         while here != 0:
             g = groups[here - 1]
-            if have[g] < ceilings[g, t] and (tight > size or deadline[g] <= tight):
+            if t <= fixed.shape[0]:
+                if order[here - 1] == fixed[t - 1]:
+                    break
+            elif have[g] < ceilings[g, t] and (tight > size or deadline[g] <= tight):
                 break
             previous, here = here, after[here]
         if here == 0:
@@ -220,33 +211,62 @@ def arrange(
         after[previous] = after[here]
 
         rank = here  # from 1
-        position = order[rank - 1]
         g = groups[rank - 1]
-        places[t - 1] = position
-        rank_by_score[t - 1] = rank
+        places[t - 1] = order[rank - 1]
+        ranks[t - 1] = rank
         if rank == t:
             reasons[t - 1] = _SCORE
         elif rank > t:
             reasons[t - 1] = _RAISED_FOR_FLOOR if for_floor else _RAISED_FOR_CEILING
         else:
             reasons[t - 1] = passed[g]
-        moved += rank != t
         have[g] += 1
         if deadline[g] <= size:
             for k in range(deadline[g], size + 1):
                 demand[k] -= 1
             while deadline[g] <= size and floors[g, deadline[g]] <= have[g]:
                 deadline[g] += 1
-        discount = 1.0 / np.log2(t + 1.0)
-        exposure[g] += discount
-        whole += discount
-        got += discount * (scores[position] - lowest)
-        ideal += discount * (scores[order[t - 1]] - lowest)
-    # An ideal of 0 (or of NaN) has nothing to lose.
-    kept = got / ideal if ideal > 0 else 1.0
-    listed = np.flatnonzero(have).astype(np.int32)
-    shares = exposure[listed] / whole
-    return places, rank_by_score, reasons, listed, have[listed], shares, bad, moved, kept
+    return places, ranks, reasons, bad
+
+
+@kernel
+def gained(scores: Float32, by_score: Int32, places: Int32, discounts: Float64) -> float:
+    """DCG of a list; where a score is negative, all gains are moved up by the lowest score."""
+    lowest = 0.0
+    for rank in range(by_score.shape[0] - 1, -1, -1):
+        if not np.isnan(scores[by_score[rank]]):
+            lowest = min(0.0, np.float64(scores[by_score[rank]]))
+            break
+    total = 0.0
+    for t in range(places.shape[0]):
+        total += discounts[t] * (scores[places[t]] - lowest)
+    return total
+
+
+@kernel
+def exposed(
+    members: Int32, places: Int32, discounts: Float64, n_groups: int
+) -> tuple[Int32, Int32, Float64]:
+    """The groups listed, the items of each, and its share of exposure; members `[A, n]`."""
+    size = places.shape[0]
+    items = np.zeros(n_groups, np.int32)
+    exposure = np.zeros(n_groups, np.float64)
+    for a in range(members.shape[0]):
+        for t in range(size):
+            g = members[a, places[t]]
+            items[g] += 1
+            exposure[g] += discounts[t]
+    listed = np.flatnonzero(items).astype(np.int32)
+    return listed, items[listed], exposure[listed] / discounts[:size].sum()
+
+
+@kernel
+def ranks_among(order: Int32, places: Int32) -> Int32:
+    """The rank in `order`, from 1, of each of `places`."""
+    rank_of = np.empty(order.shape[0], np.int32)
+    for rank in range(order.shape[0]):
+        rank_of[order[rank]] = rank + 1
+    return rank_of[places]
 
 
 def score_order(scores: Float32, tie_break: Int64) -> Int32:

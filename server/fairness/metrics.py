@@ -10,26 +10,11 @@ the discount 1 / log2(rank + 1) (Jarvelin and Kekalainen, TOIS 2002).
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from server.fairness.types import Int32
-
-Float64 = NDArray[np.float64]
-
-
-@lru_cache(maxsize=256)
-def discounts(size: int) -> Float64:
-    """1 / log2(rank + 1) for ranks 1..size, `[size] float64`, read-only.
-
-    >>> discounts(3).round(3).tolist()
-    [1.0, 0.631, 0.5]
-    """
-    weights: Float64 = 1.0 / np.log2(np.arange(2, size + 2, dtype=np.float64))
-    weights.flags.writeable = False
-    return weights
+from server.fairness.discount import discounts
+from server.fairness.types import Float64, Int32
 
 
 def dcg(gains: ArrayLike) -> float:

@@ -1,6 +1,6 @@
 """Scores, groups and a compiled policy -> a fair list and its receipt.
 
-Owns what is asked of the kernels and what the receipt states. Pure: arrays in,
+Owns what is asked of the kernels, in which order, and what the receipt states. Pure: arrays in,
 arrays out; the same input gives the same list. Knows neither items nor the wire.
 
 Scores are finite: that is the caller's business, and the service refuses others.
@@ -31,21 +31,24 @@ from numpy.typing import NDArray
 
 from server.errors import InvalidField, PolicyInfeasible, listed
 from server.fairness import kernels
+from server.fairness.bounded import Bounded, bounded_list
 from server.fairness.compile import CompiledPolicy
+from server.fairness.discount import discounts
+from server.fairness.receipt import as_scored, receipt_of
 from server.fairness.types import (
     FairList,
     Float32,
-    GroupExposure,
+    Int8,
     Int32,
     Int64,
     PrefixViolation,
     ReasonCode,
-    Receipt,
     Skip,
-    Status,
 )
 
 _NO_TIE_BREAK = np.empty(0, np.int64)
+_NOTHING_FIXED = np.empty(0, np.int32)
+_NO_MEMBERS = np.empty((0, 0), np.int32)
 
 
 def rerank(
@@ -54,12 +57,18 @@ def rerank(
     count: int,
     compiled: CompiledPolicy,
     tie_break: Int64 | None = None,
+    *,
+    boost: Float32 | None = None,
+    fixed: Int32 | None = None,
 ) -> FairList:
     """A list of `min(count, n)` of n candidates that keeps the policy, as far as any list can.
 
-    scores: `[n] float32`, higher is better. groups: `[n] int32`, rows of `compiled.labels`
-    (ignored for kind "none"). tie_break: `[n] int64`, lower first among equal scores; the position
-    in the input when None. count: 1 to `compiled.max_count`.
+    scores: `[n] float32`, higher is better. groups: `[n] int32`, rows of `compiled.labels`, or
+    `[A, n]` for a policy of A group tables (ignored where the policy has none). tie_break:
+    `[n] int64`, lower first among equal scores; the position in the input when None. count: 1 to
+    `compiled.max_count`. boost: `[n] float32`, added to the scores for the order alone, for a
+    policy that evens out exposure. fixed: `[m] int32`, positions of the candidates that take the
+    first m <= count places, because they were shown on earlier pages: the list goes on from there.
 
     Where no list keeps the policy, the list still has its full length: floors are lowered to the
     supply and hold, ceilings yield only where a place could not be filled otherwise, and the
@@ -72,53 +81,63 @@ def rerank(
     n = len(scores)
     if not 1 <= count <= compiled.max_count:
         raise InvalidField.of("count", count, f"1 to {compiled.max_count}")
-    grouped = compiled.policy.kind != "none"
-    for field, column in (("groups", groups if grouped else None), ("tie_break", tie_break)):
-        if column is not None and len(column) != n:
-            raise InvalidField.of(field, f"{len(column)} values", f"{n}, one for each score")
+    columns = {
+        "groups": groups if compiled.labels else None,
+        "tie_break": tie_break,
+        "boost": boost,
+    }
+    for field, column in columns.items():
+        if column is not None and column.shape[-1] != n:
+            raise InvalidField.of(field, f"{column.shape[-1]} values", f"{n}, one for each score")
     if n == 0:
-        return _as_scored(np.empty(0, np.int32), compiled, Skip.EMPTY_LIST)
+        return as_scored(np.empty(0, np.int32), compiled, Skip.EMPTY_LIST, 0, _NOTHING_FIXED)
+    if compiled.calibrations and not compiled.targets:
+        compiled = compiled.for_user({})
+    fixed = _NOTHING_FIXED if fixed is None else _owned(fixed, np.int32)
     scores = _owned(scores, np.float32)
-    order = kernels.score_order(
-        scores, _NO_TIE_BREAK if tie_break is None else _owned(tie_break, np.int64)
-    )
+    ties = _NO_TIE_BREAK if tie_break is None else _owned(tie_break, np.int64)
+    by_score = kernels.score_order(scores, ties)
     size = min(count, n)
-    if not grouped:
-        return _as_scored(order[:size].copy(), compiled, Skip.POLICY_NONE)
-    places, rank_by_score, reasons, rows, items, shares, bad, moved, utility_kept = kernels.arrange(
-        scores, _owned(groups, np.int32), order, compiled.floors, compiled.ceilings, size
-    )
-    if bad[0] == kernels.BAD_GROUP:
-        raise InvalidField.of(
-            "groups",
-            bad[1],
-            f"0 to {len(compiled.labels) - 1}, the rows of {listed(compiled.labels)}",
-        )
-    violation = PrefixViolation(bad[0], compiled.labels[bad[1]], bad[2], bad[3]) if bad[0] else None
-    if violation is not None and compiled.policy.on_infeasible == "refuse":
-        raise PolicyInfeasible(_refusal(compiled, violation))
-    label = compiled.labels.__getitem__
+    if compiled.policy.kind == "none":
+        return as_scored(by_score, compiled, Skip.POLICY_NONE, size, fixed)
+    members = _members(groups, compiled) if compiled.labels else _NO_MEMBERS
+    order = by_score
+    if boost is not None and compiled.amortisation is not None:
+        order = kernels.score_order(_owned(scores + boost, np.float32), ties)
+    found = bounded_list(members, order, compiled, size, fixed)
+    if found.violation is not None and compiled.policy.on_infeasible == "refuse":
+        raise PolicyInfeasible(_refusal(compiled, found.violation))
+    ranks, reasons = found.ranks, found.reasons
+    if order is not by_score:
+        ranks = kernels.ranks_among(by_score, found.places)
+        reasons = _reasons(ranks, found, ReasonCode.RAISED_FOR_EXPOSURE)
     return FairList(
-        places,
-        rank_by_score,
+        found.places,
+        ranks,
         reasons,
-        _receipt(
-            compiled,
-            Status.MET if violation is None else Status.INFEASIBLE,
-            Skip.NOT_SKIPPED,
-            violation,
-            utility_kept,
-            moved,
-            tuple(map(GroupExposure, map(label, rows.tolist()), items.tolist(), shares.tolist())),
-        ),
+        receipt_of(scores, by_score, members, compiled, found, ranks, shaped=order is not by_score),
     )
 
 
 def warm_up() -> None:
     """Compile every kernel (or load it from the cache), for the types that `rerank` gives them."""
-    order = kernels.score_order(np.ones(2, np.float32), np.arange(2, dtype=np.int64))
-    groups, bounds = np.zeros(2, np.int32), np.array([[0, 1, 2]], np.int32)
-    kernels.arrange(np.ones(2, np.float32), groups, order, bounds, bounds, 2)
+    scores, groups = np.ones(2, np.float32), np.zeros((1, 2), np.int32)
+    order = kernels.score_order(scores, np.arange(2, dtype=np.int64))
+    bounds, worth = np.array([[0, 1, 2]], np.int32), discounts(2)
+    places = kernels.arrange(groups[0], order, bounds, bounds, 2, _NOTHING_FIXED)[0]
+    kernels.gained(scores, order, places, worth)
+    kernels.exposed(groups, places, worth, 1)
+    kernels.ranks_among(order, places)
+
+
+def _members(groups: Int32, compiled: CompiledPolicy) -> Int32:
+    """`[A, n] int32`, all of them rows of their table."""
+    members = _owned(groups if groups.ndim == 2 else groups[np.newaxis], np.int32)
+    if len(members) != len(compiled.blocks):
+        raise InvalidField.of(
+            "groups", f"groups of {len(members)} tables", f"of {listed(compiled.policy.tables)}"
+        )
+    return members
 
 
 def _owned(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
@@ -129,13 +148,18 @@ def _owned(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
     return array if array.dtype == dtype and array.flags.carray else np.array(array, dtype)
 
 
-def _as_scored(order: Int32, compiled: CompiledPolicy, skip: Skip) -> FairList:
-    return FairList(
-        order,
-        np.arange(1, len(order) + 1, dtype=np.int32),
-        np.full(len(order), ReasonCode.SCORE, np.int8),
-        _receipt(compiled, Status.SKIPPED, skip, None, 1.0, 0, ()),
-    )
+def _reasons(ranks: Int32, found: Bounded, raised: ReasonCode) -> Int8:
+    """Reasons by where an item stands against its score: the bounds' where they moved it that way,
+    otherwise `raised`, or the one after it, "lowered", of what shaped the order."""
+    places = np.arange(1, len(ranks) + 1)
+    up, down = ranks > places, ranks < places
+    bounds_up, bounds_down = found.ranks > places, found.ranks < places
+    reasons = np.full(len(ranks), ReasonCode.SCORE, np.int8)
+    reasons[up] = raised
+    reasons[down] = raised + 1
+    own = (up & bounds_up) | (down & bounds_down)
+    reasons[own] = found.reasons[own]
+    return reasons
 
 
 def _refusal(compiled: CompiledPolicy, bad: PrefixViolation) -> str:
@@ -148,27 +172,3 @@ def _refusal(compiled: CompiledPolicy, bad: PrefixViolation) -> str:
             "as the other groups have too few"
         )
     return f"{policy} {told}; bring more candidates, or another policy"
-
-
-def _receipt(
-    compiled: CompiledPolicy,
-    status: Status,
-    skip: Skip,
-    bad: PrefixViolation | None,
-    utility_kept: float,
-    moved: int,
-    exposure: tuple[GroupExposure, ...],
-) -> Receipt:
-    policy = compiled.policy
-    return Receipt(
-        policy=policy.name,
-        policy_version=policy.version,
-        policy_digest=policy.digest,
-        group_table=policy.group_table,
-        status=status,
-        skip_reason=skip,
-        first_bad_prefix=bad,
-        utility_kept=utility_kept,
-        places_moved=moved,
-        exposure=exposure,
-    )

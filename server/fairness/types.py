@@ -12,10 +12,13 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from server.fairness.policy import Discount
+
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Int8 = NDArray[np.int8]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 
 class ReasonCode(IntEnum):
@@ -26,6 +29,11 @@ class ReasonCode(IntEnum):
     LOWERED_FOR_FLOOR = 3
     RAISED_FOR_CEILING = 4
     LOWERED_FOR_CEILING = 5
+    RAISED_FOR_EXPOSURE = 6
+    LOWERED_FOR_EXPOSURE = 7
+    RAISED_FOR_DIVERSITY = 8
+    LOWERED_FOR_DIVERSITY = 9
+    SHOWN_BEFORE = 10
 
 
 class Status(IntEnum):
@@ -34,6 +42,7 @@ class Status(IntEnum):
     MET = 1
     INFEASIBLE = 2
     SKIPPED = 3
+    NOT_FOUND = 4
 
 
 class Skip(IntEnum):
@@ -60,7 +69,7 @@ class PrefixViolation:
 
 @dataclass(frozen=True)
 class GroupExposure:
-    """One group's items in the list and its share of exposure under 1 / log2(rank + 1)."""
+    """One group's items in the list and its share of exposure under the policy's discount."""
 
     group: str
     items: int
@@ -68,8 +77,22 @@ class GroupExposure:
 
 
 @dataclass(frozen=True)
+class CalibrationGap:
+    """How far a list is from its user's own shares of one table's groups: KL before and after the
+    fair stage (Steck 2018)."""
+
+    group_table: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Receipt:
-    """What the fair stage did to one list."""
+    """What the fair stage did to one list.
+
+    utility_kept: DCG over that of plain score order. utility_of_best: DCG over the largest that a
+    list which keeps the bounds can have, or less: 1 where it is that list; 0 unless status is MET.
+    """
 
     policy: str
     policy_version: str
@@ -81,6 +104,9 @@ class Receipt:
     utility_kept: float
     places_moved: int
     exposure: tuple[GroupExposure, ...]
+    utility_of_best: float = 0.0
+    discount: Discount = "log2"
+    calibration: tuple[CalibrationGap, ...] = ()
 
 
 @dataclass(frozen=True)

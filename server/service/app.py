@@ -35,6 +35,7 @@ from server.events import GroupCommitter, HistoryCache, SqliteEventStore
 from server.service.decode import Limits
 from server.service.encode import serving_info
 from server.service.metrics import ServerMetrics
+from server.service.pages import PageTokens, read_key
 from server.service.servicer import (
     RECOMMENDATION,
     SERVING,
@@ -188,6 +189,7 @@ class Server:
     ) -> grpc.aio.Server:
         settings = self._settings
         self._door = Door(metrics)
+        pages = PageTokens(bundle, read_key(settings.page_key_file), settings.page_token_age_s)
         server = grpc.aio.server(
             interceptors=(self._door,),
             options=[
@@ -199,7 +201,9 @@ class Server:
             ],
         )
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(bundle, self._batcher, committer, Limits.of(settings), metrics),
+            RecommendationServicer(
+                bundle, self._batcher, committer, Limits.of(settings), metrics, pages
+            ),
             server,
         )
         serving_pb2_grpc.add_ServingServiceServicer_to_server(

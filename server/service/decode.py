@@ -28,6 +28,8 @@ MAX_AHEAD_MS = 86_400_000
 MAX_QUANTITY = 10_000
 MAX_RANK = 10_000
 # A caller mends a few fields at a time; a megabyte of violations helps nobody.
+MAX_BOUGHT_ENTRIES = 1_000
+MAX_TOKEN_BYTES = 8_192
 MAX_VIOLATIONS = 16
 
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{0,64}")
@@ -177,6 +179,11 @@ def recommend_query(
     checks.enum("seen_items", request.seen_items, pb.SeenItems.items())
     checks.enum("unknown_items", request.unknown_items, pb.UnknownItems.items())
     checks.enum("personalisation", request.personalisation, pb.Personalisation.items())
+    checks.text("page_token", request.page_token, MAX_TOKEN_BYTES)
+    if request.page_size > request.count:
+        checks.wrong("page_size", request.page_size, f"0 to count, which is {request.count}")
+    if request.page_token and not request.page_size:
+        checks.wrong("page_size", 0, "that of the first page, beside page_token")
     checks.between("as_of_unix_ms", request.as_of_unix_ms, 0, MAX_TIME_MS)
     checks.done()
     return RecommendQuery(
@@ -194,6 +201,8 @@ def recommend_query(
         as_of_ms=request.as_of_unix_ms or None,
         surface=request.surface,
         experiment=request.experiment,
+        with_candidates=request.with_candidates,
+        page_size=request.page_size,
     )
 
 
@@ -213,15 +222,26 @@ def rerank_query(request: pb.RerankRequest, request_id: str, limits: Limits) -> 
         checks.wrong("candidates", f"{size} entries", f"1 to {limits.max_candidates}")
         checks.done()
     ids = tuple(candidate.item_id for candidate in request.candidates)
-    groups = tuple(candidate.group for candidate in request.candidates)
+    groups = tuple(
+        (candidate.group,) if candidate.group else tuple(candidate.groups)
+        for candidate in request.candidates
+    )
     scores = np.fromiter((candidate.score for candidate in request.candidates), np.float32, size)
     for place in np.flatnonzero(~np.isfinite(scores)).tolist()[:MAX_VIOLATIONS]:
         checks.wrong(f"candidates[{place}].score", float(scores[place]), "a finite number")
-    for place, (item, group) in enumerate(zip(ids, groups, strict=True)):
+    for place, (candidate, own) in enumerate(zip(request.candidates, groups, strict=True)):
         if len(checks.violations) >= MAX_VIOLATIONS:
             break
-        checks.text(f"candidates[{place}].item_id", item, MAX_ID_BYTES, low=1)
-        checks.text(f"candidates[{place}].group", group, MAX_ID_BYTES)
+        field = f"candidates[{place}]"
+        checks.text(f"{field}.item_id", candidate.item_id, MAX_ID_BYTES, low=1)
+        if candidate.group and candidate.groups:
+            checks.wrong(f"{field}.groups", list(candidate.groups), "empty beside `group`")
+        for group in own:
+            checks.text(f"{field}.group", group, 2 * MAX_ID_BYTES)
+    if checks.length("bought", len(request.bought), MAX_BOUGHT_ENTRIES):
+        for place, told in enumerate(request.bought):
+            checks.text(f"bought[{place}].group_table", told.group_table, MAX_NAME_BYTES, low=1)
+            checks.text(f"bought[{place}].group", told.group, MAX_ID_BYTES, low=1)
     checks.unique("candidates", ids, ".item_id")
     checks.done()
     return RerankQuery(
@@ -234,6 +254,8 @@ def rerank_query(request: pb.RerankRequest, request_id: str, limits: Limits) -> 
         group_table=request.group_table,
         surface=request.surface,
         experiment=request.experiment,
+        bought=tuple((told.group_table, told.group, told.count) for told in request.bought),
+        with_candidates=request.with_candidates,
     )
 
 

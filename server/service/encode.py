@@ -8,18 +8,19 @@ from server import __version__
 from server.batcher import Batched
 from server.bundle import Bundle
 from server.config import ServerSettings
-from server.engine import Answer, Normalised, Outcome, RecommendQuery, RerankQuery
+from server.engine import Answer, Normalised, Outcome, RecommendQuery, RerankQuery, ScoredCandidates
 from server.fairness.types import Receipt
 
 
 def _items(answer: Answer) -> list[pb.RankedItem]:
+    page = slice(answer.offset, answer.end)
     columns = zip(
-        answer.item_ids,
-        answer.scores.tolist(),
-        answer.fair.rank_by_score.tolist(),
-        answer.groups,
-        answer.sources.tolist(),
-        answer.fair.reasons.tolist(),
+        answer.item_ids[page],
+        answer.scores[page].tolist(),
+        answer.fair.rank_by_score[page].tolist(),
+        answer.groups[page],
+        answer.sources[page].tolist(),
+        answer.fair.reasons[page].tolist(),
         strict=True,
     )
     return [
@@ -28,15 +29,38 @@ def _items(answer: Answer) -> list[pb.RankedItem]:
             item_id=item,
             score=score,
             rank_by_score=by_score,
-            group=group,
+            group=groups[0] if len(groups) == 1 else "",
+            groups=groups if len(groups) > 1 else (),
             source=source,
             reason=reason,
         )
-        for rank, (item, score, by_score, group, source, reason) in enumerate(columns, start=1)
+        for rank, (item, score, by_score, groups, source, reason) in enumerate(
+            columns, start=answer.offset + 1
+        )
     ]
 
 
-def receipt_message(receipt: Receipt) -> pb.FairnessReceipt:
+def _candidates(candidates: ScoredCandidates) -> list[pb.ScoredCandidate]:
+    columns = zip(
+        candidates.item_ids,
+        candidates.scores.tolist(),
+        candidates.groups,
+        candidates.boosts.tolist(),
+        strict=True,
+    )
+    return [
+        pb.ScoredCandidate(
+            item_id=item,
+            score=score,
+            group=groups[0] if len(groups) == 1 else "",
+            groups=groups if len(groups) > 1 else (),
+            boost=boost,
+        )
+        for item, score, groups, boost in columns
+    ]
+
+
+def receipt_message(receipt: Receipt, *, groups_from_caller: bool = False) -> pb.FairnessReceipt:
     """The receipt as it is sent."""
     bad = receipt.first_bad_prefix
     return pb.FairnessReceipt(
@@ -53,6 +77,13 @@ def receipt_message(receipt: Receipt) -> pb.FairnessReceipt:
         ),
         utility_kept=receipt.utility_kept,
         places_moved=receipt.places_moved,
+        utility_of_best=receipt.utility_of_best,
+        discount=receipt.discount,
+        calibration=[
+            pb.CalibrationGap(group_table=gap.group_table, before=gap.before, after=gap.after)
+            for gap in receipt.calibration
+        ],
+        groups_from_caller=groups_from_caller,
         exposure=[
             pb.GroupExposure(group=part.group, items=part.items, exposure_share=part.exposure_share)
             for part in receipt.exposure
@@ -107,7 +138,14 @@ def recommend_response(
         return response
     response.items.extend(_items(outcome))
     response.receipt.CopyFrom(receipt_message(outcome.fair.receipt))
+    response.page_offset = outcome.offset
     response.phases.CopyFrom(_phases(outcome, batched, decode_ns, total_ns))
+    if outcome.candidates is not None:
+        response.candidates.extend(_candidates(outcome.candidates))
+        response.bought.extend(
+            pb.GroupCount(group_table=table, group=group, count=count)
+            for table, group, count in outcome.candidates.bought
+        )
     return response
 
 
@@ -120,7 +158,8 @@ def rerank_response(
     return pb.RerankResponse(
         request_id=query.request_id,
         items=_items(answer),
-        receipt=receipt_message(answer.fair.receipt),
+        receipt=receipt_message(answer.fair.receipt, groups_from_caller=answer.groups_from_caller),
+        candidates=() if answer.candidates is None else _candidates(answer.candidates),
         bundle_id=bundle.manifest.bundle_id,
         phases=_phases(answer, batched, decode_ns, total_ns),
         surface=query.surface,

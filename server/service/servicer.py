@@ -10,6 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -28,6 +29,7 @@ from server.errors import EventStoreUnavailable
 from server.events import GroupCommitter
 from server.service import decode, encode
 from server.service.metrics import ServerMetrics
+from server.service.pages import PageTokens
 from server.service.status import wire_error
 
 Response = TypeVar("Response")
@@ -96,8 +98,10 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         committer: GroupCommitter | None,
         limits: decode.Limits,
         metrics: ServerMetrics,
+        pages: PageTokens,
     ) -> None:
         self._bundle = bundle
+        self._pages = pages
         self._batcher = batcher
         self._committer = committer
         self._limits = limits
@@ -109,14 +113,19 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
     ) -> recommendation_pb2.RecommendResponse:
         async def work(call: _Call) -> recommendation_pb2.RecommendResponse:
             query = decode.recommend_query(request, call.request_id, self._limits)
+            if request.page_token:
+                query = replace(query, after=self._pages.page(request))
             decode_ns = call.spent_ns()
             batched = await self._batcher.submit(query, call.deadline_ns)
             if isinstance(batched.result, Answer):
                 made = cast(Batched[Answer], batched)
                 self._metrics.list_made(made, query.surface, query.experiment, decode_ns)
-            return encode.recommend_response(
+            response = encode.recommend_response(
                 query, batched, self._bundle, decode_ns, call.spent_ns()
             )
+            if isinstance(batched.result, Answer) and batched.result.shown is not None:
+                response.next_page_token = self._pages.token(request, batched.result.shown)
+            return response
 
         return await self._door.answer(
             "Recommend", context, _Call(context, request.request_id), work

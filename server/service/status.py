@@ -33,6 +33,8 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.NOT_SERVING: grpc.StatusCode.UNAVAILABLE,
     Reason.EVENT_STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+    Reason.PAGE_TOKEN_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.PAGE_TOKEN_STALE: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

@@ -59,6 +59,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A defect of the server. Status INTERNAL; the details are in its log, under
     the request id.
     """
+    ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 11
+    """A page token was tampered with, or belongs to another user or request.
+    Status INVALID_ARGUMENT.
+    """
+    ERROR_REASON_PAGE_TOKEN_STALE: _ErrorReason.ValueType  # 12
+    """A page token is too old, or the bundle or policy that it belongs to is no
+    longer served. Status FAILED_PRECONDITION: start with the first page.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the value of google.rpc.ErrorInfo.reason on every error of
@@ -102,5 +110,13 @@ the same event ids.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 10
 """A defect of the server. Status INTERNAL; the details are in its log, under
 the request id.
+"""
+ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 11
+"""A page token was tampered with, or belongs to another user or request.
+Status INVALID_ARGUMENT.
+"""
+ERROR_REASON_PAGE_TOKEN_STALE: ErrorReason.ValueType  # 12
+"""A page token is too old, or the bundle or policy that it belongs to is no
+longer served. Status FAILED_PRECONDITION: start with the first page.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

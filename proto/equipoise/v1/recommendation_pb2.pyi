@@ -189,6 +189,18 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     """
     REASON_CODE_LOWERED_FOR_CEILING: _ReasonCode.ValueType  # 5
     """It stands lower than by score, because its group had reached its ceiling."""
+    REASON_CODE_RAISED_FOR_EXPOSURE: _ReasonCode.ValueType  # 6
+    """It stands higher than by score, because its group got less exposure over
+    many lists than it should.
+    """
+    REASON_CODE_LOWERED_FOR_EXPOSURE: _ReasonCode.ValueType  # 7
+    """It stands lower than by score, because such items passed it."""
+    REASON_CODE_RAISED_FOR_DIVERSITY: _ReasonCode.ValueType  # 8
+    """It stands higher than by score, because it differs from those above it."""
+    REASON_CODE_LOWERED_FOR_DIVERSITY: _ReasonCode.ValueType  # 9
+    """It stands lower than by score, because it is like those above it."""
+    REASON_CODE_SHOWN_BEFORE: _ReasonCode.ValueType  # 10
+    """Scores have changed since an earlier page was shown, which stays as it was."""
 
 class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
     """ReasonCode says why an item stands where it stands."""
@@ -207,6 +219,18 @@ room.
 """
 REASON_CODE_LOWERED_FOR_CEILING: ReasonCode.ValueType  # 5
 """It stands lower than by score, because its group had reached its ceiling."""
+REASON_CODE_RAISED_FOR_EXPOSURE: ReasonCode.ValueType  # 6
+"""It stands higher than by score, because its group got less exposure over
+many lists than it should.
+"""
+REASON_CODE_LOWERED_FOR_EXPOSURE: ReasonCode.ValueType  # 7
+"""It stands lower than by score, because such items passed it."""
+REASON_CODE_RAISED_FOR_DIVERSITY: ReasonCode.ValueType  # 8
+"""It stands higher than by score, because it differs from those above it."""
+REASON_CODE_LOWERED_FOR_DIVERSITY: ReasonCode.ValueType  # 9
+"""It stands lower than by score, because it is like those above it."""
+REASON_CODE_SHOWN_BEFORE: ReasonCode.ValueType  # 10
+"""Scores have changed since an earlier page was shown, which stays as it was."""
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
 
 class _ReceiptStatus:
@@ -225,6 +249,11 @@ class _ReceiptStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Receipt
     """
     RECEIPT_STATUS_SKIPPED: _ReceiptStatus.ValueType  # 3
     """The fair stage had nothing to do; skip_reason says why."""
+    RECEIPT_STATUS_NOT_FOUND: _ReceiptStatus.ValueType  # 4
+    """Of a policy with several group tables: no list that keeps it was found, and
+    it is not known whether there is one. first_bad_prefix says where this list
+    breaks it.
+    """
 
 class ReceiptStatus(_ReceiptStatus, metaclass=_ReceiptStatusEnumTypeWrapper):
     """ReceiptStatus is the fair stage's verdict on its own list."""
@@ -239,6 +268,11 @@ the supply allows; first_bad_prefix says where it broke.
 """
 RECEIPT_STATUS_SKIPPED: ReceiptStatus.ValueType  # 3
 """The fair stage had nothing to do; skip_reason says why."""
+RECEIPT_STATUS_NOT_FOUND: ReceiptStatus.ValueType  # 4
+"""Of a policy with several group tables: no list that keeps it was found, and
+it is not known whether there is one. first_bad_prefix says where this list
+breaks it.
+"""
 Global___ReceiptStatus: _TypeAlias = ReceiptStatus  # noqa: Y015
 
 class _SkipReason:
@@ -355,6 +389,9 @@ class RecommendRequest(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     AS_OF_UNIX_MS_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    WITH_CANDIDATES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the call in logs and in feedback: at most 64 bytes of printable
     ASCII. Made by the server when empty, echoed in any case.
@@ -387,6 +424,21 @@ class RecommendRequest(_message.Message):
     as_of_unix_ms: _builtins.int
     """The time for which the list is made, Unix milliseconds: later events are
     not read. 0 means now by the server's clock.
+    """
+    page_token: _builtins.str
+    """`next_page_token` of the page before, at most 8,192 bytes; all other fields
+    must be as in the first page's request (request_id, surface and experiment
+    may differ). The list goes on: no item comes twice, and the policy's bounds
+    hold over all pages together. A token that was tampered with, or belongs to
+    another user or request, is INVALID_ARGUMENT (PAGE_TOKEN_INVALID). One that
+    is too old, or whose bundle or policy is no longer served, is
+    FAILED_PRECONDITION (PAGE_TOKEN_STALE): start again with the first page.
+    """
+    page_size: _builtins.int
+    """How many of the `count` items one page brings, at most `count`. 0: all."""
+    with_candidates: _builtins.bool
+    """Return every scored candidate too, so that the receipt can be recomputed
+    (`equipoise verify`). For audits: it makes the response long.
     """
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEvent]:
@@ -424,10 +476,13 @@ class RecommendRequest(_message.Message):
         experiment: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         as_of_unix_ms: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        with_candidates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_unix_ms", b"as_of_unix_ms", "candidate_item_ids", b"candidate_item_ids", "count", b"count", "exclude_item_ids", b"exclude_item_ids", "experiment", b"experiment", "history", b"history", "personalisation", b"personalisation", "policy", b"policy", "request_id", b"request_id", "seen_items", b"seen_items", "surface", b"surface", "unknown_items", b"unknown_items", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_unix_ms", b"as_of_unix_ms", "candidate_item_ids", b"candidate_item_ids", "count", b"count", "exclude_item_ids", b"exclude_item_ids", "experiment", b"experiment", "history", b"history", "page_size", b"page_size", "page_token", b"page_token", "personalisation", b"personalisation", "policy", b"policy", "request_id", b"request_id", "seen_items", b"seen_items", "surface", b"surface", "unknown_items", b"unknown_items", "user_id", b"user_id", "validate_only", b"validate_only", "with_candidates", b"with_candidates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,6 +501,7 @@ class RankedItem(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """The place, from 1."""
     item_id: _builtins.str
@@ -459,11 +515,19 @@ class RankedItem(_message.Message):
     without the fair stage.
     """
     group: _builtins.str
-    """Its group under the policy's group table; empty for policies without one."""
+    """Its group under the policy's group table; empty for policies without one,
+    or with several.
+    """
     source: Global___CandidateSource.ValueType
     """How it came to be a candidate. Unspecified in Rerank."""
     reason: Global___ReasonCode.ValueType
     """Why it stands here."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For policies with several group tables: its group under each of them, as
+        "table:group", in the receipt's order of tables.
+        """
+
     def __init__(
         self,
         *,
@@ -474,10 +538,11 @@ class RankedItem(_message.Message):
         group: _builtins.str = ...,
         source: Global___CandidateSource.ValueType = ...,
         reason: Global___ReasonCode.ValueType = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "item_id", b"item_id", "rank", b"rank", "rank_by_score", b"rank_by_score", "reason", b"reason", "score", b"score", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "groups", b"groups", "item_id", b"item_id", "rank", b"rank", "rank_by_score", b"rank_by_score", "reason", b"reason", "score", b"score", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,7 +598,7 @@ class GroupExposure(_message.Message):
     items: _builtins.int
     """How many items of the list belong to it."""
     exposure_share: _builtins.float
-    """Its share of the list's exposure, with the discount 1 / log2(rank + 1)."""
+    """Its share of the list's exposure, with the policy's discount."""
     def __init__(
         self,
         *,
@@ -548,6 +613,69 @@ class GroupExposure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GroupExposure: _TypeAlias = GroupExposure  # noqa: Y015
+
+@_typing.final
+class CalibrationGap(_message.Message):
+    """CalibrationGap is how far a list is from its user's own shares of the groups
+    of one table: the Kullback-Leibler divergence of Steck (RecSys 2018), of
+    exposure, with a hundredth of the target mixed in. 0: the same.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_TABLE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    group_table: _builtins.str
+    """The table."""
+    before: _builtins.float
+    """Of plain score order."""
+    after: _builtins.float
+    """Of this list."""
+    def __init__(
+        self,
+        *,
+        group_table: _builtins.str = ...,
+        before: _builtins.float = ...,
+        after: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "group_table", b"group_table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationGap: _TypeAlias = CalibrationGap  # noqa: Y015
+
+@_typing.final
+class GroupCount(_message.Message):
+    """GroupCount is how often a user bought of a group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_TABLE_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    group_table: _builtins.str
+    """The group table, 1 to 64 bytes."""
+    group: _builtins.str
+    """The group, 1 to 128 bytes."""
+    count: _builtins.int
+    """How often. All counts of one table together: at most 100,000."""
+    def __init__(
+        self,
+        *,
+        group_table: _builtins.str = ...,
+        group: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "group", b"group", "group_table", b"group_table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupCount: _TypeAlias = GroupCount  # noqa: Y015
 
 @_typing.final
 class FairnessReceipt(_message.Message):
@@ -565,6 +693,10 @@ class FairnessReceipt(_message.Message):
     UTILITY_KEPT_FIELD_NUMBER: _builtins.int
     PLACES_MOVED_FIELD_NUMBER: _builtins.int
     EXPOSURE_FIELD_NUMBER: _builtins.int
+    UTILITY_OF_BEST_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    GROUPS_FROM_CALLER_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """The policy's name."""
     policy_version: _builtins.str
@@ -572,18 +704,31 @@ class FairnessReceipt(_message.Message):
     policy_digest: _builtins.str
     """SHA-256 of the policy document, lower-case hex."""
     group_table: _builtins.str
-    """The item table that the policy reads groups from; empty for kind "none"."""
+    """The item table that the policy reads groups from; several with commas
+    between them; empty for kinds without groups.
+    """
     status: Global___ReceiptStatus.ValueType
     """The verdict."""
     skip_reason: Global___SkipReason.ValueType
     """Why it was skipped; unspecified unless status is SKIPPED."""
     utility_kept: _builtins.float
     """DCG of this list over the DCG of the plain score order of the same length,
-    discount 1 / log2(rank + 1), gain = score; where a score is negative, all
+    with the policy's discount, gain = score; where a score is negative, all
     gains are moved up by the lowest score. 1 = nothing given up.
     """
     places_moved: _builtins.int
     """How many items of the list stand at another rank than by score."""
+    utility_of_best: _builtins.float
+    """DCG of this list over the largest that any list of these candidates which
+    keeps the policy's bounds can have, or less: 1 proves that this list is the
+    best. 0 unless status is MET.
+    """
+    discount: _builtins.str
+    """What a place is worth: "log2" is 1 / log2(rank + 1), "reciprocal" 1 / rank,
+    "top_heavy" 0.8^(rank - 1).
+    """
+    groups_from_caller: _builtins.bool
+    """Whether any group was told by the caller (Rerank) instead of looked up."""
     @_builtins.property
     def first_bad_prefix(self) -> Global___PrefixViolation:
         """Where the policy broke; set only if status is INFEASIBLE."""
@@ -593,6 +738,10 @@ class FairnessReceipt(_message.Message):
         """What each group got; groups without an item in the list are left out, and
         all of it for kinds without groups.
         """
+
+    @_builtins.property
+    def calibration(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationGap]:
+        """For calibrated policies, one for each table."""
 
     def __init__(
         self,
@@ -607,10 +756,14 @@ class FairnessReceipt(_message.Message):
         utility_kept: _builtins.float = ...,
         places_moved: _builtins.int = ...,
         exposure: _abc.Iterable[Global___GroupExposure] | None = ...,
+        utility_of_best: _builtins.float = ...,
+        discount: _builtins.str = ...,
+        calibration: _abc.Iterable[Global___CalibrationGap] | None = ...,
+        groups_from_caller: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_bad_prefix", b"first_bad_prefix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposure", b"exposure", "first_bad_prefix", b"first_bad_prefix", "group_table", b"group_table", "places_moved", b"places_moved", "policy", b"policy", "policy_digest", b"policy_digest", "policy_version", b"policy_version", "skip_reason", b"skip_reason", "status", b"status", "utility_kept", b"utility_kept"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "discount", b"discount", "exposure", b"exposure", "first_bad_prefix", b"first_bad_prefix", "group_table", b"group_table", "groups_from_caller", b"groups_from_caller", "places_moved", b"places_moved", "policy", b"policy", "policy_digest", b"policy_digest", "policy_version", b"policy_version", "skip_reason", b"skip_reason", "status", b"status", "utility_kept", b"utility_kept", "utility_of_best", b"utility_of_best"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -740,6 +893,10 @@ class RecommendResponse(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     NORMALISED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_OFFSET_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    BOUGHT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request, or made by the server."""
     bundle_id: _builtins.str
@@ -754,6 +911,10 @@ class RecommendResponse(_message.Message):
     """As in the request."""
     experiment: _builtins.str
     """As in the request."""
+    next_page_token: _builtins.str
+    """Brings the next page; empty when the list is at its end."""
+    page_offset: _builtins.int
+    """The places of the pages before this one."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedItem]:
         """The list. Empty for validate_only."""
@@ -774,6 +935,16 @@ class RecommendResponse(_message.Message):
     def normalised(self) -> Global___NormalisedRequest:
         """Set for validate_only."""
 
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredCandidate]:
+        """With `with_candidates`: every candidate, as scored, in no order. The items
+        of earlier pages are among them.
+        """
+
+    @_builtins.property
+    def bought(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupCount]:
+        """With `with_candidates`, for calibrated policies: what the user bought."""
+
     def __init__(
         self,
         *,
@@ -789,10 +960,14 @@ class RecommendResponse(_message.Message):
         surface: _builtins.str = ...,
         experiment: _builtins.str = ...,
         normalised: Global___NormalisedRequest | None = ...,
+        next_page_token: _builtins.str = ...,
+        page_offset: _builtins.int = ...,
+        candidates: _abc.Iterable[Global___ScoredCandidate] | None = ...,
+        bought: _abc.Iterable[Global___GroupCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["normalised", b"normalised", "phases", b"phases", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "degraded_reasons", b"degraded_reasons", "experiment", b"experiment", "items", b"items", "model_digest", b"model_digest", "normalised", b"normalised", "phases", b"phases", "receipt", b"receipt", "request_id", b"request_id", "skipped_candidates", b"skipped_candidates", "skipped_history_events", b"skipped_history_events", "surface", b"surface"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bought", b"bought", "bundle_id", b"bundle_id", "candidates", b"candidates", "degraded_reasons", b"degraded_reasons", "experiment", b"experiment", "items", b"items", "model_digest", b"model_digest", "next_page_token", b"next_page_token", "normalised", b"normalised", "page_offset", b"page_offset", "phases", b"phases", "receipt", b"receipt", "request_id", b"request_id", "skipped_candidates", b"skipped_candidates", "skipped_history_events", b"skipped_history_events", "surface", b"surface"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -807,22 +982,34 @@ class ScoredCandidate(_message.Message):
     ITEM_ID_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    BOOST_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """1 to 128 bytes, unique within the request."""
     score: _builtins.float
     """Finite; higher is better."""
     group: _builtins.str
     """A group of the policy's table. When empty, the bundle's table is asked."""
+    boost: _builtins.float
+    """In responses: what an amortised policy added to the score for the order."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For policies with several group tables: the group under each of them, as
+        "table:group", in the policy's order. When empty, the bundle is asked.
+        """
+
     def __init__(
         self,
         *,
         item_id: _builtins.str = ...,
         score: _builtins.float = ...,
         group: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        boost: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "item_id", b"item_id", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boost", b"boost", "group", b"group", "groups", b"groups", "item_id", b"item_id", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -841,6 +1028,8 @@ class RerankRequest(_message.Message):
     GROUP_TABLE_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     EXPERIMENT_FIELD_NUMBER: _builtins.int
+    BOUGHT_FIELD_NUMBER: _builtins.int
+    WITH_CANDIDATES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in RecommendRequest."""
     count: _builtins.int
@@ -849,15 +1038,24 @@ class RerankRequest(_message.Message):
     """A policy of the bundle; the bundle's default when empty."""
     group_table: _builtins.str
     """The bundle's item table to look up groups in, for candidates that bring
-    none. Empty: the policy's own. It must have the policy's groups.
+    none. Empty: the policy's own. It must have the policy's groups. Not for
+    policies with several tables.
     """
     surface: _builtins.str
     """As in RecommendRequest."""
     experiment: _builtins.str
     """As in RecommendRequest."""
+    with_candidates: _builtins.bool
+    """Return every candidate with the boost that an amortised policy gave it."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredCandidate]:
         """1 to 10,000 (default) candidates, no id twice."""
+
+    @_builtins.property
+    def bought(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupCount]:
+        """For calibrated policies: what the user bought, at most 1,000 entries. A
+        table without any counts as unknown: its shares are the catalogue's.
+        """
 
     def __init__(
         self,
@@ -869,10 +1067,12 @@ class RerankRequest(_message.Message):
         group_table: _builtins.str = ...,
         surface: _builtins.str = ...,
         experiment: _builtins.str = ...,
+        bought: _abc.Iterable[Global___GroupCount] | None = ...,
+        with_candidates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "count", b"count", "experiment", b"experiment", "group_table", b"group_table", "policy", b"policy", "request_id", b"request_id", "surface", b"surface"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bought", b"bought", "candidates", b"candidates", "count", b"count", "experiment", b"experiment", "group_table", b"group_table", "policy", b"policy", "request_id", b"request_id", "surface", b"surface", "with_candidates", b"with_candidates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -892,6 +1092,7 @@ class RerankResponse(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As in the request, or made by the server."""
     bundle_id: _builtins.str
@@ -916,6 +1117,10 @@ class RerankResponse(_message.Message):
     def degraded_reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___DegradedReason.ValueType]:
         """In what ways the list is less than asked for. Empty when all is well."""
 
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredCandidate]:
+        """With `with_candidates`: every candidate, with groups and boost as used."""
+
     def __init__(
         self,
         *,
@@ -927,10 +1132,11 @@ class RerankResponse(_message.Message):
         surface: _builtins.str = ...,
         experiment: _builtins.str = ...,
         degraded_reasons: _abc.Iterable[Global___DegradedReason.ValueType] | None = ...,
+        candidates: _abc.Iterable[Global___ScoredCandidate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["phases", b"phases", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "degraded_reasons", b"degraded_reasons", "experiment", b"experiment", "items", b"items", "phases", b"phases", "receipt", b"receipt", "request_id", b"request_id", "surface", b"surface"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "candidates", b"candidates", "degraded_reasons", b"degraded_reasons", "experiment", b"experiment", "items", b"items", "phases", b"phases", "receipt", b"receipt", "request_id", b"request_id", "surface", b"surface"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -96,16 +96,18 @@ class PolicyInfo(_message.Message):
     digest: _builtins.str
     """SHA-256 of the policy document, lower-case hex."""
     kind: _builtins.str
-    """"none", "floors", "window" or "cap"."""
+    """"none", "floors", "fa_ir", "window", "cap", "calibrated", "amortised",
+    "intersection", "diverse" or "stack".
+    """
     group_table: _builtins.str
-    """The item table that it reads groups from."""
+    """The item table that it reads groups from; several with commas between them."""
     reason: _builtins.str
     """Why the policy exists, in its owner's words."""
     is_default: _builtins.bool
     """Whether requests without a policy get this one."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The groups of its table."""
+        """The groups of its table; of several tables as "table:group"."""
 
     def __init__(
         self,

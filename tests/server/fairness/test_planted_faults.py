@@ -70,7 +70,9 @@ def greedy(case: Case, planted: bool) -> list[int]:
     heads, have, order = members(case), [0] * len(policy.labels), []
     for place in range(1, count + 1):
         below = [g for g, n in enumerate(have) if n < policy.floors[g, place]] or [
-            g for g, (_, share) in enumerate(policy.policy.shares) if have[g] < share * place
+            g
+            for g, (_, share) in enumerate(policy.policy.rules[0].shares)
+            if have[g] < share * place
         ]
         index = max(range(len(below)), key=lambda i: scores[heads[below[i]][have[below[i]]]])
         order.append(heads[below[index]][have[below[index]]])

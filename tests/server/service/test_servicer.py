@@ -17,6 +17,7 @@ from server.config import ServerSettings
 from server.engine import Engine
 from server.service.decode import Limits
 from server.service.metrics import ServerMetrics
+from server.service.pages import PageTokens
 from server.service.servicer import RecommendationServicer
 
 REQUESTS = {
@@ -63,7 +64,9 @@ def test_no_work_is_started_for_a_call_that_nobody_waits_for(
         batcher.start()
         metrics = ServerMetrics(bundle, 32, lambda: batcher.depth)
         limits = Limits.of(ServerSettings(bundle=bundle_path))
-        servicer = RecommendationServicer(bundle, batcher, None, limits, metrics)
+        servicer = RecommendationServicer(
+            bundle, batcher, None, limits, metrics, PageTokens(bundle, b"k" * 32, 60)
+        )
         context = Context(remaining_s)
         try:
             return None, await getattr(servicer, method)(REQUESTS[method], context)

@@ -1,0 +1,167 @@
+"""A list and what it was made of -> its receipt. Owns what is measured of each list, and how."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.fairness import kernels
+from server.fairness.bounded import Bounded
+from server.fairness.calibrate import divergence
+from server.fairness.compile import CompiledPolicy
+from server.fairness.discount import discounts
+from server.fairness.types import (
+    CalibrationGap,
+    FairList,
+    Float32,
+    Float64,
+    GroupExposure,
+    Int32,
+    ReasonCode,
+    Receipt,
+    Skip,
+    Status,
+)
+
+_NOTHING_FIXED = np.empty(0, np.int32)
+
+
+def receipt_of(
+    scores: Float32,
+    by_score: Int32,
+    members: Int32,
+    compiled: CompiledPolicy,
+    found: Bounded,
+    ranks: Int32,
+    *,
+    shaped: bool,
+) -> Receipt:
+    """The receipt of a list.
+
+    by_score: `[n]`, positions in score order. members: `[A, n]` rows. ranks: `[k]`, by score.
+    shaped: whether the list was made of another order than that.
+    """
+    size = len(found.places)
+    worth = discounts(size, compiled.policy.discount)
+    got = kernels.gained(scores, by_score, found.places, worth)
+    ideal = kernels.gained(scores, by_score, by_score[:size], worth)
+    rows, items, shares = kernels.exposed(members, found.places, worth, len(compiled.labels))
+    of_best = 0.0
+    if found.status is Status.MET:
+        best = _best(scores, by_score, members, compiled, got, ideal, worth, shaped=shaped)
+        of_best = _ratio(got, best)
+    label = compiled.labels.__getitem__
+    return _receipt(
+        compiled,
+        status=found.status,
+        skip_reason=Skip.NOT_SKIPPED,
+        first_bad_prefix=found.violation,
+        utility_kept=_ratio(got, ideal),
+        places_moved=int(np.count_nonzero(ranks != np.arange(1, size + 1))),
+        exposure=tuple(
+            map(GroupExposure, map(label, rows.tolist()), items.tolist(), shares.tolist())
+        ),
+        utility_of_best=of_best,
+        calibration=_calibration(by_score, members, compiled, found.places, worth)
+        if compiled.targets
+        else (),
+    )
+
+
+def as_scored(
+    by_score: Int32, compiled: CompiledPolicy, skip: Skip, size: int, fixed: Int32
+) -> FairList:
+    """The list of a fair stage that had nothing to do: plain score order, after what was shown.
+
+    by_score: `[n]`, positions in score order; fixed: `[m]`, those that take the first places.
+    """
+    places, ranks = by_score[:size].copy(), np.arange(1, size + 1, dtype=np.int32)
+    reasons = np.full(size, ReasonCode.SCORE, np.int8)
+    if len(fixed):
+        places = np.concatenate([fixed, by_score[~np.isin(by_score, fixed)]])[:size]
+        ranks = kernels.ranks_among(by_score, places)
+        reasons[ranks != np.arange(1, size + 1)] = ReasonCode.SHOWN_BEFORE
+    receipt = _receipt(
+        compiled,
+        status=Status.SKIPPED,
+        skip_reason=skip,
+        first_bad_prefix=None,
+        utility_kept=1.0,
+        places_moved=int(np.count_nonzero(reasons != ReasonCode.SCORE)),
+        exposure=(),
+    )
+    return FairList(places, ranks, reasons, receipt)
+
+
+def _receipt(compiled: CompiledPolicy, **measured: object) -> Receipt:
+    policy = compiled.policy
+    return Receipt(
+        policy=policy.name,
+        policy_version=policy.version,
+        policy_digest=policy.digest,
+        group_table=policy.group_table,
+        discount=policy.discount,
+        **measured,  # type: ignore[arg-type]
+    )
+
+
+def _ratio(got: float, best: float) -> float:
+    # A best of 0 (or of NaN) has nothing to lose.
+    return got / best if best > 0 else 1.0
+
+
+def _best(
+    scores: Float32,
+    by_score: Int32,
+    members: Int32,
+    compiled: CompiledPolicy,
+    got: float,
+    ideal: float,
+    worth: Float64,
+    *,
+    shaped: bool,
+) -> float:
+    """No list that keeps the bounds has a larger DCG.
+
+    The exact kernel's own lists are the best where there are floors alone or ceilings alone. With
+    both, each of the two alone bounds what both together allow.
+    """
+    if not compiled.labels:
+        return ideal
+    both = compiled.has_floors and compiled.has_ceilings
+    if not both and not shaped:
+        return got
+    free = compiled.unbounded
+    sides = []
+    if compiled.has_floors or not both:
+        sides.append((compiled.floors, free[1] if both else compiled.ceilings))
+    if both:
+        sides.append((free[0], compiled.ceilings))
+    size = len(worth)
+    return min(
+        kernels.gained(
+            scores,
+            by_score,
+            kernels.arrange(members[0], by_score, floors, ceilings, size, _NOTHING_FIXED)[0],
+            worth,
+        )
+        for floors, ceilings in sides
+    )
+
+
+def _calibration(
+    by_score: Int32, members: Int32, compiled: CompiledPolicy, places: Int32, worth: Float64
+) -> tuple[CalibrationGap, ...]:
+    """How far plain score order and the list are from the user's shares."""
+    gaps = []
+    for calibration, target in zip(compiled.calibrations, compiled.targets, strict=True):
+        if not target.any():
+            continue
+        own = members[compiled.starts.index(calibration.start)] - calibration.start
+        before, after = (
+            divergence(
+                target, np.bincount(own[part], weights=worth, minlength=len(target)) / worth.sum()
+            )
+            for part in (by_score[: len(places)], places)
+        )
+        gaps.append(CalibrationGap(calibration.group_table, before, after))
+    return tuple(gaps)
