@@ -139,6 +139,7 @@ class Kernels:
             status=pb.ReceiptStatus.ValueType(receipt.status),
             skip_reason=pb.SkipReason.ValueType(receipt.skip_reason),
             utility_kept=receipt.utility_kept,
+            discount=receipt.discount,
             places_moved=receipt.places_moved,
             exposure=[
                 pb.GroupExposure(

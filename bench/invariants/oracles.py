@@ -80,16 +80,26 @@ def best_utility(
     return max(states.values())
 
 
-def dcg(gains: Sequence[float]) -> float:
-    """Discounted cumulative gain, discount 1 / log2(rank + 1)."""
-    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
+def worth(discount: str, rank: int) -> float:
+    """What a place is worth; rank from 1."""
+    if discount == "reciprocal":
+        return 1 / rank
+    return float(0.8 ** (rank - 1)) if discount == "top_heavy" else 1 / math.log2(rank + 1)
 
 
-def exposure(groups: Sequence[str]) -> dict[str, tuple[int, float]]:
+def dcg(gains: Sequence[float], discount: str = "log2") -> float:
+    """The sum of gains in list order, each times what its place is worth."""
+    return sum(gain * worth(discount, rank) for rank, gain in enumerate(gains, start=1))
+
+
+def exposure(
+    groups: Sequence[Sequence[str]], discount: str = "log2"
+) -> dict[str, tuple[int, float]]:
     """Per group: how many items of the list, and its share of the exposure."""
     shares: dict[str, tuple[int, float]] = {}
-    whole = dcg([1.0] * len(groups))
-    for rank, group in enumerate(groups, start=1):
-        items, share = shares.get(group, (0, 0.0))
-        shares[group] = (items + 1, share + 1 / math.log2(rank + 1) / whole)
+    whole = dcg([1.0] * len(groups), discount)
+    for rank, own in enumerate(groups, start=1):
+        for group in own:
+            items, share = shares.get(group, (0, 0.0))
+            shares[group] = (items + 1, share + worth(discount, rank) / whole)
     return shares

@@ -18,6 +18,7 @@ from bench.invariants.theorems import (
     check_against_candidates,
     check_receipt_alone,
     check_shape,
+    groups_of,
     unkeepable,
 )
 from bench.invariants.world import PolicyFacts, World
@@ -35,10 +36,11 @@ class _Listed(Protocol):
     def receipt(self) -> pb.FairnessReceipt: ...
 
 
-def _seen(response: _Listed) -> list[tuple[str, float, int, str, int]]:
+def _seen(response: _Listed) -> list[tuple[str, float, int, tuple[str, ...], int]]:
     """What two answers to one request must have in common."""
     return [
-        (i.item_id, round(i.score, 6), i.rank_by_score, i.group, i.reason) for i in response.items
+        (i.item_id, round(i.score, 6), i.rank_by_score, groups_of(i), i.reason)
+        for i in response.items
     ]
 
 
@@ -67,7 +69,7 @@ def candidates_of(request: pb.RerankRequest) -> Candidates:
     """The caller's own scores and groups."""
     return Candidates(
         {candidate.item_id: candidate.score for candidate in request.candidates},
-        {candidate.item_id: candidate.group for candidate in request.candidates},
+        {candidate.item_id: groups_of(candidate) for candidate in request.candidates},
     )
 
 
@@ -87,6 +89,9 @@ def rerank_holds(
     check_shape(claims, response.items, size)
     check_against_candidates(claims, response.items, response.receipt, policy, candidates)
     check_receipt_alone(claims, response.items, response.receipt, policy)
+    if "amortised" in policy.rules:
+        # What was shown before moves it: no two answers are alike.
+        return
     again = _answered(claims, caller.rerank(request))
     if again is not None:
         same = _seen(again) == _seen(response) and again.receipt == response.receipt
@@ -139,8 +144,7 @@ def _idempotent(
     response: pb.RerankResponse,
 ) -> None:
     """Of exact kinds: the fair stage leaves its own list as it is."""
-    exact = policy.kind in ("none", "floors", "fa_ir", "cap")
-    if not exact or response.receipt.status == pb.RECEIPT_STATUS_INFEASIBLE:
+    if not policy.exact or response.receipt.status == pb.RECEIPT_STATUS_INFEASIBLE:
         return
     listed = set(_ids(response))
     own = pb.RerankRequest(
@@ -229,14 +233,15 @@ def _check_made_by(claims: Claims, world: World, response: pb.RecommendResponse)
 def _groups_of_table(
     claims: Claims, world: World, policy: PolicyFacts, response: pb.RecommendResponse
 ) -> None:
-    table = world.groups.get(policy.group_table)
-    for item in response.items if table is not None else ():
-        group = table.get(item.item_id) if table is not None else None
+    if not set(policy.tables_of) <= world.groups.keys():
+        return
+    for item in response.items if policy.tables_of else ():
+        groups = policy.groups(world, item.item_id)
         claims.that(
             "groups_of_the_table",
-            item.group == group,
-            lambda item=item, group=group: (
-                f"{item.item_id!r}: {item.group!r}, the table: {group!r}"
+            groups_of(item) == groups,
+            lambda item=item, groups=groups: (
+                f"{item.item_id!r}: {groups_of(item)}, the tables: {groups}"
             ),  # type: ignore[misc]
         )
 
@@ -251,8 +256,9 @@ def _against_plain(
     left: set[str],
 ) -> None:
     """With named candidates the plain list tells every score, and all of Rerank's theorems apply."""
-    plain_policy, table = world.plain(), world.groups.get(policy.group_table, {})
-    if plain_policy is None or len(left) > world.max_count or (policy.labels and not table):
+    plain_policy = world.plain()
+    known = set(policy.tables_of) <= world.groups.keys()
+    if plain_policy is None or len(left) > world.max_count or not known:
         return
     plain = pb.RecommendRequest()
     plain.CopyFrom(request)
@@ -263,7 +269,7 @@ def _against_plain(
         return
     candidates = Candidates(
         {item.item_id: item.score for item in whole.items},
-        {item.item_id: table.get(item.item_id, "") for item in whole.items},
+        {item.item_id: policy.groups(world, item.item_id) for item in whole.items},
     )
     check_against_candidates(claims, response.items, response.receipt, policy, candidates)
 

@@ -42,7 +42,9 @@ def rerank_requests(draw: st.DrawFn, world: World, policy: PolicyFacts) -> pb.Re
     size = draw(st.sampled_from(range(1, MAX_CANDIDATES + 1)))
     ids = draw(st.lists(ITEM_IDS, min_size=size, max_size=size, unique=True))
     labels: tuple[str, ...] = ("",)
-    if policy.labels:
+    if policy.labels and not policy.one_table:
+        labels = policy.labels
+    elif policy.labels:
         # Mostly all groups, since a group without supply makes its floors infeasible.
         most = min(len(policy.labels), MAX_GROUPS)
         least = draw(st.sampled_from([most, most, most, 1]))
@@ -51,9 +53,20 @@ def rerank_requests(draw: st.DrawFn, world: World, policy: PolicyFacts) -> pb.Re
     ahead = draw(st.sampled_from([0.0, 4.0]))
     candidates = []
     for item in ids:
-        place = draw(st.sampled_from(range(len(labels))))
+        if policy.one_table:
+            place = draw(st.sampled_from(range(len(labels))))
+            chosen = [labels[place]]
+        else:
+            own = [[g for g in labels if g.startswith(f"{table}:")] for table in policy.tables_of]
+            chosen = [draw(st.sampled_from(of_table)) for of_table in own]
+            place = labels.index(chosen[0])
         score = draw(SCORES) + (0.0 if place else ahead)
-        candidates.append(pb.ScoredCandidate(item_id=item, score=score, group=labels[place]))
+        candidate = pb.ScoredCandidate(item_id=item, score=score)
+        if policy.one_table:
+            candidate.group = chosen[0]
+        else:
+            candidate.groups.extend(chosen)
+        candidates.append(candidate)
     least = draw(st.sampled_from([1, max(size // 2, 1)]))
     most = draw(st.sampled_from([size, size, max(world.max_count, size)]))
     count = min(draw(st.sampled_from(range(least, most + 1))), world.max_count)
@@ -139,7 +152,7 @@ def rerank_faults(world: World, policy: PolicyFacts) -> Sequence[Fault]:
         Fault("unknown policy", "NOT_FOUND", "policy", whole("policy", "no-such-policy")),
         Fault("unknown table", "NOT_FOUND", "group table", whole("group_table", "no-such-table")),
     ]
-    if policy.labels:
+    if policy.labels and policy.one_table:
         outside = first("group", "no such group")
         faults.append(Fault("group outside the policy", bad, "candidates[0].group", outside))
     return faults

@@ -21,16 +21,27 @@ SHARE_TOLERANCE = 1e-5
 UTILITY_TOLERANCE = 1e-6
 SCORE_TOLERANCE = 1e-6
 
-_RAISED = (pb.REASON_CODE_RAISED_FOR_FLOOR, pb.REASON_CODE_RAISED_FOR_CEILING)
-_LOWERED = (pb.REASON_CODE_LOWERED_FOR_FLOOR, pb.REASON_CODE_LOWERED_FOR_CEILING)
+_RAISED = (
+    pb.REASON_CODE_RAISED_FOR_FLOOR, pb.REASON_CODE_RAISED_FOR_CEILING,
+    pb.REASON_CODE_RAISED_FOR_EXPOSURE, pb.REASON_CODE_RAISED_FOR_DIVERSITY,
+)  # fmt: skip
+_LOWERED = (
+    pb.REASON_CODE_LOWERED_FOR_FLOOR, pb.REASON_CODE_LOWERED_FOR_CEILING,
+    pb.REASON_CODE_LOWERED_FOR_EXPOSURE, pb.REASON_CODE_LOWERED_FOR_DIVERSITY,
+)  # fmt: skip
+
+
+def groups_of(item: pb.RankedItem | pb.ScoredCandidate) -> tuple[str, ...]:
+    """The item's group in each table of the policy."""
+    return tuple(item.groups) or ((item.group,) if item.group else ())
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a list was chosen from: every candidate's score and group."""
+    """What a list was chosen from: every candidate's score and groups."""
 
     scores: Mapping[str, float]
-    groups: Mapping[str, str]
+    groups: Mapping[str, tuple[str, ...]]
 
     def by_score(self) -> list[str]:
         """Plain score order; ties by item id."""
@@ -80,9 +91,9 @@ def check_receipt_alone(
                 f"{pb.ReasonCode.Name(item.reason)}"
             ),
         )
-    lowest: dict[str, float] = {}
-    for item in items:
-        group = item.group if policy.labels else ""
+    lowest: dict[tuple[str, ...], float] = {}
+    for item in items if policy.by_score else ():
+        group = groups_of(item) if policy.labels else ()
         claims.that(
             "score_order_in_group",
             item.score <= lowest.get(group, math.inf) + SCORE_TOLERANCE * abs(item.score),
@@ -102,7 +113,9 @@ def _check_exposure(
     receipt: pb.FairnessReceipt,
     policy: PolicyFacts,
 ) -> None:
-    expected = exposure([item.group for item in items]) if policy.labels else {}
+    expected = (
+        exposure([groups_of(item) for item in items], receipt.discount) if policy.labels else {}
+    )
     told = {part.group: (part.items, part.exposure_share) for part in receipt.exposure}
     same = told.keys() == expected.keys() and all(
         told[group][0] == count and abs(told[group][1] - share) <= SHARE_TOLERANCE
@@ -130,10 +143,11 @@ def _check_status(
         return
     claims.that(
         "status",
-        receipt.status in (pb.RECEIPT_STATUS_MET, pb.RECEIPT_STATUS_INFEASIBLE),
+        receipt.status in (pb.RECEIPT_STATUS_MET, pb.RECEIPT_STATUS_INFEASIBLE)
+        or (receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not policy.one_table),
         lambda: f"{status} for policy {policy.name!r} of kind {policy.kind!r}",
     )
-    infeasible = receipt.status == pb.RECEIPT_STATUS_INFEASIBLE
+    infeasible = receipt.status != pb.RECEIPT_STATUS_MET
     claims.that(
         "first_bad_prefix_belongs_to_infeasible",
         receipt.HasField("first_bad_prefix") == infeasible,
@@ -161,9 +175,9 @@ def _check_bounds(
     tables: Tables,
 ) -> None:
     """Every prefix keeps its bounds; if the receipt says infeasible, all before the bad one do."""
-    infeasible = receipt.status == pb.RECEIPT_STATUS_INFEASIBLE
+    infeasible = receipt.status != pb.RECEIPT_STATUS_MET
     last = receipt.first_bad_prefix.prefix - 1 if infeasible else len(items)
-    broken = _first_broken([item.group for item in items[:last]], policy.labels, tables)
+    broken = _first_broken([groups_of(item) for item in items[:last]], policy.labels, tables)
     name = "kept_before_first_bad_prefix" if infeasible else "bounds_kept_when_met"
     claims.that(name, broken is None, lambda: str(broken))
     if infeasible:
@@ -181,12 +195,15 @@ def _check_bounds(
         )
 
 
-def _first_broken(groups: Sequence[str], labels: Sequence[str], tables: Tables) -> str | None:
+def _first_broken(
+    groups: Sequence[Sequence[str]], labels: Sequence[str], tables: Tables
+) -> str | None:
     counts = dict.fromkeys(labels, 0)
-    for prefix, group in enumerate(groups, start=1):
-        if group not in counts:
-            return f"place {prefix} is of group {group!r}, which the policy does not have"
-        counts[group] += 1
+    for prefix, own in enumerate(groups, start=1):
+        for group in own:
+            if group not in counts:
+                return f"place {prefix} is of group {group!r}, which the policy does not have"
+            counts[group] += 1
         for row, label in enumerate(labels):
             low, high = tables.floors[row][prefix], tables.ceilings[row][prefix]
             if not low <= counts[label] <= high:
@@ -220,8 +237,8 @@ def check_against_candidates(
             group = candidates.groups[item.item_id]
             claims.that(
                 "groups_unchanged",
-                item.group == group,
-                lambda item=item, group=group: f"{item.item_id!r}: {item.group!r}, was {group!r}",  # type: ignore[misc]
+                groups_of(item) == group,
+                lambda item=item, group=group: f"{item.item_id!r}: {groups_of(item)}, was {group}",  # type: ignore[misc]
             )
     order = candidates.by_score()
     rank = {item: place for place, item in enumerate(order, start=1)}
@@ -234,9 +251,10 @@ def check_against_candidates(
                 f"{rank[item.item_id]} (ties by item id)"
             ),
         )
-    _check_choice_in_groups(claims, items, policy, candidates, order)
+    if policy.by_score:
+        _check_choice_in_groups(claims, items, policy, candidates, order)
     _check_utility(claims, items, receipt, policy, candidates, order)
-    if policy.tables is not None and policy.kind != "none" and items:
+    if policy.tables is not None and policy.labels and policy.one_table and items:
         _check_feasibility(claims, items, receipt, policy, policy.tables, candidates)
 
 
@@ -249,7 +267,7 @@ def _check_choice_in_groups(
 ) -> None:
     """Of each group its best items, in their order: within a group nothing justifies another."""
     grouped = bool(policy.labels)
-    for group in {candidates.groups[item.item_id] if grouped else "" for item in items}:
+    for group in {candidates.groups[item.item_id] if grouped else () for item in items}:
         mine = [i.item_id for i in items if not grouped or candidates.groups[i.item_id] == group]
         best = [item for item in order if not grouped or candidates.groups[item] == group]
         name = "best_of_each_group" if grouped else "plain_order_for_kind_none"
@@ -269,21 +287,26 @@ def _check_utility(
     order: Sequence[str],
 ) -> None:
     gains = _gains(candidates)
-    ideal = dcg([gains[item] for item in order[: len(items)]])
-    got = dcg([gains[item.item_id] for item in items])
+    ideal = dcg([gains[item] for item in order[: len(items)]], receipt.discount)
+    got = dcg([gains[item.item_id] for item in items], receipt.discount)
     kept = got / ideal if ideal > 0 else 1.0
     claims.that(
         "utility_kept",
         math.isclose(receipt.utility_kept, kept, rel_tol=UTILITY_TOLERANCE, abs_tol=1e-9),
         lambda: f"the receipt says {receipt.utility_kept}, computed {kept}",
     )
-    exact = policy.kind in ("floors", "fa_ir", "cap") and receipt.status == pb.RECEIPT_STATUS_MET
+    exact = (
+        policy.exact
+        and receipt.discount == "log2"
+        and policy.labels
+        and receipt.status == pb.RECEIPT_STATUS_MET
+    )
     if policy.tables is None or not exact:
         return
-    present = [g for g in policy.labels if g in set(candidates.groups.values())]
+    present = [g for g in policy.labels if (g,) in set(candidates.groups.values())]
     rows = [policy.labels.index(g) for g in present]
     best = best_utility(
-        [[gains[i] for i in order if candidates.groups[i] == g] for g in present],
+        [[gains[i] for i in order if candidates.groups[i] == (g,)] for g in present],
         [policy.tables.floors[row] for row in rows],
         [policy.tables.ceilings[row] for row in rows],
         len(items),
@@ -329,7 +352,9 @@ def unkeepable(
     policy: PolicyFacts, tables: Tables, candidates: Candidates, size: int
 ) -> int | None:
     """The first prefix that no list of these candidates keeps; 0 for none, None if unknown."""
-    supply = Counter(candidates.groups.values())
+    if not policy.one_table:
+        return None
+    supply = Counter(group for own in candidates.groups.values() for group in own)
     return first_unkeepable_prefix(
         [supply[label] for label in policy.labels], tables.floors, tables.ceilings, size
     )

@@ -37,7 +37,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class PolicyFacts:
-    """One policy. tables: None where they are not known."""
+    """One policy. rules: their kinds. tables: None where they are not known, or are each user's own."""
 
     name: str
     version: str
@@ -45,15 +45,48 @@ class PolicyFacts:
     kind: str
     group_table: str
     labels: tuple[str, ...]
+    rules: tuple[str, ...]
     tables: Tables | None = None
+
+    @property
+    def one_table(self) -> bool:
+        """Whether its bounds are of one group table: then the kernel is exact and its proofs are
+        checked."""
+        return "," not in self.group_table
+
+    @property
+    def tables_of(self) -> tuple[str, ...]:
+        """Its group tables."""
+        return tuple(filter(None, self.group_table.split(",")))
+
+    def groups(self, world: World, item: str) -> tuple[str, ...]:
+        """The item's group in each of its tables, as lists name it."""
+        found = [(table, world.groups[table].get(item, "")) for table in self.tables_of]
+        return tuple(label if self.one_table else f"{table}:{label}" for table, label in found)
+
+    @property
+    def by_score(self) -> bool:
+        """Whether nothing but bounds moves items: the order is that of the scores."""
+        return not {"amortised", "diverse"} & set(self.rules)
+
+    @property
+    def exact(self) -> bool:
+        """Whether its lists are the best of those that keep the bounds, and idempotent."""
+        kinds = set(self.rules)
+        alone = kinds <= {"floors", "fa_ir"} or kinds <= {"cap"}
+        return self.one_table and self.by_score and alone
 
     @classmethod
     def of(cls, compiled: CompiledPolicy) -> PolicyFacts:
         policy = compiled.policy
         return cls(
             policy.name, policy.version, policy.digest, policy.kind, policy.group_table,
-            compiled.labels, Tables.of(compiled),
+            compiled.labels, tuple(rule.kind for rule in policy.rules), _tables(compiled),
         )  # fmt: skip
+
+
+def _tables(compiled: CompiledPolicy) -> Tables | None:
+    return None if compiled.calibrations else Tables.of(compiled)
 
 
 @dataclass(frozen=True)
@@ -88,7 +121,9 @@ def learn(
         BundleRefused: the bundle is damaged.
     """
     facts = tuple(
-        PolicyFacts(p.name, p.version, p.digest, p.kind, p.group_table, tuple(p.groups))
+        PolicyFacts(
+            p.name, p.version, p.digest, p.kind, p.group_table, tuple(p.groups), tuple(p.rule_kinds)
+        )
         for p in info.policies
     )
     if bundle is None:
@@ -111,7 +146,7 @@ def learn(
         facts = tuple(
             PolicyFacts(
                 fact.name, fact.version, fact.digest, fact.kind, fact.group_table, fact.labels,
-                Tables.of(held.policies[fact.name]) if fact.name in held.policies else None,
+                fact.rules, _tables(held.policies[fact.name]) if fact.name in held.policies else None,
             )
             for fact in facts
         )  # fmt: skip

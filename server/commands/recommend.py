@@ -94,6 +94,11 @@ def _time_ms(text: str) -> int:
     type=click.Path(path_type=Path, exists=True),
     help="A bundle whose item names to show.",
 )
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for request.json and response.json, with all candidates, for equipoise verify.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
 def command(
     target: str,
@@ -106,6 +111,7 @@ def command(
     as_of: str | None,
     timeout_s: float,
     names: Path | None,
+    evidence: Path | None,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -137,6 +143,7 @@ def command(
         else pb.PERSONALISATION_ON,
         unknown_items=pb.UNKNOWN_ITEMS_REJECT if strict else pb.UNKNOWN_ITEMS_SKIP,
         as_of_unix_ms=as_of_ms,
+        with_candidates=evidence is not None,
         **fields,
     )
     with grpc.insecure_channel(target) as channel:
@@ -144,6 +151,11 @@ def command(
             response = RecommendationServiceStub(channel).Recommend(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise click.ClickException(_told(error, target)) from error
+    if evidence is not None:
+        evidence.mkdir(parents=True, exist_ok=True)
+        for name, message in (("request", request), ("response", response)):
+            text = MessageToJson(message, preserving_proto_field_name=True)
+            (evidence / f"{name}.json").write_text(text, encoding="utf-8")
     if as_json:
         click.echo(MessageToJson(response, preserving_proto_field_name=True))
     else:
@@ -195,7 +207,7 @@ def _show(response: Any, names: dict[str, str]) -> None:
             f"{item.item_id}  {names.get(item.item_id, '')}".rstrip(),
             f"{item.score:.4f}",
             str(item.rank_by_score),
-            item.group,
+            item.group or ", ".join(item.groups),
             pb.CandidateSource.Name(item.source).removeprefix("CANDIDATE_SOURCE_").lower(),
             pb.ReasonCode.Name(item.reason).removeprefix("REASON_CODE_").lower(),
         )
@@ -204,7 +216,9 @@ def _show(response: Any, names: dict[str, str]) -> None:
     status = pb.ReceiptStatus.Name(receipt.status).removeprefix("RECEIPT_STATUS_").lower()
     console.print(
         f"policy {receipt.policy} {receipt.policy_version}: {status}, "
-        f"utility kept {receipt.utility_kept:.4f}, {receipt.places_moved} places moved",
+        f"utility kept {receipt.utility_kept:.4f}"
+        f"{f' ({receipt.utility_of_best:.4f} of the best)' if receipt.utility_of_best else ''}, "
+        f"{receipt.places_moved} places moved",
         soft_wrap=True,
     )
     if receipt.HasField("first_bad_prefix"):
@@ -212,6 +226,11 @@ def _show(response: Any, names: dict[str, str]) -> None:
         console.print(
             f"first bad prefix {bad.prefix}: group {bad.group} needs {bad.needed}, "
             f"has {bad.available}"
+        )
+    for gap in receipt.calibration:
+        console.print(
+            f"distance to the user's own shares of {gap.group_table}: {gap.before:.3f} by score, "
+            f"{gap.after:.3f} in this list"
         )
     shares = ", ".join(f"{part.group} {part.exposure_share:.0%}" for part in receipt.exposure)
     if shares:

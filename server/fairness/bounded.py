@@ -1,7 +1,7 @@
 """An order of candidates -> the best list of it that keeps a policy's bounds.
 
 Owns the choice of the kernel: none where nothing is bounded, the exact one for the
-groups of one table.
+groups of one table, a search with a bound for those of several.
 """
 
 from __future__ import annotations
@@ -11,9 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.errors import InvalidField, listed
-from server.fairness import kernels
+from server.fairness import kernels, overlap
 from server.fairness.compile import CompiledPolicy
-from server.fairness.types import Int8, Int32, PrefixViolation, ReasonCode, Status
+from server.fairness.discount import discounts
+from server.fairness.types import (
+    Float32,
+    Int8,
+    Int32,
+    PrefixViolation,
+    ReasonCode,
+    Status,
+)
+
+BEAM_WIDTH = 32
+"""Lists that the search for several tables keeps at each place. Wider: nearer to the optimum, and
+slower in proportion."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +33,8 @@ class Bounded:
     """A list that keeps the bounds, as far as it does.
 
     places: `[k] int32`, positions in the input. ranks: `[k] int32`, from 1, in the order that the
-    list was made of. reasons: `[k] int8`, why a place is not the one in that order.
+    list was made of. reasons: `[k] int8`, why a place is not the one in that order. bound: of the
+    search for several tables, no list that keeps the bounds has a larger sum of discount x value.
     """
 
     places: Int32
@@ -29,13 +42,20 @@ class Bounded:
     reasons: Int8
     violation: PrefixViolation | None
     status: Status
+    bound: float | None = None
 
 
 def bounded_list(
-    members: Int32, order: Int32, compiled: CompiledPolicy, size: int, fixed: Int32
+    values: Float32,
+    members: Int32,
+    order: Int32,
+    compiled: CompiledPolicy,
+    size: int,
+    fixed: Int32,
 ) -> Bounded:
-    """The best list of `size` candidates; members `[A, n]`, order `[n]` positions, best first.
+    """The best list of `size` candidates.
 
+    values `[n]`, what the order is by; members `[A, n]` rows; order `[n]` positions, best first;
     fixed `[m]`: positions that take the first places.
 
     Raises:
@@ -44,36 +64,147 @@ def bounded_list(
     if not compiled.labels:
         rest = order[~np.isin(order, fixed)] if len(fixed) else order
         places = np.concatenate([fixed, rest])[:size]
-        return Bounded(
-            places,
-            kernels.ranks_among(order, places),
-            np.full(size, ReasonCode.SCORE, np.int8),
-            None,
-            Status.MET,
-        )
+        reasons = np.full(size, ReasonCode.SCORE, np.int8)
+        ranks = kernels.ranks_among(order, places)
+        reasons[ranks != np.arange(1, size + 1)] = ReasonCode.SHOWN_BEFORE
+        return Bounded(places, ranks, reasons, None, Status.MET)
+    if len(members) > 1:
+        return _of_several_tables(values, members, order, compiled, size, fixed)
     places, ranks, reasons, bad = kernels.arrange(
         members[0], order, compiled.floors, compiled.ceilings, size, fixed
     )
     if bad[0] == kernels.BAD_GROUP:
-        raise InvalidField.of(
-            "groups",
-            bad[1],
-            f"0 to {len(compiled.labels) - 1}, the rows of {listed(compiled.labels)}",
-        )
+        raise _bad_row(compiled, bad[1])
     if len(fixed) and not bad[0]:
         # What was shown stays; the supply may have changed since.
-        bad = _first_broken(members[0][places], compiled)
+        bad = _first_broken(members[:, places], compiled)
     violation = PrefixViolation(bad[0], compiled.labels[bad[1]], bad[2], bad[3]) if bad[0] else None
     status = Status.MET if violation is None else Status.INFEASIBLE
     return Bounded(places, ranks, reasons, violation, status)
 
 
+def search(
+    values: Float32, members: Int32, order: Int32, compiled: CompiledPolicy, size: int
+) -> tuple[Int32, int, float]:
+    """The list of several tables: places, verdict, and a bound on the sum of discount times value of
+    any list that keeps the bounds.
+
+    Raises:
+        InvalidField: a group is no row of the tables.
+    """
+    blocks = np.array([*compiled.starts, len(compiled.labels)], np.int32)
+    worth = discounts(size, compiled.policy.discount)
+    places, (_, row), verdict, _, bound = overlap.arrange_overlapping(
+        values,
+        members,
+        blocks,
+        order,
+        compiled.floors,
+        compiled.ceilings,
+        worth,
+        size,
+        BEAM_WIDTH,
+    )
+    if verdict == overlap.BAD_ROW:
+        raise _bad_row(compiled, row)
+    return places, verdict, bound
+
+
+def _of_several_tables(
+    values: Float32,
+    members: Int32,
+    order: Int32,
+    compiled: CompiledPolicy,
+    size: int,
+    fixed: Int32,
+) -> Bounded:
+    places, verdict, bound = search(values, members, order, compiled, size)
+    if len(fixed) and not np.array_equal(places[: len(fixed)], fixed):
+        # Something has changed since these were shown: search for the rest alone.
+        places, verdict = _rest(values, members, order, compiled, size, fixed)
+    bad = _first_broken(members[:, places], compiled)
+    violation = PrefixViolation(bad[0], compiled.labels[bad[1]], bad[2], bad[3]) if bad[0] else None
+    status = {overlap.KEPT: Status.MET, overlap.IMPOSSIBLE: Status.INFEASIBLE}.get(
+        verdict, Status.NOT_FOUND
+    )
+    ranks = kernels.ranks_among(order, places)
+    reasons = _reasons(members, order, places, ranks, compiled)
+    return Bounded(places, ranks, reasons, violation, status, bound)
+
+
+def _rest(
+    values: Float32,
+    members: Int32,
+    order: Int32,
+    compiled: CompiledPolicy,
+    size: int,
+    fixed: Int32,
+) -> tuple[Int32, int]:
+    """The list after the places that are fixed, as a problem of its own: what they hold is taken
+    from its bounds."""
+    first = len(fixed)
+    have = np.bincount(members[:, fixed].ravel(), minlength=len(compiled.labels))[:, np.newaxis]
+    prefix = np.arange(size - first + 1)
+    floors = np.clip(compiled.floors[:, first : size + 1] - have, 0, prefix)
+    ceilings = np.clip(compiled.ceilings[:, first : size + 1] - have, 0, prefix)
+    left = order[~np.isin(order, fixed)]
+    if not len(left) or size == first:
+        return fixed[:size], overlap.NOT_FOUND
+    blocks = np.array([*compiled.starts, len(compiled.labels)], np.int32)
+    worth = discounts(size, compiled.policy.discount)[first:].copy()
+    rest, _, verdict, _, _ = overlap.arrange_overlapping(
+        values, members, blocks, left, floors.astype(np.int32), ceilings.astype(np.int32), worth,
+        size - first, BEAM_WIDTH,
+    )  # fmt: skip
+    places = np.concatenate([fixed, rest])
+    kept = verdict == overlap.KEPT and _first_broken(members[:, places], compiled)[0] == 0
+    return places, overlap.KEPT if kept else overlap.NOT_FOUND
+
+
+def _bad_row(compiled: CompiledPolicy, row: int) -> InvalidField:
+    return InvalidField.of(
+        "groups", row, f"0 to {len(compiled.labels) - 1}, the rows of {listed(compiled.labels)}"
+    )
+
+
+def _reasons(
+    members: Int32, order: Int32, places: Int32, ranks: Int32, compiled: CompiledPolicy
+) -> Int8:
+    """Why each item of a list of several tables is not at its rank.
+
+    An item is raised for a floor where any of its groups has one; it is lowered for a ceiling
+    where one of its groups was full at the place of its rank.
+    """
+    size = len(places)
+    at = np.arange(1, size + 1)
+    reasons = np.full(size, ReasonCode.SCORE, np.int8)
+    asked = compiled.floors[:, size] > 0
+    has_floor = asked[members[:, places]].any(axis=0)
+    reasons[ranks > at] = ReasonCode.RAISED_FOR_CEILING
+    reasons[(ranks > at) & has_floor] = ReasonCode.RAISED_FOR_FLOOR
+    lowered = np.flatnonzero(ranks < at)
+    if len(lowered):
+        counts = np.zeros((len(compiled.labels), size + 1), np.int32)
+        for own in members[:, places]:
+            counts[own, at] += 1
+        counts = counts.cumsum(axis=1)
+        for place in lowered.tolist():
+            rows, rank = members[:, places[place]], int(ranks[place])
+            full = (counts[rows, rank - 1] >= compiled.ceilings[rows, rank]).any()
+            reasons[place] = (
+                ReasonCode.LOWERED_FOR_CEILING if full else ReasonCode.LOWERED_FOR_FLOOR
+            )
+    return reasons
+
+
 def _first_broken(rows: Int32, compiled: CompiledPolicy) -> tuple[int, int, int, int]:
-    """(prefix, row, bound, count) of the first bound that a list of these rows breaks; prefix 0:
-    none."""
+    """(prefix, row, bound, count) of the first bound that a list breaks; prefix 0: none.
+
+    rows `[A, k]`, best place first.
+    """
     have = np.zeros(len(compiled.labels), np.int32)
-    for prefix, row in enumerate(rows.tolist(), start=1):
-        have[row] += 1
+    for prefix, own in enumerate(rows.T, start=1):
+        have[own] += 1
         floors, ceilings = compiled.floors[:, prefix], compiled.ceilings[:, prefix]
         for bad, bound in ((have < floors, floors), (have > ceilings, ceilings)):
             if bad.any():

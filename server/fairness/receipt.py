@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.fairness import kernels
-from server.fairness.bounded import Bounded
+from server.fairness.bounded import Bounded, search
 from server.fairness.calibrate import divergence
 from server.fairness.compile import CompiledPolicy
 from server.fairness.discount import discounts
@@ -47,7 +47,7 @@ def receipt_of(
     rows, items, shares = kernels.exposed(members, found.places, worth, len(compiled.labels))
     of_best = 0.0
     if found.status is Status.MET:
-        best = _best(scores, by_score, members, compiled, got, ideal, worth, shaped=shaped)
+        best = _best(scores, by_score, members, compiled, found, got, ideal, worth, shaped=shaped)
         of_best = _ratio(got, best)
     label = compiled.labels.__getitem__
     return _receipt(
@@ -105,8 +105,8 @@ def _receipt(compiled: CompiledPolicy, **measured: object) -> Receipt:
 
 
 def _ratio(got: float, best: float) -> float:
-    # A best of 0 (or of NaN) has nothing to lose.
-    return got / best if best > 0 else 1.0
+    # A best of 0 (or of NaN) has nothing to lose; what differs by rounding is the same.
+    return got / best if best > 0 and abs(got - best) > 1e-12 * best else 1.0
 
 
 def _best(
@@ -114,6 +114,7 @@ def _best(
     by_score: Int32,
     members: Int32,
     compiled: CompiledPolicy,
+    found: Bounded,
     got: float,
     ideal: float,
     worth: Float64,
@@ -127,6 +128,11 @@ def _best(
     """
     if not compiled.labels:
         return ideal
+    if len(members) > 1:
+        bound = found.bound
+        if bound is None or shaped:
+            _, _, bound = search(scores, members, by_score, compiled, len(worth))
+        return max(got, bound - min(0.0, float(np.nanmin(scores))) * float(worth.sum()))
     both = compiled.has_floors and compiled.has_ceilings
     if not both and not shaped:
         return got

@@ -101,10 +101,11 @@ def rerank(
     if compiled.policy.kind == "none":
         return as_scored(by_score, compiled, Skip.POLICY_NONE, size, fixed)
     members = _members(groups, compiled) if compiled.labels else _NO_MEMBERS
-    order = by_score
+    order, values = by_score, scores
     if boost is not None and compiled.amortisation is not None:
-        order = kernels.score_order(_owned(scores + boost, np.float32), ties)
-    found = bounded_list(members, order, compiled, size, fixed)
+        values = _owned(scores + boost, np.float32)
+        order = kernels.score_order(values, ties)
+    found = bounded_list(values, members, order, compiled, size, fixed)
     if found.violation is not None and compiled.policy.on_infeasible == "refuse":
         raise PolicyInfeasible(_refusal(compiled, found.violation))
     ranks, reasons = found.ranks, found.reasons

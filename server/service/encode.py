@@ -194,6 +194,7 @@ def serving_info(bundle: Bundle, settings: ServerSettings) -> serving_pb2.GetSer
                 reason=compiled.policy.reason,
                 groups=compiled.labels,
                 is_default=name == manifest.default_policy,
+                rule_kinds=[rule.kind for rule in compiled.policy.rules],
             )
             for name, compiled in sorted(bundle.policies.items())
         ],

@@ -90,6 +90,31 @@ def tiny_model(rng: np.random.Generator, n_features: int = N_FEATURES) -> bytes:
     return raw
 
 
+CALIBRATED = document(
+    "calibrated", '[calibrated]\nat_least = "1/2"\nat_most = "3/2"\nsmoothing = 4\n'
+).replace('"t"', '"category"')
+INTERSECTION = document(
+    "intersection",
+    '[intersection.provider_tier]\nsmall = "1/5"\n[intersection.brand]\nPrivate = "2/5"\n',
+).replace('group_table = "t"\n', "")
+STACK = document(
+    "stack",
+    """[[stack]]
+kind = "floors"
+group_table = "provider_tier"
+floors = {small = "1/5"}
+[[stack]]
+kind = "cap"
+group_table = "category"
+cap = {at_most = 3, within_first = 10}
+[[stack]]
+kind = "cap"
+group_table = "provider_tier"
+cap = {at_most = 12, within_first = 15, groups = ["large"]}
+""",
+).replace('group_table = "t"\n', "")
+
+
 def _policies() -> dict[str, str]:
     def named(name: str, text: str) -> str:
         return text.replace('name = "p"', f'name = "{name}"')
@@ -102,6 +127,9 @@ def _policies() -> dict[str, str]:
         "tiers": named("tiers", floors.replace('"t"', '"provider_tier"')),
         "brands": named("brands", window.replace('"t"', '"brand"')),
         "categories": named("categories", cap.replace('"t"', '"category"')),
+        "own-shares": named("own-shares", CALIBRATED),
+        "crossed": named("crossed", INTERSECTION),
+        "stacked": named("stacked", STACK),
     }
 
 

@@ -89,6 +89,7 @@ class PolicyInfo(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    RULE_KINDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to put into a request."""
     version: _builtins.str
@@ -109,6 +110,12 @@ class PolicyInfo(_message.Message):
     def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The groups of its table; of several tables as "table:group"."""
 
+    @_builtins.property
+    def rule_kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The kinds of its rules, in order: of a stack several, of "none" none, of
+        "intersection" its floors.
+        """
+
     def __init__(
         self,
         *,
@@ -120,10 +127,11 @@ class PolicyInfo(_message.Message):
         reason: _builtins.str = ...,
         groups: _abc.Iterable[_builtins.str] | None = ...,
         is_default: _builtins.bool = ...,
+        rule_kinds: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "group_table", b"group_table", "groups", b"groups", "is_default", b"is_default", "kind", b"kind", "name", b"name", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "group_table", b"group_table", "groups", b"groups", "is_default", b"is_default", "kind", b"kind", "name", b"name", "reason", b"reason", "rule_kinds", b"rule_kinds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -168,7 +168,7 @@ def broken_parts(parts: BundleParts) -> dict[str, tuple[dict[str, Any], str]]:
             {"policies": {**parts.policies, "../x": parts.policies["none"]}}, "policies/'../x'",
         ),
         "a policy for a table that is not there": (
-            {"groups": parts.groups[1:]}, "policies/tiers.toml",
+            {"groups": parts.groups[1:]}, "policies/crossed.toml",
         ),
         "a golden that is not a number": ({"golden_outputs": nan}, "goldens.safetensors"),
         "a golden that the model does not give": (

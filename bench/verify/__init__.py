@@ -1,0 +1,1 @@
+"""`equipoise verify`: a receipt recomputed by plain Python that shares nothing with the server's kernels."""

@@ -1,0 +1,208 @@
+"""A policy document -> what it asks of each group at each prefix, in plain Python.
+
+Written from the definitions, for an auditor to read, and sharing nothing with the
+server: a wrong kernel or compiler there cannot vouch for itself here. Proportions are
+exact fractions; only FA*IR's binomial probabilities are floats.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, comb, floor, log2
+from typing import Any
+
+SHAPING = ("amortised", "diverse")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A policy as its document says.
+
+    rules: (kind, group table, the section of that kind), in order.
+    """
+
+    name: str
+    version: str
+    kind: str
+    discount: str
+    refuses: bool
+    rules: tuple[tuple[str, str, Any], ...]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The group tables that the list is bounded in, or whose exposure is evened out."""
+        bounding = [table for kind, table, _ in self.rules if kind not in SHAPING]
+        shaping = [table for kind, table, _ in self.rules if table]
+        return tuple(dict.fromkeys(bounding or shaping))
+
+    @property
+    def shaped_by(self) -> str:
+        """What changes the order before bounds are kept: "amortised", "diverse", both or nothing."""
+        return " and ".join(kind for kind, _, _ in self.rules if kind in SHAPING)
+
+
+def read_document(text: str) -> Document:
+    """The rules of a policy document; malformed ones raise KeyError or ValueError."""
+    policy = tomllib.loads(text)
+    kind = policy["kind"]
+    if kind == "stack":
+        rules = [(r["kind"], r.get("group_table", ""), r[r["kind"]]) for r in policy["stack"]]
+    elif kind == "intersection":
+        rules = [("floors", table, shares) for table, shares in policy["intersection"].items()]
+    elif kind == "none":
+        rules = []
+    else:
+        rules = [(kind, policy.get("group_table", ""), policy[kind])]
+    return Document(
+        policy["name"],
+        policy["version"],
+        kind,
+        policy.get("discount", "log2"),
+        policy.get("on_infeasible", "serve") == "refuse",
+        tuple(rules),
+    )
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the bounds rest on besides the document: the catalogue's items in each group of each
+    table, how often the user bought of each, and the group of each item where that is known."""
+
+    items: Mapping[str, Mapping[str, int]]
+    bought: Mapping[str, Mapping[str, int]]
+    group_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def worth(discount: str, rank: int) -> float:
+    """What a place is worth; rank from 1."""
+    return {
+        "log2": lambda: 1 / log2(rank + 1),
+        "reciprocal": lambda: 1 / rank,
+        "top_heavy": lambda: 0.8 ** (rank - 1),
+    }[discount]()
+
+
+def bounds(document: Document, known: Known, size: int) -> dict[str, list[tuple[int, int]]]:
+    """Row -> for prefixes 0..size the least and the most of it that the list may hold.
+
+    Rows are the labels of the one table, or "table:label" of several. Several rules of one table:
+    the highest floor and the lowest ceiling count.
+    """
+    several = len(document.tables) > 1
+    found: dict[str, list[tuple[int, int]]] = {}
+    for table in document.tables:
+        labels = list(known.items[table])
+        rows = {label: [(0, k) for k in range(size + 1)] for label in labels}
+        for kind, of, section in document.rules:
+            if of != table:
+                continue
+            for label, own in _rule(kind, section, labels, known, table, size).items():
+                rows[label] = [
+                    (max(low, a), min(high, b))
+                    for (low, high), (a, b) in zip(rows[label], own, strict=True)
+                ]
+        for label, row in rows.items():
+            found[f"{table}:{label}" if several else label] = row
+    return found
+
+
+def _rule(
+    kind: str, section: Any, labels: Sequence[str], known: Known, table: str, size: int
+) -> dict[str, list[tuple[int, int]]]:
+    prefixes = range(size + 1)
+    if kind == "floors":
+        return {g: [(floor(Fraction(p) * k), k) for k in prefixes] for g, p in section.items()}
+    if kind == "window":
+        found = {
+            g: [(floor(Fraction(p) * k), ceil(Fraction(p) * k)) for k in prefixes]
+            for g, p in section.items()
+        }
+        if sum(map(Fraction, section.values())) == 1:
+            # Nothing is left over for the groups that it does not name.
+            found |= {g: [(0, 0) for _ in prefixes] for g in labels if g not in section}
+        return found
+    if kind == "cap":
+        most, first = section["at_most"], section["within_first"]
+        row = [(0, min(k, most) if k <= first else k) for k in prefixes]
+        return dict.fromkeys(section.get("groups") or labels, row)
+    if kind == "fa_ir":
+        return _fair_ir(section, size)
+    if kind == "calibrated":
+        target = user_shares(known, table, section.get("smoothing", 10))
+        low, high = Fraction(section["at_least"]), Fraction(section["at_most"])
+        if not any(target.values()):
+            return {}
+        return {
+            g: [(floor(low * q * k), min(k, ceil(high * q * k))) for k in prefixes]
+            for g, q in target.items()
+        }
+    return {}
+
+
+def user_shares(known: Known, table: str, smoothing: int) -> dict[str, Fraction]:
+    """The user's share of each group, as if he had bought `smoothing` more in the catalogue's
+    proportions; all 0 where nothing is known (Steck 2018)."""
+    items, bought = known.items[table], known.bought.get(table, {})
+    catalogue, whole = sum(items.values()), sum(bought.values()) + smoothing
+    if whole == 0:
+        return dict.fromkeys(items, Fraction(0))
+    return {
+        g: (bought.get(g, 0) + smoothing * Fraction(n, catalogue)) / whole for g, n in items.items()
+    }
+
+
+def _fair_ir(section: Any, size: int) -> dict[str, list[tuple[int, int]]]:
+    """FA*IR: the fewest of a group that chance explains (Zehlike et al. 2017, definition 3)."""
+    first = section["within_first"]
+    shares = {g: Fraction(p) for g, p in section["shares"].items()}
+    alpha = float(Fraction(section["alpha"]) / len(shares))
+    found = {}
+    for g, p in shares.items():
+        table = _binomial(first, float(p))
+        if section.get("adjusted", True):
+            steps = sorted({F for row in table for F in row if alpha >= F})
+            passing = [0.0]
+            low, high = 0, len(steps)
+            while low < high:
+                middle = (low + high) // 2
+                if _fails(_fewest(table, steps[middle]), float(p)) <= alpha - 1e-12:
+                    passing, low = [steps[middle]], middle + 1
+                else:
+                    high = middle
+            fewest = _fewest(table, passing[0]) if passing[0] else [0] * (first + 1)
+        else:
+            fewest = _fewest(table, alpha)
+        found[g] = [(fewest[min(k, first)], k) for k in range(size + 1)]
+    return found
+
+
+def _binomial(size: int, p: float) -> list[list[float]]:
+    """Row k: F(0; k, p) to F(k - 1; k, p)."""
+    table: list[list[float]] = [[]]
+    for k in range(1, size + 1):
+        total, row = 0.0, []
+        for c in range(k):
+            total += comb(k, c) * p**c * (1 - p) ** (k - c)
+            row.append(total)
+        table.append(row)
+    return table
+
+
+def _fewest(table: Sequence[Sequence[float]], alpha: float) -> list[int]:
+    return [sum(alpha >= F for F in row) for row in table]
+
+
+def _fails(fewest: Sequence[int], p: float) -> float:
+    """How likely independent draws break a floor: the mass of every count, prefix by prefix."""
+    mass, failed = {0: 1.0}, 0.0
+    for low in fewest[1:]:
+        after: dict[int, float] = {}
+        for c, m in mass.items():
+            after[c] = after.get(c, 0.0) + m * (1 - p)
+            after[c + 1] = after.get(c + 1, 0.0) + m * p
+        failed += sum(m for c, m in after.items() if c < low)
+        mass = {c: m for c, m in after.items() if c >= low}
+    return failed

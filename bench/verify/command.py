@@ -1,0 +1,135 @@
+"""`equipoise verify`: files in, a table of claims and an exit code out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bench.verify.bounds import Known
+    from bench.verify.recompute import Claim
+
+EXAMPLES = """\b
+Examples:
+  equipoise recommend --user 1 --count 20 --evidence out/evidence
+  equipoise verify --request out/evidence/request.json \\
+      --response out/evidence/response.json \\
+      --policy out/demo/bundle/policies/provider-tiers.toml
+  equipoise verify --request r.json --response p1.json --response p2.json --policy p.toml
+
+\b
+The files are the messages as protobuf JSON: RecommendRequest and
+RecommendResponse, or RerankRequest and RerankResponse. Of a list in pages give
+every page. A Recommend must have been asked with_candidates, otherwise most
+claims cannot be checked. --bundle: groups are looked up again in it, and a
+calibrated policy's catalogue shares are read.
+Exit code 0: every claim holds; 1: at least one is a lie; 3: none is a lie, but
+some could not be checked; 2: usage."""
+
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+@click.command("verify", epilog=EXAMPLES)
+@click.option("--request", type=FILE, required=True, help="The request, as protobuf JSON.")
+@click.option(
+    "--response",
+    "responses",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="The response, as protobuf JSON; of a list in pages all of them, in order.",
+)
+@click.option("--policy", type=FILE, required=True, help="The policy document (TOML).")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="The bundle that answered: its groups are looked up again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the claims as JSON.")
+def command(
+    request: Path,
+    responses: tuple[Path, ...],
+    policy: Path,
+    bundle: Path | None,
+    as_json: bool,
+) -> None:
+    """Recompute what a list and its receipt claim, without the server's code."""
+    from bench.refused import InputRefused
+    from bench.verify.bounds import read_document
+    from bench.verify.evidence import read_evidence
+    from bench.verify.recompute import Verdict, verify
+
+    evidence = read_evidence(request, responses)
+    text = policy.read_text(encoding="utf-8")
+    try:
+        document = read_document(text)
+    except (KeyError, ValueError) as error:
+        raise InputRefused(str(policy), "", f"is no policy document: {error}") from error
+    known = None if bundle is None else _known(bundle, evidence.bundle_id, evidence.bought)
+    if known is not None:
+        missing = [table for table in document.tables if table not in known.items]
+        if missing:
+            raise InputRefused(str(bundle), "", f"has no group table {missing[0]!r}")
+    claims = verify(evidence, text, document, known)
+    verdicts = {claim.verdict for claim in claims}
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "policy": document.name,
+                    "bundle_id": evidence.bundle_id,
+                    "claims": [
+                        {"claim": c.name, "verdict": c.verdict.value, "told": c.told}
+                        for c in claims
+                    ],
+                },
+                indent=2,
+            )
+        )
+    else:
+        _show(claims)
+    sys.exit(1 if Verdict.LIE in verdicts else 3 if Verdict.NOT_CHECKED in verdicts else 0)
+
+
+def _known(bundle: Path, bundle_id: str, bought: Mapping[str, Mapping[str, int]]) -> Known:
+    from bench.refused import InputRefused
+    from bench.verify.bounds import Known
+    from server.bundle import load_bundle
+
+    held = load_bundle(bundle)
+    if held.manifest.bundle_id != bundle_id:
+        raise InputRefused(
+            "--bundle", str(bundle), f"is {held.manifest.bundle_id}, the answer is of {bundle_id}"
+        )
+    return Known(
+        {
+            name: dict(zip(table.labels, table.sizes.items.tolist(), strict=True))
+            for name, table in held.groups.items()
+        },
+        bought,
+        {
+            name: {
+                item: table.labels[code]
+                for item, code in zip(held.items.ids, table.codes.tolist(), strict=True)
+            }
+            for name, table in held.groups.items()
+        },
+    )
+
+
+def _show(claims: list[Claim]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from bench.verify.recompute import Verdict
+
+    colour = {Verdict.HOLDS: "green", Verdict.LIE: "bold red", Verdict.NOT_CHECKED: "yellow"}
+    table = Table("claim", "verdict", "", box=None)
+    for claim in claims:
+        table.add_row(claim.name, f"[{colour[claim.verdict]}]{claim.verdict}[/]", claim.told)
+    Console().print(table)

@@ -1,0 +1,133 @@
+"""A request and its responses, as files of protobuf JSON -> what is to be verified: frozen, plain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+
+from bench.refused import InputRefused
+from equipoise.v1 import recommendation_pb2 as pb
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate as it was scored."""
+
+    score: float
+    groups: tuple[str, ...]
+    boost: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One list: what it was made of (None where that was not recorded) and what was answered.
+
+    items: of all pages, in order. whole: whether they are the whole list that the receipt is of.
+    """
+
+    count: int
+    excluded: frozenset[str]
+    candidates: Mapping[str, Candidate] | None
+    items: Sequence[pb.RankedItem]
+    whole: bool
+    receipt: pb.FairnessReceipt
+    bundle_id: str
+    bought: Mapping[str, Mapping[str, int]]
+    receipts_agree: bool
+
+
+def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
+    """The evidence in a request's file and those of its response, or of all pages in order.
+
+    Raises:
+        InputRefused: a file is no such message.
+    """
+    document = _json(request)
+    if "candidates" in document:
+        return _of_rerank(request, responses, document)
+    asked = _message(document, pb.RecommendRequest(), request)
+    pages = [_message(_json(path), pb.RecommendResponse(), path) for path in responses]
+    last = pages[-1]
+    items = [item for page in pages for item in page.items]
+    scored = last.candidates
+    bought: dict[str, dict[str, int]] = {}
+    for told in last.bought:
+        bought.setdefault(told.group_table, {})[told.group] = told.count
+    return Evidence(
+        count=asked.count,
+        excluded=frozenset(asked.exclude_item_ids),
+        candidates=_candidates(scored, {}) if scored else None,
+        items=items,
+        whole=not last.next_page_token and pages[0].page_offset == 0,
+        receipt=last.receipt,
+        bundle_id=last.bundle_id,
+        bought=bought,
+        receipts_agree=all(page.receipt == last.receipt for page in pages),
+    )
+
+
+def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Evidence:
+    if len(responses) > 1:
+        raise InputRefused(str(responses[1]), "", "Rerank has no pages: give one response")
+    asked = _message(document, pb.RerankRequest(), request)
+    answer = _message(_json(responses[0]), pb.RerankResponse(), responses[0])
+    used = {told.item_id: told for told in answer.candidates}
+    bought: dict[str, dict[str, int]] = {}
+    for told in asked.bought:
+        own = bought.setdefault(told.group_table, {})
+        own[told.group] = own.get(told.group, 0) + told.count
+    return Evidence(
+        count=asked.count,
+        excluded=frozenset(),
+        candidates=_candidates(asked.candidates, used),
+        items=list(answer.items),
+        whole=True,
+        receipt=answer.receipt,
+        bundle_id=answer.bundle_id,
+        bought=bought,
+        receipts_agree=True,
+    )
+
+
+def _candidates(
+    scored: Sequence[pb.ScoredCandidate], used: Mapping[str, pb.ScoredCandidate]
+) -> dict[str, Candidate]:
+    """Scores as the caller gave them; groups and boosts as the server says that it used them."""
+    found = {}
+    for candidate in scored:
+        own = used.get(candidate.item_id, candidate)
+        groups = (
+            candidate.groups
+            or ([candidate.group] if candidate.group else [])
+            or own.groups
+            or ([own.group] if own.group else [])
+        )
+        found[candidate.item_id] = Candidate(candidate.score, tuple(groups), own.boost)
+    return found
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputRefused(str(path), "", f"is no JSON file: {error}") from error
+    if not isinstance(document, dict):
+        raise InputRefused(str(path), "", "must be one JSON object, a message of the contract")
+    return document
+
+
+def _message(document: object, empty: M, path: Path) -> M:
+    try:
+        return ParseDict(document, empty)  # type: ignore[arg-type]
+    except ParseError as error:
+        raise InputRefused(
+            str(path), "", f"is no {type(empty).DESCRIPTOR.name}: {error}"
+        ) from error

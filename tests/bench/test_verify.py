@@ -1,0 +1,206 @@
+"""`equipoise verify`: honest receipts hold, and every lie that is told of a list is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from google.protobuf.json_format import MessageToDict
+
+from bench.verify.command import command
+from equipoise.v1 import recommendation_pb2 as pb
+from strategies.live import LiveServer
+
+POLICIES = ["none", "tiers", "brands", "categories", "own-shares", "crossed", "stacked"]
+
+Verifier = Callable[..., tuple[int, dict[str, Any]]]
+Told = tuple[pb.RecommendRequest, list[pb.RecommendResponse]]
+
+
+@pytest.fixture
+def verifier(tmp_path: Path, bundle_path: Path) -> Verifier:
+    """(exit code, the claims by name) of a request and its responses under a policy."""
+
+    def run(
+        request: Any, responses: list[Any], policy: str, *, bundle: bool = True
+    ) -> tuple[int, dict[str, Any]]:
+        flags = ["--policy", str(bundle_path / "policies" / f"{policy}.toml"), "--json"]
+        flags += ["--bundle", str(bundle_path)] if bundle else []
+        for flag, messages in (("--request", [request]), ("--response", responses)):
+            for number, message in enumerate(messages):
+                path = tmp_path / f"{flag.strip('-')}{number}.json"
+                path.write_text(
+                    json.dumps(MessageToDict(message, preserving_proto_field_name=True))
+                )
+                flags += [flag, str(path)]
+        result = CliRunner().invoke(command, flags)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+        claims = json.loads(result.stdout)["claims"]
+        return result.exit_code, {claim["claim"]: claim for claim in claims}
+
+    return run
+
+
+def told(live: LiveServer, policy: str, **fields: Any) -> Told:
+    history = [
+        pb.HistoryEvent(item_id=f"item-{n:03}", time_unix_ms=1_490_000_000_000 + n, kind=4)
+        for n in (1, 2, 7, 8, 13, 30, 50, 55)
+    ]
+    request = pb.RecommendRequest(
+        **{
+            "history": history, "policy": policy, "count": 20, "with_candidates": True,
+            "as_of_unix_ms": 1_500_000_000_000,
+        } | fields
+    )  # fmt: skip
+    return request, [live.recommendation.Recommend(request, timeout=10)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_honest_list_holds_in_every_claim(
+    live: LiveServer, verifier: Verifier, policy: str
+) -> None:
+    request, responses = told(live, policy)
+    code, claims = verifier(request, responses, policy)
+    left = {name for name, claim in claims.items() if claim["verdict"] != "holds"}
+    several = {"utility of the best list is right"} if policy in ("crossed", "stacked") else set()
+    assert (code, left) == (3 if several else 0, several), claims
+    assert len(claims) >= 7
+
+
+LIES: dict[str, tuple[str, Callable[[pb.RecommendResponse], None]]] = {
+    "two places change": ("tiers", lambda r: _swap(r, 0, 15)),
+    "a better item is left out": ("tiers", _leave_out_a_better_one),
+    "an item comes twice": ("tiers", lambda r: r.items[4].CopyFrom(r.items[3])),
+    "an item is no candidate": ("tiers", lambda r: setattr(r.items[2], "item_id", "item-xyz")),
+    "a score is nicer": ("tiers", lambda r: setattr(r.items[2], "score", r.items[2].score + 0.1)),
+    "a rank by score is nicer": ("tiers", lambda r: setattr(r.items[19], "rank_by_score", 20)),
+    "a group is another": ("tiers", lambda r: setattr(r.items[0], "group", "small")),
+    "utility is nicer": ("tiers", lambda r: setattr(r.receipt, "utility_kept", 1.0)),
+    "fewer places moved": ("tiers", lambda r: setattr(r.receipt, "places_moved", 0)),
+    "a group got more": ("tiers", lambda r: setattr(r.receipt.exposure[0], "items", 11)),
+    "a share is nicer": ("tiers", lambda r: setattr(r.receipt.exposure[0], "exposure_share", 0.5)),
+    "a digest is another": ("tiers", lambda r: setattr(r.receipt, "policy_digest", "0" * 64)),
+    "a version is another": ("tiers", lambda r: setattr(r.receipt, "policy_version", "2")),
+    "the policy was not met": ("tiers", lambda r: setattr(r.receipt, "status", 2)),
+    "a window's best is nicer": ("brands", lambda r: setattr(r.receipt, "utility_of_best", 1.5)),
+    "a calibration is nicer": (
+        "own-shares", lambda r: setattr(r.receipt.calibration[0], "after", 0.0)
+    ),
+    "the stage was skipped": ("tiers", lambda r: setattr(r.receipt, "status", 3)),
+    "a reason points the other way": ("tiers", _turn_a_reason),
+}  # fmt: skip
+
+
+def _swap(response: pb.RecommendResponse, one: int, other: int) -> None:
+    first, second = response.items[one], response.items[other]
+    kept = pb.RankedItem()
+    kept.CopyFrom(first)
+    first.CopyFrom(second)
+    second.CopyFrom(kept)
+    first.rank, second.rank = one + 1, other + 1
+
+
+def _leave_out_a_better_one(response: pb.RecommendResponse) -> None:
+    listed = {item.item_id for item in response.items}
+    last = response.items[-1]
+    worse = min(
+        (c for c in response.candidates if c.item_id not in listed and c.group == last.group),
+        key=lambda c: c.score,
+    )
+    last.item_id, last.score = worse.item_id, worse.score
+    order = sorted(response.candidates, key=lambda c: -c.score)
+    last.rank_by_score = [c.item_id for c in order].index(worse.item_id) + 1
+
+
+def _turn_a_reason(response: pb.RecommendResponse) -> None:
+    moved = next(item for item in response.items if item.reason != pb.REASON_CODE_SCORE)
+    moved.reason = pb.REASON_CODE_SCORE
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_is_found(live: LiveServer, verifier: Verifier, name: str) -> None:
+    policy, lie = LIES[name]
+    request, (response,) = told(live, policy)
+    lie(response)
+    code, claims = verifier(request, [response], policy)
+    assert code == 1, claims
+
+
+def test_without_candidates_it_says_what_it_could_not_check(
+    live: LiveServer, verifier: Verifier
+) -> None:
+    request, responses = told(live, "tiers", with_candidates=False)
+    code, claims = verifier(request, responses, "tiers")
+    assert code == 3
+    assert claims["utility kept is right"]["verdict"] == "not checked"
+    assert (
+        claims["every prefix keeps its bounds, or the receipt says where not"]["verdict"] == "holds"
+    )
+
+
+def test_the_pages_of_a_list_are_verified_together(live: LiveServer, verifier: Verifier) -> None:
+    request, pages = told(live, "brands", page_size=7)
+    while pages[-1].next_page_token:
+        following = pb.RecommendRequest()
+        following.CopyFrom(request)
+        following.page_token = pages[-1].next_page_token
+        pages.append(live.recommendation.Recommend(following, timeout=10))
+    assert [len(page.items) for page in pages] == [7, 7, 6]
+    assert verifier(request, pages, "brands")[0] == 0
+    assert verifier(request, pages[:2], "brands")[0] == 3
+    assert verifier(request, [pages[0], pages[2]], "brands")[0] == 1
+
+
+def test_a_list_that_no_candidates_could_make_fair_is_proven_so(
+    live: LiveServer, verifier: Verifier
+) -> None:
+    large = [f"item-{n:03}" for n in range(25)]
+    request, (response,) = told(live, "tiers", candidate_item_ids=large)
+    assert response.receipt.status == pb.RECEIPT_STATUS_INFEASIBLE
+    assert verifier(request, [response], "tiers")[0] == 0
+    response.receipt.first_bad_prefix.available += 1
+    assert verifier(request, [response], "tiers")[0] == 1
+
+
+def test_a_rerank_is_verified_from_the_callers_own_scores(
+    live: LiveServer, verifier: Verifier
+) -> None:
+    request = pb.RerankRequest(
+        candidates=[
+            pb.ScoredCandidate(
+                item_id=f"x{n}", score=(n * 7 % 31) / 8, group=("large", "small")[n % 2]
+            )
+            for n in range(30)
+        ],
+        count=12,
+        policy="tiers",
+    )
+    response = live.recommendation.Rerank(request, timeout=10)
+    code, claims = verifier(request, [response], "tiers")
+    assert code == 0, claims
+    assert not [c for c in claims.values() if c["verdict"] == "lie"]
+    assert response.receipt.groups_from_caller
+    response.items[3].score += 1
+    assert verifier(request, [response], "tiers")[0] == 1
+
+
+def test_fa_ir_by_plain_python_is_the_servers() -> None:
+    from fractions import Fraction
+
+    from bench.verify.bounds import Known, bounds, read_document
+    from server.fairness import compile_policy, parse_policy
+    from strategies.fairness import document
+
+    text = document(
+        "fa_ir",
+        '[fa_ir]\nalpha = "1/10"\nwithin_first = 40\n[fa_ir.shares]\na = "2/5"\nb = "1/5"\n',
+    )
+    compiled = compile_policy(parse_policy(text, "test"), ("a", "b", "c"), 50)
+    plain = bounds(read_document(text), Known({"t": dict.fromkeys("abc", 1)}, {}), 50)
+    for row, label in enumerate(compiled.labels):
+        assert [low for low, _ in plain[label]] == compiled.floors[row].tolist()
+    assert Fraction(compiled.floors[0, 40].item(), 40) > 0
