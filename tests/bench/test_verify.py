@@ -71,30 +71,6 @@ def test_an_honest_list_holds_in_every_claim(
     assert len(claims) >= 7
 
 
-LIES: dict[str, tuple[str, Callable[[pb.RecommendResponse], None]]] = {
-    "two places change": ("tiers", lambda r: _swap(r, 0, 15)),
-    "a better item is left out": ("tiers", _leave_out_a_better_one),
-    "an item comes twice": ("tiers", lambda r: r.items[4].CopyFrom(r.items[3])),
-    "an item is no candidate": ("tiers", lambda r: setattr(r.items[2], "item_id", "item-xyz")),
-    "a score is nicer": ("tiers", lambda r: setattr(r.items[2], "score", r.items[2].score + 0.1)),
-    "a rank by score is nicer": ("tiers", lambda r: setattr(r.items[19], "rank_by_score", 20)),
-    "a group is another": ("tiers", lambda r: setattr(r.items[0], "group", "small")),
-    "utility is nicer": ("tiers", lambda r: setattr(r.receipt, "utility_kept", 1.0)),
-    "fewer places moved": ("tiers", lambda r: setattr(r.receipt, "places_moved", 0)),
-    "a group got more": ("tiers", lambda r: setattr(r.receipt.exposure[0], "items", 11)),
-    "a share is nicer": ("tiers", lambda r: setattr(r.receipt.exposure[0], "exposure_share", 0.5)),
-    "a digest is another": ("tiers", lambda r: setattr(r.receipt, "policy_digest", "0" * 64)),
-    "a version is another": ("tiers", lambda r: setattr(r.receipt, "policy_version", "2")),
-    "the policy was not met": ("tiers", lambda r: setattr(r.receipt, "status", 2)),
-    "a window's best is nicer": ("brands", lambda r: setattr(r.receipt, "utility_of_best", 1.5)),
-    "a calibration is nicer": (
-        "own-shares", lambda r: setattr(r.receipt.calibration[0], "after", 0.0)
-    ),
-    "the stage was skipped": ("tiers", lambda r: setattr(r.receipt, "status", 3)),
-    "a reason points the other way": ("tiers", _turn_a_reason),
-}  # fmt: skip
-
-
 def _swap(response: pb.RecommendResponse, one: int, other: int) -> None:
     first, second = response.items[one], response.items[other]
     kept = pb.RankedItem()
@@ -119,6 +95,30 @@ def _leave_out_a_better_one(response: pb.RecommendResponse) -> None:
 def _turn_a_reason(response: pb.RecommendResponse) -> None:
     moved = next(item for item in response.items if item.reason != pb.REASON_CODE_SCORE)
     moved.reason = pb.REASON_CODE_SCORE
+
+
+LIES: dict[str, tuple[str, Callable[[pb.RecommendResponse], None]]] = {
+    "two places change": ("tiers", lambda r: _swap(r, 0, 15)),
+    "a better item is left out": ("tiers", _leave_out_a_better_one),
+    "an item comes twice": ("tiers", lambda r: r.items[4].CopyFrom(r.items[3])),
+    "an item is no candidate": ("tiers", lambda r: setattr(r.items[2], "item_id", "item-xyz")),
+    "a score is nicer": ("tiers", lambda r: setattr(r.items[2], "score", r.items[2].score + 0.1)),
+    "a rank by score is nicer": ("tiers", lambda r: setattr(r.items[19], "rank_by_score", 20)),
+    "a group is another": ("tiers", lambda r: setattr(r.items[0], "group", "small")),
+    "utility is nicer": ("tiers", lambda r: setattr(r.receipt, "utility_kept", 1.0)),
+    "fewer places moved": ("tiers", lambda r: setattr(r.receipt, "places_moved", 0)),
+    "a group got more": ("tiers", lambda r: setattr(r.receipt.exposure[0], "items", 11)),
+    "a share is nicer": ("tiers", lambda r: setattr(r.receipt.exposure[0], "exposure_share", 0.5)),
+    "a digest is another": ("tiers", lambda r: setattr(r.receipt, "policy_digest", "0" * 64)),
+    "a version is another": ("tiers", lambda r: setattr(r.receipt, "policy_version", "2")),
+    "the policy was not met": ("tiers", lambda r: setattr(r.receipt, "status", 2)),
+    "a window's best is nicer": ("brands", lambda r: setattr(r.receipt, "utility_of_best", 1.5)),
+    "a calibration is nicer": (
+        "own-shares", lambda r: setattr(r.receipt.calibration[0], "after", 0.0)
+    ),
+    "the stage was skipped": ("tiers", lambda r: setattr(r.receipt, "status", 3)),
+    "a reason points the other way": ("tiers", _turn_a_reason),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LIES)
