@@ -66,7 +66,7 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
     """
     claims = [_policy(evidence, text, document), _places(evidence)]
     claims += _against_candidates(evidence, document)
-    if known is not None:
+    if known is not None and not evidence.receipt.groups_from_caller:
         claims.append(_groups_are_the_bundles(evidence, document, known))
     if not document.tables or evidence.receipt.status == pb.RECEIPT_STATUS_SKIPPED:
         return [*claims, *_skipped(evidence, document)]
@@ -115,8 +115,6 @@ def _rows(evidence: Evidence) -> Rows:
 
 def _groups_are_the_bundles(evidence: Evidence, document: Document, known: Known) -> Claim:
     name = "groups are those of the bundle"
-    if evidence.receipt.groups_from_caller:
-        return _unchecked(name, "the caller brought groups of its own")
     several = len(document.tables) > 1
     for item, own in zip(evidence.items, _rows(evidence), strict=True):
         wanted = [
@@ -132,7 +130,7 @@ def _groups_are_the_bundles(evidence: Evidence, document: Document, known: Known
 
 def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Claim]:
     candidates = evidence.candidates
-    names = ("items are candidates, scores are theirs", "ranks by score are right",
+    names = ("items are candidates, with their scores and groups", "ranks by score are right",
              "each group's best come first", "utility kept is right")  # fmt: skip
     if candidates is None:
         for name in names:
@@ -141,11 +139,13 @@ def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Clai
     items = evidence.items
     strange = [
         item.item_id
-        for item in items
-        if item.item_id not in candidates or not _close(item.score, candidates[item.item_id].score)
+        for item, own in zip(items, _rows(evidence), strict=True)
+        if item.item_id not in candidates
+        or not _close(item.score, candidates[item.item_id].score)
+        or (document.tables and tuple(own) != candidates[item.item_id].groups)
     ]
     yield _claim(
-        names[0], f"item {strange[0]!r} is not, or has another score" if strange else "",
+        names[0], f"item {strange[0]!r} is not, or has another score or group" if strange else "",
         f"{len(candidates)} candidates",
     )  # fmt: skip
     if strange:
