@@ -40,6 +40,11 @@ Exit code 2: the bundle or a setting was refused, and the line says why."""
     type=click.Choice(["wall", "data-end"]),
     help="What 'now' means without as_of: the wall clock, or the end of the bundle's data (for replays).  [default: wall]",
 )
+@click.option(
+    "--page-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key that signs page tokens, the same for all replicas.  [default: a new one]",
+)
 @click.option("--max-queue", type=int, help="How many requests may wait.  [default: 256]")
 @click.option(
     "--max-batch",

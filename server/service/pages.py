@@ -97,7 +97,12 @@ class PageTokens:
 
     @property
     def _serializer(self) -> URLSafeTimedSerializer:
-        return URLSafeTimedSerializer(self.key, salt="equipoise.v1.page", serializer=json)
+        return URLSafeTimedSerializer(
+            self.key,
+            salt="equipoise.v1.page",
+            serializer=json,
+            signer_kwargs={"digest_method": hashlib.sha256},
+        )
 
     def _policy_digest(self, request: pb.RecommendRequest) -> str:
         name = request.policy or self.bundle.manifest.default_policy

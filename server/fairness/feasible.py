@@ -1,0 +1,98 @@
+"""Whether a whole catalogue can keep a policy: asked before it ships, not of each list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from server.fairness.compile import CompiledPolicy
+from server.fairness.policy import Cap
+from server.fairness.rerank import rerank
+from server.fairness.tables import rule_bounds
+from server.fairness.types import Int32, PrefixViolation, Status
+
+
+@dataclass(frozen=True)
+class GroupDemand:
+    """One group: its items in the catalogue, and what a list of full length must and may hold."""
+
+    group: str
+    items: int
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class CatalogueCheck:
+    """What came of a check.
+
+    bad: where the best list breaks the policy, None where one keeps it; proven: no list keeps it.
+    idle: rules that bound no list of that length, each with its reason.
+    """
+
+    bad: PrefixViolation | None
+    proven: bool
+    idle: tuple[str, ...]
+    groups: tuple[GroupDemand, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether a list keeps every bound."""
+        return self.bad is None
+
+
+def check_on_catalogue(compiled: CompiledPolicy, rows: Int32, count: int) -> CatalogueCheck:
+    """Check lists of up to `count` places; rows `[A, n_items]`, the groups of every item."""
+    n_items = rows.shape[1]
+    serving = replace(compiled, policy=replace(compiled.policy, on_infeasible="serve"))
+    fair = rerank(np.zeros(n_items, np.float32), rows, count, serving)
+    size = len(fair.order)
+    if serving.calibrations:
+        serving = serving.for_user({})
+    supply = np.bincount(rows.ravel(), minlength=len(compiled.labels))
+    return CatalogueCheck(
+        bad=fair.receipt.first_bad_prefix,
+        proven=fair.receipt.status is Status.INFEASIBLE,
+        idle=tuple(_idle(compiled, size)),
+        groups=tuple(
+            GroupDemand(label, int(supply[row]), int(low), int(high))
+            for row, (label, low, high) in enumerate(
+                zip(
+                    compiled.labels, serving.floors[:, size], serving.ceilings[:, size], strict=True
+                )
+            )
+        ),
+    )
+
+
+def _idle(compiled: CompiledPolicy, size: int) -> list[str]:
+    """Rules that allow every list of up to `size` places: they look fair and do nothing."""
+    found = []
+    prefix = np.arange(size + 1)
+    for rule in compiled.policy.bounds:
+        if rule.kind == "calibrated":
+            continue
+        start = compiled.starts[compiled.policy.tables.index(rule.group_table)]
+        end = next((first for first in compiled.starts if first > start), len(compiled.labels))
+        several = len(compiled.policy.tables) > 1
+        labels = [
+            label.partition(":")[2] if several else label for label in compiled.labels[start:end]
+        ]
+        floors, ceilings = rule_bounds(compiled.policy.name, rule, labels, size)
+        for row, (group, share) in (
+            (labels.index(group), (group, share)) for group, share in rule.shares
+        ):
+            if share > 0 and not floors[row].any() and (ceilings[row] >= prefix).all():
+                why = (
+                    "chance alone explains a list without any of it; raise alpha, the share or "
+                    "within_first"
+                    if rule.kind == "fa_ir"
+                    else f"{share} of {size} places is less than one"
+                )
+                found.append(f"{rule.path}.{group}: {why}")
+        if isinstance(rule.section, Cap) and (ceilings >= prefix).all():
+            found.append(
+                f"{rule.path}: {rule.section.at_most} is no less than a list of {size} holds"
+            )
+    return found

@@ -1,0 +1,149 @@
+"""`equipoise policy check`: what can be met, what cannot, what asks for nothing, what is nonsense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from server.commands.policy import command
+from server.errors import PolicyRefused
+from strategies.fairness import document
+
+
+def checked(path: Path, bundle: Path, text: str, *flags: str) -> tuple[int, dict[str, Any]]:
+    file = path / "p.toml"
+    file.write_text(text)
+    result = CliRunner().invoke(
+        command, ["check", str(file), "--bundle", str(bundle), "--json", *flags]
+    )
+    if isinstance(result.exception, PolicyRefused):
+        raise result.exception
+    return result.exit_code, json.loads(result.stdout)
+
+
+def of(kind: str, table: str, body: str) -> str:
+    return document(kind, body).replace('"t"', f'"{table}"')
+
+
+def stack(*rules: str) -> str:
+    body = "".join(f"[[stack]]\n{rule}\n" for rule in rules)
+    return document("stack", body).replace('group_table = "t"\n', "")
+
+
+def floors(table: str, shares: str) -> str:
+    return f'kind = "floors"\ngroup_table = "{table}"\nfloors = {{{shares}}}'
+
+
+def cap(table: str, most: int, first: int, groups: str = "") -> str:
+    more = f", groups = [{groups}]" if groups else ""
+    return (
+        f'kind = "cap"\ngroup_table = "{table}"\n'
+        f"cap = {{at_most = {most}, within_first = {first}{more}}}"
+    )
+
+
+def test_a_policy_that_the_catalogue_can_keep(tmp_path: Path, bundle_path: Path) -> None:
+    code, facts = checked(
+        tmp_path, bundle_path, of("floors", "provider_tier", '[floors]\nsmall = "1/5"\n')
+    )
+    assert (code, facts["can_be_met"], facts["asks_for_nothing"]) == (0, True, [])
+    small = next(group for group in facts["groups"] if group["group"] == "small")
+    assert (small["items"], small["least"]) == (12, 12)
+
+
+def test_too_few_items_are_told_with_the_first_bad_prefix(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    text = of("floors", "provider_tier", '[floors]\nsmall = "1/2"\n')
+    code, facts = checked(tmp_path, bundle_path, text)
+    assert code == 1
+    assert facts["first_bad_prefix"] == {
+        "prefix": 26, "group": "small", "needed": 13, "available": 12
+    }  # fmt: skip
+    assert checked(tmp_path, bundle_path, text, "--count", "25")[0] == 0
+
+
+def test_tables_that_exclude_each_other_on_this_catalogue_are_told(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    # All items of category 0 to 5 are spread over the brands; small makers are items 48 to 59.
+    text = stack(floors("provider_tier", 'small = "1/1"'), cap("category", 1, 20))
+    code, facts = checked(tmp_path, bundle_path, text, "--count", "10")
+    assert (code, facts["can_be_met"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (
+            of("fa_ir", "brand", '[fa_ir]\nalpha = "1/100"\nwithin_first = 5\n'
+               '[fa_ir.shares]\nPrivate = "1/10"\n'),
+            "fa_ir.Private",
+        ),
+        (of("floors", "brand", '[floors]\nPrivate = "1/2000"\n'), "floors.Private"),
+        (of("cap", "brand", "[cap]\nat_most = 100\nwithin_first = 100\n"), "cap"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_asks_for_nothing_is_no_pass(
+    tmp_path: Path, bundle_path: Path, text: str, path: str
+) -> None:
+    code, facts = checked(tmp_path, bundle_path, text)
+    assert (code, facts["can_be_met"]) == (1, True)
+    assert [told.startswith(path) for told in facts["asks_for_nothing"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            stack(floors("brand", 'Private = "1/2"'), cap("brand", 2, 10)),
+            "stack.1.cap: clashes with stack.0.floors: the first 6 places need 3 of group "
+            "'Private' and may have 2",
+        ),
+        (
+            stack(
+                floors("provider_tier", 'small = "1/3"'),
+                floors("provider_tier", 'medium = "1/3"'),
+                floors("provider_tier", 'large = "1/2"'),
+            ),
+            "stack.0.floors, stack.1.floors, stack.2.floors cannot be kept together",
+        ),
+        (stack(floors("brnd", 'Private = "1/2"'), cap("brand", 2, 10)),
+         "stack.0.group_table: got 'brnd'; the data has brand, category, provider_tier"),
+        (of("cap", "brand", '[cap]\nat_most = 2\nwithin_first = 9\ngroups = ["Privat"]\n'),
+         "cap.Privat: group table 'brand' has no such group; did you mean 'Private'?"),
+        (stack(cap("brand", 2, 10), 'kind = "diverse"\ndiverse = {method = "mmr", trade_off = "1/5"}'),
+         "stack.1.diverse: comes after a rule that bounds the list"),
+        (stack(cap("brand", 2, 10), cap("category", 2, 10)).replace("at_most", "atmost", 1),
+         "stack.0.cap.atmost: unknown key; did you mean 'at_most'?"),
+        (of("calibrated", "brand", '[calibrated]\nat_least = "1/2"\nat_most = "1/2"\n'),
+         "calibrated.at_most"),
+        (of("calibrated", "brand", '[calibrated]\nat_least = 0.5\nat_most = "3/2"\n'),
+         'calibrated.at_least: got 0.5; Input should be a valid string'),
+        (of("amortised", "brand", '[amortised]\nmethod = "pmmf"\nstrength = "1/2"\n'),
+         "amortised.method: got 'pmmf'"),
+        (document("diverse", '[diverse]\nmethod = "mmr"\ntrade_off = "1/1"\n').replace(
+            'group_table = "t"\n', ""), "diverse.trade_off"),
+        (document("intersection", '[intersection.brand]\nPrivate = "1/2"\n').replace(
+            'group_table = "t"\n', ""), "intersection"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_with_the_keys_path(
+    tmp_path: Path, bundle_path: Path, text: str, told: str
+) -> None:
+    with pytest.raises(PolicyRefused) as refused:
+        checked(tmp_path, bundle_path, text)
+    assert told in str(refused.value)
+
+
+def test_a_stranger_reads_what_is_wrong(tmp_path: Path, bundle_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text(of("floors", "provider_tier", '[floors]\nsmall = "1/2"\n'))
+    result = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle_path)])
+    assert "the first 26 places want 13 of group 'small', the catalogue gives 12" in " ".join(
+        result.stdout.split()
+    )

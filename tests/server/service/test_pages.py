@@ -1,0 +1,175 @@
+"""Fair paging: pages are one list, bound to their request, whatever happens between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from equipoise.v1 import recommendation_pb2 as pb
+from server.bundle import load_bundle
+from server.engine import Page
+from server.errors import PageTokenInvalid, PageTokenStale, SettingsRefused
+from server.service.pages import PageTokens, read_key
+from strategies.live import LiveServer, live_server
+
+POLICIES = ["none", "tiers", "brands", "categories", "own-shares", "crossed", "stacked"]
+COUNT = 24
+
+
+def first(policy: str, **fields: Any) -> pb.RecommendRequest:
+    history = [
+        pb.HistoryEvent(item_id=f"item-{n:03}", time_unix_ms=1_490_000_000_000 + n, kind=4)
+        for n in (1, 2, 7, 8, 13, 30, 50, 55)
+    ]
+    return pb.RecommendRequest(
+        **{"history": history, "policy": policy, "count": COUNT, "page_size": 5} | fields
+    )
+
+
+def pages(
+    live: LiveServer, request: pb.RecommendRequest, between: Callable[[], None] = lambda: None
+) -> list[pb.RecommendResponse]:
+    found = [live.recommendation.Recommend(request, timeout=10)]
+    while found[-1].next_page_token:
+        between()
+        following = pb.RecommendRequest()
+        following.CopyFrom(request)
+        following.page_token = found[-1].next_page_token
+        found.append(live.recommendation.Recommend(following, timeout=10))
+    return found
+
+
+def refusal(live: LiveServer, request: pb.RecommendRequest) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as refused:
+        live.recommendation.Recommend(request, timeout=10)
+    return refused.value.code(), refused.value.details()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_pages_together_are_the_list_without_pages(live: LiveServer, policy: str) -> None:
+    request = first(policy)
+    whole = live.recommendation.Recommend(first(policy, page_size=0), timeout=10)
+    assert not whole.next_page_token
+    found = pages(live, request)
+    assert [len(page.items) for page in found] == [5, 5, 5, 5, 4]
+    assert [page.page_offset for page in found] == [0, 5, 10, 15, 20]
+    assert [item for page in found for item in page.items] == list(whole.items)
+    assert all(page.receipt == whole.receipt for page in found)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_bought_between_pages_neither_repeats_an_item_nor_breaks_a_bound(
+    live: LiveServer, policy: str
+) -> None:
+    user, bought = f"pages-{policy}", iter(range(100))
+
+    def buy() -> None:
+        # Dated back, so that it counts at the time of the list and moves scores and candidates.
+        events = [
+            pb.FeedbackEvent(
+                event_id=f"{user}-{n}", user_id=user, item_id=f"item-{(n * 17) % 60:03}", kind=4,
+                time_unix_ms=1_480_000_000_000 + n,
+            )
+            for n in (next(bought) for _ in range(6))
+        ]  # fmt: skip
+        live.recommendation.RecordFeedback(pb.RecordFeedbackRequest(events=events), timeout=10)
+
+    buy()
+    found = pages(live, first(policy, history=[], user_id=user, seen_items=2), buy)
+    ids = [item.item_id for page in found for item in page.items]
+    assert len(ids) == len(set(ids)) == COUNT
+    assert [item.rank for page in found for item in page.items] == list(range(1, COUNT + 1))
+    last = found[-1].receipt
+    assert last.status in (pb.RECEIPT_STATUS_MET, pb.RECEIPT_STATUS_SKIPPED), last
+    if policy == "brands":
+        private = [item.group == "Private" for page in found for item in page.items]
+        for k in range(1, COUNT + 1):
+            assert k // 4 <= sum(private[:k]) <= -(-k // 4)
+
+
+def test_a_token_serves_its_own_request_and_no_other(live: LiveServer) -> None:
+    request = first("tiers", user_id="me")
+    token = live.recommendation.Recommend(request, timeout=10).next_page_token
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    for other in (
+        first("tiers", user_id="you"),
+        first("tiers", user_id="me", count=COUNT + 1),
+        first("tiers", user_id="me", exclude_item_ids=["item-001"]),
+        first("tiers", user_id="me", history=[]),
+    ):
+        other.page_token = token
+        code, told = refusal(live, other)
+        assert code is invalid
+        assert "belongs to another request" in told
+    stale = first("brands", user_id="me", page_token=token)
+    assert refusal(live, stale)[0] is grpc.StatusCode.FAILED_PRECONDITION
+    turned = token[:20] + ("A" if token[20] != "A" else "B") + token[21:]
+    for spoilt in (turned, token[1:], "x", "." * 3):
+        code, told = refusal(live, first("tiers", user_id="me", page_token=spoilt))
+        assert code is invalid
+        assert "page_token" in told
+    request.page_token, request.request_id, request.surface = token, "second", "home"
+    assert live.recommendation.Recommend(request, timeout=10).page_offset == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"page_size": COUNT + 1}, "page_size"),
+        ({"page_size": 0, "page_token": "x"}, "page_size"),
+        ({"page_token": "x" * 8193}, "page_token"),
+    ],
+)
+def test_page_fields_out_of_range_are_refused(
+    live: LiveServer, fields: dict[str, Any], field: str
+) -> None:
+    code, told = refusal(live, first("tiers", **fields))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in told
+
+
+def test_old_tokens_and_those_of_another_bundle_are_stale(bundle_path: Path) -> None:
+    bundle = load_bundle(bundle_path)
+    request = first("tiers")
+    tokens = PageTokens(bundle, b"k" * 32, 60)
+    page = Page((3, 1, 2), 1_500_000_000_000)
+    request.page_token = tokens.token(request, page)
+    assert tokens.page(request) == page
+    with pytest.raises(PageTokenStale, match="older than"):
+        PageTokens(bundle, b"k" * 32, -1).page(request)
+    renamed = replace(bundle, manifest=bundle.manifest.model_copy(update={"bundle_id": "new-1"}))
+    with pytest.raises(PageTokenStale, match="now new-1 serves"):
+        PageTokens(renamed, b"k" * 32, 60).page(request)
+    with pytest.raises(PageTokenInvalid, match="not made by this server"):
+        PageTokens(bundle, b"j" * 32, 60).page(request)
+
+
+@pytest.mark.slow
+def test_with_one_key_a_page_is_good_at_every_replica(tmp_path: Path, bundle_path: Path) -> None:
+    key = tmp_path / "page.key"
+    key.write_text("0123456789abcdef" * 2)
+    request = first("tiers", as_of_unix_ms=1_500_000_000_000)
+    flags = ("--clock", "data-end", "--page-key-file", key)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    with (
+        live_server(tmp_path / "one", bundle_path, *flags) as one,
+        live_server(tmp_path / "two", bundle_path, *flags) as two,
+    ):
+        request.page_token = one.recommendation.Recommend(request, timeout=10).next_page_token
+        assert two.recommendation.Recommend(request, timeout=10).page_offset == 5
+
+
+def test_a_key_that_is_none_is_refused(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(b"secret")
+    with pytest.raises(SettingsRefused, match="holds 6 bytes"):
+        read_key(short)
+    with pytest.raises(SettingsRefused, match="cannot read"):
+        read_key(tmp_path / "none")
+    assert read_key(None) != read_key(None)
