@@ -28,8 +28,8 @@ is left out. What remains is water poured over the providers' exposure per targe
 where level is as high as strength / step of water reaches, and at most X.
 
 FairCo: Morik, Singh, Hong, Joachims: "Controlling Fairness and Bias in Dynamic
-Learning-to-Rank", SIGIR 2020, equations 17 and 18: proportional to how far each is behind
-the one that is treated best.
+Learning-to-Rank", SIGIR 2020, section 6: proportional to how far each is behind the one that
+is treated best.
 
 >>> exposure = np.zeros(3)
 >>> accumulate(exposure, np.int32([0, 0, 1]), np.array([1.0, 0.625, 0.5]))
@@ -83,13 +83,12 @@ def _water_level(heights: Float64, water: float, top: float) -> float:
 
     Newton's method on a convex piecewise linear function, from the right, so that the level only
     falls and what has come to stand above it is done with. O(P) a step, and a few steps.
-    NaN and inf are above any water.
+    inf is above any water.
     """
     wet = heights.copy()
     lowest = np.inf
     for p in range(wet.shape[0]):
-        if wet[p] < lowest:
-            lowest = wet[p]
+        lowest = min(lowest, wet[p])
     level = min(top, lowest + water)
     n_wet = wet.shape[0]
     while True:
