@@ -45,6 +45,13 @@ class ServerSettings(BaseModel):
     """The event store (an SQLite file, made when missing). Without it every request must bring
     its history and RecordFeedback answers UNAVAILABLE."""
 
+    exposures: Path | None = None
+    """Where the exposure that amortised policies even out is counted (an SQLite file, made when
+    missing, shared by processes). Without it a restart begins from nothing."""
+
+    exposures_flush_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """How often it is written and what other processes added is read: what a crash may lose."""
+
     clock: Literal["wall", "data-end"] = "wall"
     """What "now" means for requests without as_of. "data-end" is the end of the bundle's data:
     for replays of old purchases, which the wall clock would call long forgotten."""

@@ -57,6 +57,10 @@ def policy_facts(bundle: Bundle, before: Int32, after: ServedLists) -> dict[str,
         "met": statuses.count(Status.MET),
         "infeasible": statuses.count(Status.INFEASIBLE),
         "skipped": statuses.count(Status.SKIPPED),
+        "not_found": statuses.count(Status.NOT_FOUND),
+        "utility_of_best_mean": _mean(
+            [receipt.utility_of_best for receipt in after.receipts if receipt.utility_of_best > 0]
+        ),
         "utility_kept_mean": _mean([receipt.utility_kept for receipt in after.receipts]),
         "places_moved_mean": _mean([float(receipt.places_moved) for receipt in after.receipts]),
         **{
@@ -67,34 +71,42 @@ def policy_facts(bundle: Bundle, before: Int32, after: ServedLists) -> dict[str,
         },
         "groups": [],
     }
-    table = bundle.groups.get(compiled.policy.group_table)
-    if table is None:
+    if not compiled.labels:
         return facts
-    codes = {
-        "before": [table.codes[row[row >= 0]] for row in before],
-        "after": [table.codes[row[row >= 0]] for row in after.items],
+    places = {
+        "before": [row[row >= 0] for row in before],
+        "after": [row[row >= 0] for row in after.items],
     }
-    shares = {
-        when: np.mean([exposure_shares(row, len(table.labels)) for row in rows], axis=0)
-        for when, rows in codes.items()
-        if rows
-    }
-    for when, rows in codes.items():
-        facts[f"floor_violations_{when}"] = sum(
-            floor_violations(row, compiled.floors) for row in rows
-        )
-        facts[f"ceiling_violations_{when}"] = sum(
-            ceiling_violations(row, compiled.ceilings) for row in rows
-        )
-    facts["groups"] = [
-        {
-            "group": label,
-            "share_before": float(shares["before"][code]),
-            "share_after": float(shares["after"][code]),
-        }
-        for code, label in enumerate(table.labels)
-        if shares
-    ]
+    for when in places:
+        facts[f"floor_violations_{when}"] = facts[f"ceiling_violations_{when}"] = 0
+    for name, (first, end) in zip(compiled.policy.tables, compiled.blocks, strict=True):
+        codes = bundle.groups[name].codes
+        shares = {}
+        for when, rows in places.items():
+            groups = [codes[row] for row in rows]
+            shares[when] = np.mean([exposure_shares(own, end - first) for own in groups], axis=0)
+            # A calibrated policy's bounds are each user's own: its receipts speak of them.
+            if not compiled.calibrations:
+                floors, ceilings = compiled.floors[first:end], compiled.ceilings[first:end]
+                facts[f"floor_violations_{when}"] += sum(
+                    floor_violations(own, floors) for own in groups
+                )
+                facts[f"ceiling_violations_{when}"] += sum(
+                    ceiling_violations(own, ceilings) for own in groups
+                )
+        facts["groups"] += [
+            {
+                "group": label,
+                "share_before": float(shares["before"][code]),
+                "share_after": float(shares["after"][code]),
+            }
+            for code, label in enumerate(compiled.labels[first:end])
+            if len(places["after"])
+        ]
+    gaps = [gap for receipt in after.receipts for gap in receipt.calibration]
+    if gaps:
+        facts["divergence_before_mean"] = _mean([gap.before for gap in gaps])
+        facts["divergence_after_mean"] = _mean([gap.after for gap in gaps])
     return facts
 
 

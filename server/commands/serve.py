@@ -36,6 +36,11 @@ Exit code 2: the bundle or a setting was refused, and the line says why."""
     help="The Prometheus port; 0 takes a free one, 'off' opens none.  [default: 9464]",
 )
 @click.option(
+    "--exposures",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The exposure ledger of amortised policies.  [default: in memory]",
+)
+@click.option(
     "--clock",
     type=click.Choice(["wall", "data-end"]),
     help="What 'now' means without as_of: the wall clock, or the end of the bundle's data (for replays).  [default: wall]",

@@ -38,6 +38,7 @@ from server.engine.query import (
 from server.engine.rerank import answer_rerank
 from server.errors import BundleRefused, Reason, UnknownItem, UnknownName
 from server.events import EventKind, HistoryCache
+from server.exposures import ExposureLedger
 from server.fairness import rerank, shortage, warm_up
 from server.features import Candidates, generate_candidates, pair_features
 from server.features.types import History
@@ -72,6 +73,7 @@ class Engine:
 
     cache: the event store's histories, or None where requests must bring theirs.
     clock_ms: what "now" is for queries without `as_of_ms`, in Unix milliseconds.
+    ledger: what lists have shown so far, for policies that even out exposure; in memory if None.
     replay: the clock stands still in the past, and "now" moves on with each user's last event.
     """
 
@@ -82,6 +84,7 @@ class Engine:
         cache: HistoryCache[ResolvedHistory] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         replay: bool = False,
+        ledger: ExposureLedger | None = None,
     ) -> None:
         self.bundle = bundle
         model = bundle.manifest.model
@@ -100,7 +103,7 @@ class Engine:
         self._policies = {
             name: PolicyItems.of(bundle, compiled) for name, compiled in bundle.policies.items()
         }
-        self._stage = FairStage()
+        self._stage = FairStage(bundle, ledger or ExposureLedger(None))
 
     def warm_up(self) -> int:
         """Replay the bundle's warm-up requests, compiling every kernel; return how many.
@@ -356,6 +359,7 @@ class Engine:
         chosen = ready.items[fair.order].tolist()
         offset = 0 if ready.query.after is None else len(ready.query.after.shown)
         end = min(offset + (ready.query.page_size or len(chosen)), len(chosen))
+        self._stage.charge(made, ready.policy, offset, end)
         degraded = ready.degraded
         if len(chosen) < ready.query.count:
             degraded |= {Degraded.SHORT_LIST}

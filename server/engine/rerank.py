@@ -38,6 +38,7 @@ def answer_rerank(
     id_rank[sorted(range(len(id_rank)), key=query.item_ids.__getitem__)] = np.arange(len(id_rank))
     bought = policy.counted(query.bought)
     made = stage.make(query.scores, members, known, query.count, policy, id_rank, bought)
+    stage.charge(made, policy, 0, len(made.fair.order))
     order = made.fair.order.tolist()
     return Answer(
         item_ids=tuple(query.item_ids[place] for place in order),

@@ -123,11 +123,14 @@ class Calibrated(_Section):
 class Amortised(_Section):
     """Exposure of the groups over all lists, see `server.fairness.amortise`.
 
-    strength: in units of the score. targets: every group the same, or as many as it has items.
+    strength: what an item of a group of average target gains at most (p_mmf), in units of the
+    score; lists: after how many lists without any exposure it gains that. targets: the same for
+    every group, or by the items that it has in the catalogue.
     """
 
     method: Literal["p_mmf", "fair_co"]
     strength: FactorText
+    lists: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 100
     targets: Literal["equal", "catalogue"] = "equal"
 
 

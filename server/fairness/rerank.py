@@ -24,6 +24,7 @@ comes into the list.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from server.fairness import kernels
 from server.fairness.bounded import Bounded, bounded_list
 from server.fairness.compile import CompiledPolicy
 from server.fairness.discount import discounts
+from server.fairness.diversify import dpp_order, mmr_order
+from server.fairness.policy import Diverse
 from server.fairness.receipt import as_scored, receipt_of
 from server.fairness.types import (
     FairList,
@@ -59,6 +62,7 @@ def rerank(
     tie_break: Int64 | None = None,
     *,
     boost: Float32 | None = None,
+    vectors: Float32 | None = None,
     fixed: Int32 | None = None,
 ) -> FairList:
     """A list of `min(count, n)` of n candidates that keeps the policy, as far as any list can.
@@ -67,7 +71,8 @@ def rerank(
     `[A, n]` for a policy of A group tables (ignored where the policy has none). tie_break:
     `[n] int64`, lower first among equal scores; the position in the input when None. count: 1 to
     `compiled.max_count`. boost: `[n] float32`, added to the scores for the order alone, for a
-    policy that evens out exposure. fixed: `[m] int32`, positions of the candidates that take the
+    policy that evens out exposure. vectors: `[n, d] float32` of length 1 or 0, for a policy that
+    wants items to differ. fixed: `[m] int32`, positions of the candidates that take the
     first m <= count places, because they were shown on earlier pages: the list goes on from there.
 
     Where no list keeps the policy, the list still has its full length: floors are lowered to the
@@ -101,17 +106,14 @@ def rerank(
     if compiled.policy.kind == "none":
         return as_scored(by_score, compiled, Skip.POLICY_NONE, size, fixed)
     members = _members(groups, compiled) if compiled.labels else _NO_MEMBERS
-    order, values = by_score, scores
-    if boost is not None and compiled.amortisation is not None:
-        values = _owned(scores + boost, np.float32)
-        order = kernels.score_order(values, ties)
+    order, values, raised = _shaped(scores, by_score, ties, compiled, size, boost, vectors)
     found = bounded_list(values, members, order, compiled, size, fixed)
     if found.violation is not None and compiled.policy.on_infeasible == "refuse":
         raise PolicyInfeasible(_refusal(compiled, found.violation))
     ranks, reasons = found.ranks, found.reasons
     if order is not by_score:
         ranks = kernels.ranks_among(by_score, found.places)
-        reasons = _reasons(ranks, found, ReasonCode.RAISED_FOR_EXPOSURE)
+        reasons = _reasons(ranks, found, raised)
     return FairList(
         found.places,
         ranks,
@@ -129,6 +131,34 @@ def warm_up() -> None:
     kernels.gained(scores, order, places, worth)
     kernels.exposed(groups, places, worth, 1)
     kernels.ranks_among(order, places)
+
+
+def _shaped(
+    scores: Float32,
+    by_score: Int32,
+    ties: Int64,
+    compiled: CompiledPolicy,
+    size: int,
+    boost: Float32 | None,
+    vectors: Float32 | None,
+) -> tuple[Int32, Float32, ReasonCode]:
+    """The order that the list is made of, what it is by, and why an item is raised in it."""
+    order, values, raised = by_score, scores, ReasonCode.SCORE
+    if boost is not None and compiled.amortisation is not None:
+        values, raised = _owned(scores + boost, np.float32), ReasonCode.RAISED_FOR_EXPOSURE
+        order = kernels.score_order(values, ties)
+    rule = compiled.policy.shaping("diverse")
+    if vectors is not None and rule is not None:
+        assert isinstance(rule.section, Diverse)
+        pick = mmr_order if rule.section.method == "mmr" else dpp_order
+        trade_off = float(Fraction(rule.section.trade_off))
+        picked = pick(values, _owned(vectors, np.float32), order, size, trade_off)
+        order = np.concatenate([picked, order[~np.isin(order, picked)]])
+        # The bounds are kept at the least cost in places of this order.
+        values = np.empty(len(order), np.float32)
+        values[order] = np.arange(len(order), 0, -1)
+        raised = ReasonCode.RAISED_FOR_DIVERSITY
+    return order, values, raised
 
 
 def _members(groups: Int32, compiled: CompiledPolicy) -> Int32:

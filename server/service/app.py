@@ -30,8 +30,9 @@ from server.batcher import Batcher
 from server.bundle import Bundle, load_bundle
 from server.config import ServerSettings
 from server.engine import Engine, Outcome, Query, ResolvedHistory, resolver_for
-from server.errors import SettingsRefused
+from server.errors import ExposuresUnavailable, SettingsRefused
 from server.events import GroupCommitter, HistoryCache, SqliteEventStore
+from server.exposures import ExposureLedger
 from server.service.decode import Limits
 from server.service.encode import serving_info
 from server.service.metrics import ServerMetrics
@@ -91,9 +92,11 @@ class Server:
         started_ns = time.monotonic_ns()
         bundle = load_bundle(settings.bundle, max_count=settings.max_count)
         cache, committer = self._open_events(bundle)
+        ledger = self._open_exposures()
         engine = Engine(
             bundle,
             cache=cache,
+            ledger=ledger,
             clock_ms=_clock(bundle, settings),
             replay=settings.clock == "data-end",
         )
@@ -183,6 +186,35 @@ class Server:
             max_events=self._settings.max_history_events,
         )
         return cache, committer
+
+    def _open_exposures(self) -> ExposureLedger:
+        settings = self._settings
+        ledger = ExposureLedger(settings.exposures, flush_every_s=settings.exposures_flush_s)
+        if settings.exposures is None:
+            return ledger
+
+        async def flush(work: Callable[[], None]) -> None:
+            try:
+                await asyncio.to_thread(work)
+            except ExposuresUnavailable as error:
+                self._log.error("exposures not saved", error=str(error))
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(settings.exposures_flush_s)
+                if ledger.due(time.monotonic()):
+                    await flush(ledger.flush)
+
+        keeper = asyncio.create_task(keep())
+
+        async def close() -> None:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+            await flush(ledger.close)
+
+        self._cleanup.push_async_callback(close)
+        return ledger
 
     def _make_grpc(
         self, bundle: Bundle, committer: GroupCommitter | None, metrics: ServerMetrics

@@ -15,7 +15,17 @@ from bench.verify.command import command
 from equipoise.v1 import recommendation_pb2 as pb
 from strategies.live import LiveServer
 
-POLICIES = ["none", "tiers", "brands", "categories", "own-shares", "crossed", "stacked"]
+POLICIES = [
+    "none",
+    "tiers",
+    "brands",
+    "categories",
+    "own-shares",
+    "crossed",
+    "stacked",
+    "over-time",
+    "varied",
+]
 
 Verifier = Callable[..., tuple[int, dict[str, Any]]]
 Told = tuple[pb.RecommendRequest, list[pb.RecommendResponse]]

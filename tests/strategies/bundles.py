@@ -115,6 +115,23 @@ cap = {at_most = 12, within_first = 15, groups = ["large"]}
 ).replace('group_table = "t"\n', "")
 
 
+OVER_TIME = document(
+    "stack",
+    """[[stack]]
+kind = "amortised"
+group_table = "provider_tier"
+amortised = {method = "p_mmf", strength = "1/5", lists = 5}
+[[stack]]
+kind = "cap"
+group_table = "category"
+cap = {at_most = 4, within_first = 20}
+""",
+).replace('group_table = "t"\n', "")
+DIVERSE = document("diverse", '[diverse]\nmethod = "dpp"\ntrade_off = "1/5"\n').replace(
+    'group_table = "t"\n', ""
+)
+
+
 def _policies() -> dict[str, str]:
     def named(name: str, text: str) -> str:
         return text.replace('name = "p"', f'name = "{name}"')
@@ -130,6 +147,8 @@ def _policies() -> dict[str, str]:
         "own-shares": named("own-shares", CALIBRATED),
         "crossed": named("crossed", INTERSECTION),
         "stacked": named("stacked", STACK),
+        "over-time": named("over-time", OVER_TIME),
+        "varied": named("varied", DIVERSE),
     }
 
 

@@ -25,13 +25,13 @@ def test_verify_says_what_it_checked(
     assert run(monkeypatch, "verify", folder) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{load_bundle(folder).manifest.bundle_id} can be served\n")
-    assert "16 and no other" in out
+    assert "18 and no other" in out
     assert "21 scores as recorded" in out
     assert "3 lists as recorded" in out
     assert run(monkeypatch, "verify", folder, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["policies"] == [
-        "brands", "categories", "crossed", "none", "own-shares", "stacked", "tiers",
+        "brands", "categories", "crossed", "none", "over-time", "own-shares", "stacked", "tiers", "varied",
     ]  # fmt: skip
     assert facts["warmup_lists"] == 3
 

@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_refusal(
 def test_a_failed_sync_after_the_move_does_not_claim_that_nothing_changed(
     folder: Path, parts: BundleParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", failing_at(19, os.fsync, OSError(5, "Input/output error")))
+    monkeypatch.setattr(os, "fsync", failing_at(21, os.fsync, OSError(5, "Input/output error")))
     with pytest.raises(Refused, match="the new bundle is in place") as refused:
         write_bundle(other(parts), folder)
     assert "nothing was changed" not in str(refused.value)

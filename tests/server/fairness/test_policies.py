@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.errors import PolicyRefused
-from server.fairness import compile_policy, parse_policy
+from server.fairness import TableGroups, compile_policy, compile_tables, parse_policy
 from strategies.fairness import LABELS, compiled, document
 
 SHOP = sorted((Path(__file__).parents[3] / "training" / "policies").glob("*.toml"))
@@ -94,14 +94,13 @@ def test_the_shops_policies_parse_and_name_themselves_after_their_files(path: Pa
 
 
 def test_the_shops_policies_compile_for_the_tables_that_they_name() -> None:
-    tables = {
-        "": (),
+    labels = {
         "provider_tier": ("large", "medium", "small", "unknown"),
         "brand": ("National", "Private"),
         "category": ("BEEF", "MILK", "YOGURT"),
+        "department": ("GROCERY", "MEAT"),
     }
+    tables = {name: TableGroups.of(own) for name, own in labels.items()}
     parsed = [parse_policy(path.read_text(), path.name) for path in SHOP]
-    kinds = {
-        compile_policy(policy, tables[policy.group_table], 200).policy.kind for policy in parsed
-    }
-    assert kinds == {"none", "floors", "window", "cap"}
+    kinds = {compile_tables(policy, tables, 200).policy.kind for policy in parsed}
+    assert kinds == {"none", "floors", "window", "cap", "calibrated", "stack"}

@@ -17,7 +17,17 @@ from server.errors import PageTokenInvalid, PageTokenStale, SettingsRefused
 from server.service.pages import PageTokens, read_key
 from strategies.live import LiveServer, live_server
 
-POLICIES = ["none", "tiers", "brands", "categories", "own-shares", "crossed", "stacked"]
+POLICIES = [
+    "none",
+    "tiers",
+    "brands",
+    "categories",
+    "own-shares",
+    "crossed",
+    "stacked",
+    "over-time",
+    "varied",
+]
 COUNT = 24
 
 
@@ -50,7 +60,7 @@ def refusal(live: LiveServer, request: pb.RecommendRequest) -> tuple[grpc.Status
     return refused.value.code(), refused.value.details()
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [p for p in POLICIES if p != "over-time"])
 def test_the_pages_together_are_the_list_without_pages(live: LiveServer, policy: str) -> None:
     request = first(policy)
     whole = live.recommendation.Recommend(first(policy, page_size=0), timeout=10)
