@@ -144,6 +144,10 @@ class EventStoreUnavailable(EquipoiseError):
     reason = Reason.EVENT_STORE_UNAVAILABLE
 
 
+class ExposuresUnavailable(EquipoiseError):
+    """The exposure ledger could not be read or made durable; what is counted stays in memory."""
+
+
 class Refused(EquipoiseError):
     """Input that a command will not work with: exit code 2 and one line that says why."""
 

@@ -178,3 +178,14 @@ def fair_co_boost(exposure: Float64, targets: Float64, strength: float) -> Float
         if targets[p] > 0.0:
             boost[p] = strength * (most - ratios[p])
     return boost
+
+
+def warm_up() -> None:
+    """Compile every kernel (or load it from the cache), for the types that a server gives them."""
+    exposure, targets = np.ones(2), np.full(2, 0.5)
+    groups, discounts = np.zeros(1, np.int32), np.ones(1)
+    accumulate(exposure, groups, discounts)
+    discounts.flags.writeable = False  # as those of `server.fairness.metrics`
+    accumulate(exposure, groups, discounts)
+    p_mmf_boost(exposure, targets, 1.0, 1.0)
+    fair_co_boost(exposure, targets, 1.0)

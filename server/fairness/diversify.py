@@ -198,3 +198,10 @@ def dpp_order(
         products = _products(columns, newest)
         distances -= products * products
     return picked
+
+
+def warm_up() -> None:
+    """Compile both orders (or load them from the cache), for the types that a server gives them."""
+    order = np.arange(2, dtype=np.int32)
+    for diverse in (mmr_order, dpp_order):
+        diverse(np.ones(2, np.float32), np.eye(2, dtype=np.float32), order, 2, 0.5)
