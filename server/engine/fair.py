@@ -123,7 +123,8 @@ class FairStage:
         if evened.group_table in tables:
             # What the caller of Rerank told counts, also of items that the bundle does not know.
             table = tables.index(evened.group_table)
-            return np.subtract(members[table], policy.compiled.starts[table], dtype=np.int32)
+            own: Int32 = members[table] - np.int32(policy.compiled.starts[table])
+            return own
         return np.where(items >= 0, policy.provider[items], -1).astype(np.int32)
 
     def _vectors_of(self, items: Int32) -> Float32 | None:

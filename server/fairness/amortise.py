@@ -45,12 +45,9 @@ is treated best.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from server.fairness.types import Int32
+from server.fairness.types import Float64, Int32
 from server.jit import kernel
-
-Float64 = NDArray[np.float64]
 
 GRID = 2.0**-20
 """Exposure is counted in whole multiples of this; see `accumulate`."""

@@ -28,12 +28,9 @@ those of their algorithm 1.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from server.fairness.types import Float32, Int32
+from server.fairness.types import Float32, Float64, Int32
 from server.jit import kernel
-
-Float64 = NDArray[np.float64]
 
 EPSILON = 1e-6
 """`dpp_order` picks no item for diversity whose squared distance to the span of the picked is less."""
