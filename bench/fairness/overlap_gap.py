@@ -37,7 +37,8 @@ class Instance:
 
     @property
     def discounts(self) -> NDArray[np.float64]:
-        return 1.0 / np.log2(np.arange(2.0, self.size + 2.0))
+        discounts: NDArray[np.float64] = 1.0 / np.log2(np.arange(2.0, self.size + 2.0))
+        return discounts
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,11 @@ def varied(rng: np.random.Generator) -> Instance:
     """An instance that an exact solver can still do."""
     groups = tuple(int(g) for g in rng.integers(2, 5, rng.integers(2, 5)))
     return draw(
-        rng, int(rng.integers(20, 61)), int(rng.integers(6, 13)), groups, float(rng.choice([1, 0.8, 0.5]))
+        rng,
+        int(rng.integers(20, 61)),
+        int(rng.integers(6, 13)),
+        groups,
+        float(rng.choice([1, 0.8, 0.5])),
     )
 
 
@@ -140,7 +145,11 @@ def overlap_gap(instances: int, seed: int) -> OverlapGap:
         instance = varied(rng)
         got = arranged(instance)
         best = best_list(
-            instance.scores, instance.members, instance.floors, instance.ceilings, instance.discounts
+            instance.scores,
+            instance.members,
+            instance.floors,
+            instance.ceilings,
+            instance.discounts,
         )
         if best is None:
             false_proofs += got.verdict == overlap.KEPT

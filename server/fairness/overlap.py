@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.fairness.kernels import arrange
-from server.fairness.types import Float32, Int32, Int64
+from server.fairness.types import Float32, Int32
 from server.jit import kernel
 
 Float64 = NDArray[np.float64]
@@ -35,7 +35,7 @@ BAD_ROW = -1
 _WIDER = 8
 _TIMES_WIDER = 2
 # Sweeps of the prices over the rows: more hardly lower the bound.
-_SWEEPS = 3
+_SWEEPS = 6
 # A floor that is short weighs more than any number of ceilings that are passed.
 _FLOOR_WEIGHT = 4096.0
 # Of the utility: sums that differ by less are the same sum in another order.
@@ -68,9 +68,7 @@ def _cells(members: Int32, blocks: Int32, order: Int32) -> tuple[Int32, int]:
 
 
 @kernel
-def _first_broken(
-    rows: Int32, listed: Int32, floors: Int32, ceilings: Int32
-) -> tuple[int, int]:
+def _first_broken(rows: Int32, listed: Int32, floors: Int32, ceilings: Int32) -> tuple[int, int]:
     """(prefix, row) of the first bound that a list of cells breaks, or (0, 0)."""
     have = np.zeros(floors.shape[0], np.int32)
     for t in range(1, listed.shape[0] + 1):
@@ -125,8 +123,14 @@ def _forbidden(
 
 @kernel
 def _best_under(
-    values: Float64, stock: Int32, credit: Float64, mine: Int32, want: int, k: int,
-    cells: Int32, worth: Float64,
+    values: Float64,
+    stock: Int32,
+    credit: Float64,
+    mine: Int32,
+    want: int,
+    k: int,
+    cells: Int32,
+    worth: Float64,
 ) -> int:
     """The k items of the largest value + credit, of the cells where `mine` is `want`; how many."""
     n_cells = stock.shape[0]
@@ -202,11 +206,17 @@ def _prices(
                 n_other = _best_under(
                     values, stock, credit, mine, 0, min(k - low + 1, k), cells, other
                 )
+                # Where the bound is the same over an interval, its middle: an end would leave the
+                # other rows no room, and the prices would stall.
                 price = 0.0
                 if low > 0 and n_own >= low and n_other > k - low:
                     price = max(price, other[k - low] - own[low - 1])
+                    if price > 0 and low < n_own and low < k:
+                        price += (other[k - low - 1] - own[low] - price) / 2
                 if high < n_own and n_other >= k - high:
                     price = min(price, other[k - high - 1] - own[high])
+                    if price < 0 and high > 0 and n_other > k - high:
+                        price -= (price - other[k - high] + own[high - 1]) / 2
                 prices[r, k] = price
                 for c in range(n_cells):
                     if mine[c] == 1:
@@ -261,9 +271,7 @@ def _search(
         for c in range(n_cells):
             for a in range(n_attributes):
                 credit[c, k] += prices[rows[c, a], k]
-        _best_under(
-            values, stock, credit[:, k].copy(), everywhere, 0, k, top_cell[k], top_worth[k]
-        )
+        _best_under(values, stock, credit[:, k].copy(), everywhere, 0, k, top_cell[k], top_worth[k])
         taken[:] = 0
         for j in range(k):
             top_index[k, j] = taken[top_cell[k, j]]
@@ -318,6 +326,7 @@ def _search(
     short = np.empty(n_rows)
     over = np.empty(n_rows)
     limit = np.empty(size + 1)
+    paid = np.empty(size + 1)
     path = np.empty(size, np.int32)
     dropped, n_dropped = -np.inf, 0
     live = 1
@@ -332,7 +341,8 @@ def _search(
                 passed += max(0, have[b, r] - ceilings[r, t])
                 over[r] = have[b, r] >= ceilings[r, t]
             for a in range(n_attributes):
-                demand[t : size + 1] = 0
+                for k in range(t, size + 1):
+                    demand[k] = 0
                 for r in range(blocks[a], blocks[a + 1]):
                     short[r] = 0.0
                     for k in range(due[r, have[b, r]], size + 1):
@@ -345,10 +355,14 @@ def _search(
             # What each prefix can reach from here, and the last item that it takes for it.
             reach = 0.0
             for k in range(t, size + 1):
+                paid[k] = prefix_sum[b] - constant[k]
+            for r in range(n_rows):
+                if have[b, r] > 0:
+                    for k in range(t, size + 1):
+                        paid[k] += have[b, r] * prices[r, k]
+            for k in range(t + 1, size + 1):
                 left = k - t + 1
-                total = prefix_sum[b] - constant[k]
-                for r in range(n_rows):
-                    total += have[b, r] * prices[r, k]
+                total = paid[k]
                 for j in range(k):
                     if top_index[k, j] >= counts[b, top_cell[k, j]]:
                         total += top_worth[k, j]
@@ -356,8 +370,7 @@ def _search(
                         if left == 0:
                             limit[k] = top_worth[k, j]
                             break
-                if k > t:
-                    reach += weights[k] * total
+                reach += weights[k] * total
             for c in range(n_cells):
                 if counts[b, c] == stock[c]:
                     continue
@@ -370,10 +383,13 @@ def _search(
                 value = values[c, counts[b, c]]
                 far = so_far[b] + weights[t] * (prefix_sum[b] + value)
                 key = far + reach
-                for k in range(t + 1, size + 1):
+                # The last prefix first: it weighs the most, and many starts end there.
+                for k in range(size, t, -1):
                     gap = limit[k] - value - credit[c, k]
                     if gap > 0:
                         key -= weights[k] * gap
+                        if key <= least:
+                            break
                 if strict:
                     if key <= least:
                         continue
@@ -423,9 +439,11 @@ def _search(
                 n_dropped += 1
                 continue
             b, c = parents[i], picks[i]
-            next_counts[live] = counts[b]
+            for d in range(n_cells):
+                next_counts[live, d] = counts[b, d]
             next_counts[live, c] += 1
-            next_have[live] = have[b]
+            for r in range(n_rows):
+                next_have[live, r] = have[b, r]
             for a in range(n_attributes):
                 next_have[live, rows[c, a]] += 1
             next_sum[live] = prefix_sum[b] + values[c, counts[b, c]]
@@ -535,7 +553,7 @@ def arrange_overlapping(
     for k in range(1, size):
         weights[k] = discounts[k - 1] - discounts[k]
     weights[size] = discounts[size - 1]
-    nothing = np.zeros((n_rows, size + 1))
+    prices = np.zeros((n_rows, size + 1))
 
     path = cell[:size].copy()
     utility = -np.inf
@@ -578,37 +596,50 @@ def arrange_overlapping(
                         reach[k] = min(reach[k], total)
                 if own > utility and _first_broken(rows, listed, low, ceilings)[0] == 0:
                     path, utility = listed, own
-        prices = _prices(values, stock, rows, low, ceilings, size)
         bound = 0.0
         for k in range(1, size + 1):
             bound += weights[k] * reach[k]
         bound = min(bound, ideal)
+        if utility < bound - rounding:
+            prices = _prices(values, stock, rows, low, ceilings, size)
 
-        width = max(1, beam_width // 8)
-        times = 0
-        while utility < bound - rounding and times < 2 + _TIMES_WIDER:
-            found, listed, own, dropped, n_dropped = _search(
-                values, stock, rows, blocks, low, ceilings, prices, weights, size, width,
-                utility + rounding, True,
-            )
-            if found and own > utility:
-                path, utility = listed, own
-            if n_dropped == 0 and utility == -np.inf:
-                hopeless = True
-                break
-            bound = min(bound, max(utility, dropped))
-            if utility > -np.inf and width >= beam_width:
-                break
-            width = beam_width if width < beam_width else width * _WIDER
-            times += 1
-
-    kept = utility > -np.inf
-    if not kept:
-        bound = ideal
-        _, path, _, _, _ = _search(
-            values, stock, rows, blocks, low, ceilings, nothing, weights, size, beam_width,
-            -np.inf, False,
+    strict = not hopeless
+    width = max(1, beam_width // 8) if strict else beam_width
+    while utility < bound - rounding:
+        found, listed, own, dropped, n_dropped = _search(
+            values,
+            stock,
+            rows,
+            blocks,
+            low,
+            ceilings,
+            prices,
+            weights,
+            size,
+            width,
+            utility + rounding,
+            strict,
         )
+        if not strict:
+            path = listed
+            break
+        if found and own > utility:
+            path, utility = listed, own
+        # Each list was dropped, or could not become more than an earlier one, or was looked at.
+        bound = min(bound, max(utility, dropped))
+        if utility > -np.inf:
+            if width >= beam_width:
+                break
+            width = beam_width
+        elif n_dropped == 0 or width >= beam_width * _WIDER**_TIMES_WIDER:
+            # The fewest broken bounds; prices have no say in that.
+            hopeless = n_dropped == 0
+            strict = False
+            width = beam_width
+            prices[:] = 0.0
+            bound = ideal
+        else:
+            width = beam_width if width < beam_width else width * _WIDER
     taken = np.zeros(n_cells, np.int32)
     utility = 0.0
     for t in range(size):
