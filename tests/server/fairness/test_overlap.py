@@ -114,6 +114,8 @@ def test_a_tiny_list_is_the_best_of_all_or_breaks_the_least(instance: Instance) 
         own = lacking(instance, got.places.tolist())
         assert own == least[:2]
         assert got.utility == pytest.approx(-least[2], abs=1e-9)
+        if own == (0, 0):
+            assert got.bound == got.utility
 
 
 @settings(max_examples=40)
@@ -222,6 +224,7 @@ def test_a_floor_above_its_supply_is_lowered_and_the_others_hold() -> None:
     assert got.verdict == IMPOSSIBLE
     assert got.places.tolist() == [0, 3, 2, 1]
     assert got.broken == (3, 1)
+    assert got.bound == got.utility
 
 
 def test_a_row_without_items_and_without_bounds_is_no_hindrance() -> None:
