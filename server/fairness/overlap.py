@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.fairness.kernels import arrange
-from server.fairness.types import Float32, Float64, Int32
+from server.fairness.types import Float32, Int32
 from server.jit import kernel
 
 KEPT = 0
@@ -203,7 +203,8 @@ def _prices(
                 n_other = _best_under(
                     values, stock, credit, mine, 0, min(k - low + 1, k), cells, other
                 )
-                # Between the ends of the interval in which the bound is the same.
+                # Where the bound is the same over an interval, its middle: an end would leave the
+                # other rows no room, and the prices would stall.
                 price = 0.0
                 if low > 0 and n_own >= low and n_other > k - low:
                     price = max(price, other[k - low] - own[low - 1])
@@ -322,6 +323,7 @@ def _search(
     short = np.empty(n_rows)
     over = np.empty(n_rows)
     limit = np.empty(size + 1)
+    paid = np.empty(size + 1)
     path = np.empty(size, np.int32)
     dropped, n_dropped = -np.inf, 0
     live = 1
@@ -336,7 +338,8 @@ def _search(
                 passed += max(0, have[b, r] - ceilings[r, t])
                 over[r] = have[b, r] >= ceilings[r, t]
             for a in range(n_attributes):
-                demand[t : size + 1] = 0
+                for k in range(t, size + 1):
+                    demand[k] = 0
                 for r in range(blocks[a], blocks[a + 1]):
                     short[r] = 0.0
                     for k in range(due[r, have[b, r]], size + 1):
@@ -349,10 +352,14 @@ def _search(
             # What each prefix can reach from here, and the last item that it takes for it.
             reach = 0.0
             for k in range(t, size + 1):
+                paid[k] = prefix_sum[b] - constant[k]
+            for r in range(n_rows):
+                if have[b, r] > 0:
+                    for k in range(t, size + 1):
+                        paid[k] += have[b, r] * prices[r, k]
+            for k in range(t + 1, size + 1):
                 left = k - t + 1
-                total = prefix_sum[b] - constant[k]
-                for r in range(n_rows):
-                    total += have[b, r] * prices[r, k]
+                total = paid[k]
                 for j in range(k):
                     if top_index[k, j] >= counts[b, top_cell[k, j]]:
                         total += top_worth[k, j]
@@ -360,8 +367,7 @@ def _search(
                         if left == 0:
                             limit[k] = top_worth[k, j]
                             break
-                if k > t:
-                    reach += weights[k] * total
+                reach += weights[k] * total
             for c in range(n_cells):
                 if counts[b, c] == stock[c]:
                     continue
@@ -430,9 +436,11 @@ def _search(
                 n_dropped += 1
                 continue
             b, c = parents[i], picks[i]
-            next_counts[live] = counts[b]
+            for d in range(n_cells):
+                next_counts[live, d] = counts[b, d]
             next_counts[live, c] += 1
-            next_have[live] = have[b]
+            for r in range(n_rows):
+                next_have[live, r] = have[b, r]
             for a in range(n_attributes):
                 next_have[live, rows[c, a]] += 1
             next_sum[live] = prefix_sum[b] + values[c, counts[b, c]]
@@ -542,7 +550,7 @@ def arrange_overlapping(
     for k in range(1, size):
         weights[k] = discounts[k - 1] - discounts[k]
     weights[size] = discounts[size - 1]
-    nothing = np.zeros((n_rows, size + 1))
+    prices = np.zeros((n_rows, size + 1))
 
     path = cell[:size].copy()
     utility = -np.inf
@@ -586,57 +594,50 @@ def arrange_overlapping(
                         reach[k] = min(reach[k], total)
                 if own > utility and _first_broken(rows, listed, low, ceilings)[0] == 0:
                     path, utility = listed, own
-        prices = _prices(values, stock, rows, low, ceilings, size)
         bound = 0.0
         for k in range(1, size + 1):
             bound += weights[k] * reach[k]
         bound = min(bound, ideal)
+        if utility < bound - rounding:
+            prices = _prices(values, stock, rows, low, ceilings, size)
 
-        width = max(1, beam_width // 8)
-        times = 0
-        while utility < bound - rounding and times < 2 + _TIMES_WIDER:
-            found, listed, own, dropped, n_dropped = _search(
-                values,
-                stock,
-                rows,
-                blocks,
-                low,
-                ceilings,
-                prices,
-                weights,
-                size,
-                width,
-                utility + rounding,
-                True,
-            )
-            if found and own > utility:
-                path, utility = listed, own
-            if n_dropped == 0 and utility == -np.inf:
-                hopeless = True
-                break
-            bound = min(bound, max(utility, dropped))
-            if utility > -np.inf and width >= beam_width:
-                break
-            width = beam_width if width < beam_width else width * _WIDER
-            times += 1
-
-    kept = utility > -np.inf
-    if not kept:
-        bound = ideal
-        _, path, _, _, _ = _search(
+    strict = not hopeless
+    width = max(1, beam_width // 8) if strict else beam_width
+    while utility < bound - rounding:
+        found, listed, own, dropped, n_dropped = _search(
             values,
             stock,
             rows,
             blocks,
             low,
             ceilings,
-            nothing,
+            prices,
             weights,
             size,
-            beam_width,
-            -np.inf,
-            False,
+            width,
+            utility + rounding,
+            strict,
         )
+        if not strict:
+            path = listed
+            break
+        if found and own > utility:
+            path, utility = listed, own
+        # Each list was dropped, or could not become more than an earlier one, or was looked at.
+        bound = min(bound, max(utility, dropped))
+        if utility > -np.inf:
+            if width >= beam_width:
+                break
+            width = beam_width
+        elif n_dropped == 0 or width >= beam_width * _WIDER**_TIMES_WIDER:
+            # The fewest broken bounds; prices have no say in that.
+            hopeless = n_dropped == 0
+            strict = False
+            width = beam_width
+            prices[:] = 0.0
+            bound = ideal
+        else:
+            width = beam_width if width < beam_width else width * _WIDER
     taken = np.zeros(n_cells, np.int32)
     utility = 0.0
     for t in range(size):

@@ -1,0 +1,1 @@
+"""Measurements of the fair stage's kernels against exact optima."""
