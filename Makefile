@@ -6,13 +6,14 @@ READY := $(VENV)/.ready
 DEMO := out/demo
 PORT ?= 50051
 METRICS_PORT ?= 9464
+SEED ?= 1
 PROTOS := $(wildcard proto/equipoise/v1/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@echo "Equipoise: personalised recommendations that are provably fair."
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment .venv with everything in it
 
@@ -35,6 +36,9 @@ test: $(READY) ## run every test
 
 test-fast: $(READY) ## run the tests that need no server process and no real data
 	@$(BIN)/python -m pytest -m "not slow"
+
+prove-fairness: $(READY) ## fair lists against brute force, other rules and solvers; ten minutes
+	@$(BIN)/python -m bench.fairness prove --seed $(SEED) --out out/fairness/proof.json
 
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
@@ -61,4 +65,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness lint format stubs baseline clean

@@ -1,0 +1,48 @@
+"""`python -m bench.fairness COMMAND`: flags in, tables and exit codes out.
+
+Thin: whatever is heavy is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+OUT = click.option("--out", type=FILE, help="Write the result as JSON.")
+SEED = click.option("--seed", default=1, show_default=True, help="The same seed, the same draws.")
+
+
+@click.group(context_settings={"max_content_width": 100})
+def main() -> None:
+    """What is claimed of the fair stage, counted."""
+
+
+@main.command()
+@click.option("--short", is_flag=True, help="Fewer instances, in seconds.")
+@SEED
+@OUT
+@JSON
+def prove(short: bool, seed: int, out: Path | None, as_json: bool) -> None:
+    """Lists against brute force, other rules and solvers. Exit code 1: something did not hold."""
+    from bench.fairness.lines import Line
+    from bench.fairness.prove import BRIEF, LONG
+    from bench.fairness.prove import prove as run
+    from bench.fairness.report import finish, proof_table
+    from bench.progress import bar
+
+    started, lines = time.monotonic(), list[Line]()
+    with bar("prove", 1.0) as progress:
+        result = run(BRIEF if short else LONG, seed, progress, lines.append)
+    seconds = time.monotonic() - started
+    title = f"{result['instances']:,} instances, seed {seed}, {seconds:.0f} s"
+    finish(result, proof_table(title, lines), out, as_json)
+    sys.exit(1 if result["mismatches"] else 0)
+
+
+if __name__ == "__main__":
+    main()

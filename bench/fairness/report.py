@@ -1,0 +1,63 @@
+"""Results for people, as one table, and for machines, as JSON. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench.fairness.lines import Line
+from bench.whole import write_whole
+
+
+def console() -> Console:
+    """Where tables go; wide enough for one row a line where nobody looks."""
+    shown = Console(highlight=False)
+    return shown if shown.is_terminal else Console(highlight=False, width=160)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Rows of text; all columns but the first and the last are numbers."""
+    made = Table(title=title, title_justify="left")
+    for place, name in enumerate(columns):
+        made.add_column(name, justify="right" if 0 < place < len(columns) - 1 else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def finish(result: Mapping[str, Any], shown: Table, out: Path | None, as_json: bool) -> None:
+    """Write the result, print it as a table or as JSON."""
+    text = json.dumps(result, indent=1, allow_nan=False)
+    if out is not None:
+        write_whole(out, text + "\n")
+    if as_json:
+        click.echo(text)
+    else:
+        console().print(shown)
+
+
+def proof_table(title: str, lines: Sequence[Line]) -> Table:
+    """The lines of a proof, the wrong ones in red."""
+    rows = [
+        (
+            line.check,
+            f"{line.instances:,}",
+            f"[bold red]{line.mismatches:,}[/]" if line.mismatches else "0",
+            f"{line.seconds:.1f}",
+            f"{line.note}  first: {line.example}" if line.example else line.note,
+        )
+        for line in lines
+    ]
+    return table(title, ("check", "instances", "mismatches", "seconds", "of them"), rows)
+
+
+def as_plain(line: Line) -> dict[str, Any]:
+    """A line as JSON has it."""
+    return {name: value for name, value in asdict(line).items() if not name.startswith("_")}
