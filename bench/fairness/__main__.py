@@ -44,5 +44,24 @@ def prove(short: bool, seed: int, out: Path | None, as_json: bool) -> None:
     sys.exit(1 if result["mismatches"] else 0)
 
 
+@main.command()
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), default=60, show_default=True,
+    help="Interleaved rounds of each ratio.",
+)  # fmt: skip
+@OUT
+@JSON
+def speed(rounds: int, out: Path | None, as_json: bool) -> None:
+    """The stage's time against sorting, with goals. A missed goal is shown, no error."""
+    from bench.fairness.report import finish, speed_table
+    from bench.fairness.speed import speed as run
+    from bench.progress import bar
+
+    with bar("speed", 1.0) as progress:
+        rows, result = run(rounds, progress)
+    title = f"medians of {rounds} interleaved rounds; {result['missed']} goals missed"
+    finish(result, speed_table(title, rows), out, as_json)
+
+
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.fairness.compiled import compiled
 from server.fairness import CompiledPolicy, Status, kernels, rerank
-from server.fairness.types import Float32, Int32
+from server.fairness.types import Float32, Int32, Int64
 
 _NO_TIE_BREAK = np.empty(0, np.int64)
 
@@ -43,3 +43,30 @@ def same_as_rerank(scores: Float32, groups: Int32, count: int, policy: CompiledP
     told = 0 if fair.receipt.first_bad_prefix is None else fair.receipt.first_bad_prefix.prefix
     met = fair.receipt.status is Status.MET
     return places.tolist() == fair.order.tolist() and bad == told and met == (bad == 0)
+
+
+@compiled
+def _keys_of(scores: Float32) -> Int64:
+    keys = np.empty(scores.shape, np.int64)
+    for row in range(scores.shape[0]):
+        keys[row] = kernels.score_keys(scores[row])
+    return keys
+
+
+@compiled
+def _places_of(
+    scores: Float32, groups: Int32, keys: Int64, floors: Int32, ceilings: Int32, size: int
+) -> Int32:
+    places = np.empty((scores.shape[0], size), np.int32)
+    for row in range(scores.shape[0]):
+        order, _ = kernels.by_score(keys[row], _NO_TIE_BREAK)
+        found = kernels.arrange(scores[row], groups[row], order, floors, ceilings, size)
+        places[row] = found[0]
+    return places
+
+
+def fair_batch(scores: Float32, groups: Int32, floors: Int32, ceilings: Int32, size: int) -> Int32:
+    """The lists `[B, size]` of B requests `[B, n]` under one policy, without receipts."""
+    keys = _keys_of(scores)
+    keys.sort(axis=1)
+    return _places_of(scores, groups, keys, floors, ceilings, size)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.fairness.lines import Line
+from bench.fairness.timing import Row
 from bench.whole import write_whole
 
 
@@ -61,3 +62,22 @@ def proof_table(title: str, lines: Sequence[Line]) -> Table:
 def as_plain(line: Line) -> dict[str, Any]:
     """A line as JSON has it."""
     return {name: value for name, value in asdict(line).items() if not name.startswith("_")}
+
+
+_MET = {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}
+
+
+def speed_table(title: str, measured: Sequence[Row]) -> Table:
+    """The rows of a timing, each with its goal."""
+    rows = [
+        (
+            row.name,
+            f"{row.value:.2f}",
+            row.unit,
+            "" if row.goal is None else f"{row.goal:g}",
+            _MET[row.met],
+            row.note,
+        )
+        for row in measured
+    ]
+    return table(title, ("measured", "value", "unit", "goal, at most", "", "from"), rows)
