@@ -40,6 +40,12 @@ test-fast: $(READY) ## run the tests that need no server process and no real dat
 prove-fairness: $(READY) ## fair lists against brute force, other rules and solvers; ten minutes
 	@$(BIN)/python -m bench.fairness prove --seed $(SEED) --out out/fairness/proof.json
 
+bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal
+	@$(BIN)/python -m bench.fairness speed --out out/fairness/speed.json
+
+fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
+	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
+
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -65,4 +71,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness bench-fairness fairness-tables lint format stubs baseline clean

@@ -63,5 +63,45 @@ def speed(rounds: int, out: Path | None, as_json: bool) -> None:
     finish(result, speed_table(title, rows), out, as_json)
 
 
+@main.command()
+@click.option(
+    "--draws", type=click.IntRange(1, 1_000_000), default=4000, show_default=True,
+    help="Draws for each number of groups.",
+)  # fmt: skip
+@click.option(
+    "--groups", "counts", type=click.IntRange(2, 64), multiple=True,
+    help="Numbers of groups.  [default: 2 to 10]",
+)  # fmt: skip
+@SEED
+@OUT
+@JSON
+def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_json: bool) -> None:
+    """The KDD 2019 simulation, exact floors beside the paper's rules, and FA*IR's m-tables."""
+    from dataclasses import asdict
+
+    from bench.fairness.fa_ir import published_settings
+    from bench.fairness.report import console, fa_ir_table, finish, simulation_table
+    from bench.fairness.simulation import GROUPS, simulate
+    from bench.progress import bar
+
+    with bar("simulation", 1.0) as progress:
+        measured = [one for row in simulate(counts or GROUPS, draws, seed, progress) for one in row]
+    fa_ir = published_settings()
+    result = {
+        "kind": "fairness_tables",
+        "schema_version": 1,
+        "seed": seed,
+        "simulation": [asdict(one) for one in measured],
+        "fa_ir": [
+            {"k": k, "p": p, "alpha": alpha, "plain": plain[1:], "adjusted": adjusted[1:]}
+            for (k, p, alpha), (plain, adjusted) in fa_ir.items()
+        ],
+    }
+    if not as_json:
+        console().print(fa_ir_table(fa_ir))
+    title = f"{draws:,} draws each, lists of 100, seed {seed}"
+    finish(result, simulation_table(title, measured), out, as_json)
+
+
 if __name__ == "__main__":
     main()

@@ -92,6 +92,17 @@ def next_table(size: int, share: Fraction, floors: list[int]) -> list[int] | Non
     return exact_floors(size, share, min(steps)) if steps else None
 
 
+def published_settings() -> dict[tuple[int, str, str], tuple[list[int], list[int]]]:
+    """The server's (plain, adjusted) floors at the published settings."""
+    return {
+        (size, p, level): (
+            served(size, Fraction(p), Fraction(level), adjusted=False),
+            served(size, Fraction(p), Fraction(level), adjusted=True),
+        )
+        for size, p, level in PUBLISHED
+    }
+
+
 def _monotone(low: list[int], high: list[int]) -> bool:
     return all(a <= b for a, b in zip(low, high, strict=True))
 

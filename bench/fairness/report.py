@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.fairness.lines import Line
+from bench.fairness.simulation import RULES, Measured
 from bench.fairness.timing import Row
 from bench.whole import write_whole
 
@@ -81,3 +82,33 @@ def speed_table(title: str, measured: Sequence[Row]) -> Table:
         for row in measured
     ]
     return table(title, ("measured", "value", "unit", "goal, at most", "", "from"), rows)
+
+
+def simulation_table(title: str, measured: Sequence[Measured]) -> Table:
+    """The rules of the simulation, by number of groups."""
+    rows = [
+        (
+            str(one.groups),
+            f"{one.ndcg:.4f}",
+            f"{one.infeasible_index:.2f}",
+            f"{one.broken:.1%}",
+            f"{one.ndkl:.3f}",
+            one.rule,
+        )
+        for one in measured
+    ]
+    columns = ("groups", "NDCG", "InfeasibleIndex", "lists broken", "NDKL", "rule")
+    made = table(title, columns, rows)
+    for place in range(len(RULES) - 1, len(rows), len(RULES)):
+        made.rows[place].end_section = True
+    return made
+
+
+def fa_ir_table(tables: Mapping[tuple[int, str, str], tuple[list[int], list[int]]]) -> Table:
+    """FA*IR's floors, plain and adjusted, prefix by prefix."""
+    rows = [
+        (f"{size} {p} {alpha}", kind, " ".join(str(c) for c in floors[1:]))
+        for (size, p, alpha), both in tables.items()
+        for kind, floors in zip(("plain", "adjusted"), both, strict=True)
+    ]
+    return table("FA*IR's m-tables", ("k, p, alpha", "", "floors of prefixes 1 to k"), rows)
