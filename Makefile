@@ -7,6 +7,7 @@ DEMO := out/demo
 PORT ?= 50051
 METRICS_PORT ?= 9464
 SEED ?= 1
+COUNT ?= 100000000
 PROTOS := $(wildcard proto/equipoise/v1/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,6 +41,9 @@ test-fast: $(READY) ## run the tests that need no server process and no real dat
 prove-fairness: $(READY) ## fair lists against brute force, other rules and solvers; ten minutes
 	@$(BIN)/python -m bench.fairness prove --seed $(SEED) --out out/fairness/proof.json
 
+soak-fairness: $(READY) ## COUNT lists (10^8), none outside its bounds; Ctrl-C keeps the count
+	@$(BIN)/python -m bench.fairness soak --seed $(SEED) --count $(COUNT)
+
 bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal
 	@$(BIN)/python -m bench.fairness speed --out out/fairness/speed.json
 
@@ -71,4 +75,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness bench-fairness fairness-tables lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables lint format stubs baseline clean

@@ -103,5 +103,37 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
     finish(result, simulation_table(title, measured), out, as_json)
 
 
+@main.command()
+@click.option(
+    "--count", "lists", type=click.IntRange(1), default=10**8, show_default=True,
+    help="Lists in all, those of earlier runs with them.",
+)  # fmt: skip
+@SEED
+@click.option(
+    "--state", type=FILE, default=Path("out/fairness/soak.json"), show_default=True,
+    help="The count so far. Ctrl-C keeps it; the next run goes on.",
+)  # fmt: skip
+@JSON
+def soak(lists: int, seed: int, state: Path, as_json: bool) -> None:
+    """Very many lists, none outside its bounds. Exit code 1: one was; 130: interrupted."""
+    from dataclasses import asdict
+
+    from bench.fairness.report import finish, soak_table
+    from bench.fairness.soak import resumed
+    from bench.fairness.soak import soak as run
+    from bench.progress import bar
+
+    count, stopped = resumed(state, seed), False
+    with bar(f"soak, seed {seed}", lists, left=True) as progress:
+        try:
+            run(count, state, lists, progress)
+        except KeyboardInterrupt:
+            stopped = True
+    finish(asdict(count), soak_table(count), None, as_json)
+    if stopped:
+        click.echo(f"stopped; the count is kept in {state}", err=True)
+    sys.exit(1 if count.violations else 130 if stopped else 0)
+
+
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bench.fairness.lines import Line
 from bench.fairness.simulation import RULES, Measured
+from bench.fairness.soak import Count
 from bench.fairness.timing import Row
 from bench.whole import write_whole
 
@@ -112,3 +113,19 @@ def fa_ir_table(tables: Mapping[tuple[int, str, str], tuple[list[int], list[int]
         for kind, floors in zip(("plain", "adjusted"), both, strict=True)
     ]
     return table("FA*IR's m-tables", ("k, p, alpha", "", "floors of prefixes 1 to k"), rows)
+
+
+def soak_table(count: Count) -> Table:
+    """The count of a soak."""
+    per_million_s = count.seconds / max(count.lists, 1) * 1e6
+    row = (
+        f"seed {count.seed}",
+        f"{count.lists:,}",
+        f"{count.infeasible:,}",
+        f"[bold red]{count.violations:,}[/]" if count.violations else "0",
+        f"{count.seconds:,.0f}",
+        f"{per_million_s:.1f}",
+        count.example,
+    )
+    columns = ("soak", "lists", "none keeps", "violations", "seconds", "seconds per 10^6", "")
+    return table("lists of the fair stage outside their bounds", columns, [row])
