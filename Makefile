@@ -50,6 +50,10 @@ bench-fairness: $(READY) ## the fair stage's time against sorting, growth and st
 fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
 	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
 
+test-bounds: $(READY) ## the fair stage's tests and the short proof with every array index checked
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m pytest tests/server/fairness
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m bench.fairness prove --short
+
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -75,4 +79,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables test-bounds lint format stubs baseline clean
