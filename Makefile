@@ -50,6 +50,11 @@ bench-fairness: $(READY) ## the fair stage's time against sorting, growth and st
 fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
 	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
 
+mutants: $(READY) ## plant faults in the fair stage and see whether its tests notice; up to an hour
+	@$(BIN)/python -c 'import cosmic_ray' 2>/dev/null || $(BIN)/python -m pip install \
+		--disable-pip-version-check --quiet --constraint constraints.txt --editable '.[mutants]'
+	@$(BIN)/python -m bench.fairness mutants --out out/fairness/mutants.json
+
 test-bounds: $(READY) ## the fair stage's tests and the short proof with every array index checked
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m pytest tests/server/fairness
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m bench.fairness prove --short
@@ -79,4 +84,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables test-bounds lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables mutants test-bounds lint format stubs baseline clean

@@ -135,5 +135,29 @@ def soak(lists: int, seed: int, state: Path, as_json: bool) -> None:
     sys.exit(1 if count.violations else 130 if stopped else 0)
 
 
+@main.command()
+@click.option("--module", "modules", multiple=True, help="Of these alone.  [default: all]")
+@click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), show_default=True,
+    default=Path("out/fairness/mutants"), help="For copies of the sources and the fates so far.",
+)  # fmt: skip
+@OUT
+@JSON
+def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: bool) -> None:
+    """Faults planted in the fair stage, one at a time. Exit code 1: too many went unnoticed."""
+    from bench.fairness.mutants import Settings, hunt, scored
+    from bench.fairness.report import finish, mutants_table
+    from bench.progress import bar
+
+    settings = Settings.read()
+    with bar("mutants", 1.0, left=True) as progress:
+        fates = hunt(settings, folder.resolve(), modules or settings.modules, progress)
+    result = scored(fates)
+    finish(result, mutants_table(result), out, as_json)
+    for one in result["survivors"] if not as_json else ():
+        click.echo(f"{one['module']}:{one['line']}\n  - {one['was']}\n  + {one['becomes']}")
+    sys.exit(1 if result["score"] < result["goal"] else 0)
+
+
 if __name__ == "__main__":
     main()

@@ -129,3 +129,13 @@ def soak_table(count: Count) -> Table:
     )
     columns = ("soak", "lists", "none keeps", "violations", "seconds", "seconds per 10^6", "")
     return table("lists of the fair stage outside their bounds", columns, [row])
+
+
+def mutants_table(scored: Mapping[str, Any]) -> Table:
+    """Mutants by module; the survivors are printed below it."""
+    rows = [
+        (module, str(counts["killed"]), str(counts["survived"]), str(counts["equivalent"]), "")
+        for module, counts in scored["modules"].items()
+    ]
+    title = f"{scored['score']:.1%} of the mutants killed; goal: {scored['goal']:.0%}"
+    return table(title, ("module", "killed", "survived", "equivalent", ""), rows)
