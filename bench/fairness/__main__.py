@@ -145,13 +145,16 @@ def soak(lists: int, seed: int, state: Path, as_json: bool) -> None:
 @JSON
 def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: bool) -> None:
     """Faults planted in the fair stage, one at a time. Exit code 1: too many went unnoticed."""
-    from bench.fairness.mutants import Settings, hunt, scored
+    from bench.fairness.mutants import MutantsFailed, Settings, hunt, scored
     from bench.fairness.report import finish, mutants_table
     from bench.progress import bar
 
     settings = Settings.read()
     with bar("mutants", 1.0, left=True) as progress:
-        fates = hunt(settings, folder.resolve(), modules or settings.modules, progress)
+        try:
+            fates = hunt(settings, folder.resolve(), modules or settings.modules, progress)
+        except MutantsFailed as failed:
+            raise click.ClickException(str(failed)) from failed
     result = scored(fates)
     finish(result, mutants_table(result), out, as_json)
     for one in result["survivors"] if not as_json else ():

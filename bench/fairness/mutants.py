@@ -30,7 +30,7 @@ from server.errors import EquipoiseError
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-COPIED = ("server", "tests", "bench", "proto", "pyproject.toml")
+COPIED = ("server", "training", "tests", "bench", "proto", "pyproject.toml")
 # A mutant that loops for ever is as dead as one that fails a test.
 LIMIT_S = 60
 GOAL = 0.95
