@@ -6,13 +6,15 @@ READY := $(VENV)/.ready
 DEMO := out/demo
 PORT ?= 50051
 METRICS_PORT ?= 9464
+SEED ?= 1
+COUNT ?= 100000000
 PROTOS := $(wildcard proto/equipoise/v1/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@echo "Equipoise: personalised recommendations that are provably fair."
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment .venv with everything in it
 
@@ -35,6 +37,27 @@ test: $(READY) ## run every test
 
 test-fast: $(READY) ## run the tests that need no server process and no real data
 	@$(BIN)/python -m pytest -m "not slow"
+
+prove-fairness: $(READY) ## fair lists against brute force, other rules and solvers; ten minutes
+	@$(BIN)/python -m bench.fairness prove --seed $(SEED) --out out/fairness/proof.json
+
+soak-fairness: $(READY) ## COUNT lists (10^8), none outside its bounds; Ctrl-C keeps the count
+	@$(BIN)/python -m bench.fairness soak --seed $(SEED) --count $(COUNT)
+
+bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal
+	@$(BIN)/python -m bench.fairness speed --out out/fairness/speed.json
+
+fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
+	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
+
+mutants: $(READY) ## plant faults in the fair stage and see whether its tests notice; up to an hour
+	@$(BIN)/python -c 'import cosmic_ray' 2>/dev/null || $(BIN)/python -m pip install \
+		--disable-pip-version-check --quiet --constraint constraints.txt --editable '.[mutants]'
+	@$(BIN)/python -m bench.fairness mutants --out out/fairness/mutants.json
+
+test-bounds: $(READY) ## the fair stage's tests and the short proof with every array index checked
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m pytest tests/server/fairness
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m bench.fairness prove --short
 
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
@@ -61,4 +84,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables mutants test-bounds lint format stubs baseline clean

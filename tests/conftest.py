@@ -1,6 +1,7 @@
 """Hypothesis profiles, and one real server over a tiny bundle for the tests of the wire.
 
-Profiles: quick while one works, the same examples every time in CI.
+Profiles: quick while one works, the same examples every time in CI; for mutants few examples, always
+the same, and no shrinking, since all that counts is whether one fails.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from strategies.bundles import tiny_bundle
 from strategies.live import LiveServer, live_server
@@ -19,6 +20,13 @@ from strategies.live import LiveServer, live_server
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=60, **_COMMON)
 settings.register_profile("ci", max_examples=200, derandomize=True, print_blob=True, **_COMMON)
+settings.register_profile(
+    "mutants",
+    max_examples=40,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    **_COMMON,
+)
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.fairness.kernels import arrange
-from server.fairness.types import Float32, Int32
+from server.fairness.types import Float32, Float64, Int32
 from server.jit import kernel
 
 KEPT = 0

@@ -133,7 +133,7 @@ def test_a_summary_counts_failures_as_infinitely_slow() -> None:
         None,
     )
     assert summary["latency_ok_ms"]["p99"] == 10
-    assert summary["receipts"] == {"MET": 98, "INFEASIBLE": 0, "SKIPPED": 0}
+    assert summary["receipts"] == {"MET": 98, "INFEASIBLE": 0, "SKIPPED": 0, "NOT_FOUND": 0}
     json.dumps(summary, allow_nan=False)
 
 

@@ -1,0 +1,166 @@
+"""`python -m bench.fairness COMMAND`: flags in, tables and exit codes out.
+
+Thin: whatever is heavy is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+OUT = click.option("--out", type=FILE, help="Write the result as JSON.")
+SEED = click.option("--seed", default=1, show_default=True, help="The same seed, the same draws.")
+
+
+@click.group(context_settings={"max_content_width": 100})
+def main() -> None:
+    """What is claimed of the fair stage, counted."""
+
+
+@main.command()
+@click.option("--short", is_flag=True, help="Fewer instances, in seconds.")
+@SEED
+@OUT
+@JSON
+def prove(short: bool, seed: int, out: Path | None, as_json: bool) -> None:
+    """Lists against brute force, other rules and solvers. Exit code 1: something did not hold."""
+    from bench.fairness.lines import Line
+    from bench.fairness.prove import BRIEF, LONG
+    from bench.fairness.prove import prove as run
+    from bench.fairness.report import finish, proof_table
+    from bench.progress import bar
+
+    started, lines = time.monotonic(), list[Line]()
+    with bar("prove", 1.0) as progress:
+        result = run(BRIEF if short else LONG, seed, progress, lines.append)
+    seconds = time.monotonic() - started
+    title = f"{result['instances']:,} instances, seed {seed}, {seconds:.0f} s"
+    finish(result, proof_table(title, lines), out, as_json)
+    sys.exit(1 if result["mismatches"] else 0)
+
+
+@main.command()
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), default=60, show_default=True,
+    help="Interleaved rounds of each ratio.",
+)  # fmt: skip
+@OUT
+@JSON
+def speed(rounds: int, out: Path | None, as_json: bool) -> None:
+    """The stage's time against sorting, with goals. A missed goal is shown, no error."""
+    from bench.fairness.report import finish, speed_table
+    from bench.fairness.speed import speed as run
+    from bench.progress import bar
+
+    with bar("speed", 1.0) as progress:
+        rows, result = run(rounds, progress)
+    title = f"medians of {rounds} interleaved rounds; {result['missed']} goals missed"
+    finish(result, speed_table(title, rows), out, as_json)
+
+
+@main.command()
+@click.option(
+    "--draws", type=click.IntRange(1, 1_000_000), default=4000, show_default=True,
+    help="Draws for each number of groups.",
+)  # fmt: skip
+@click.option(
+    "--groups", "counts", type=click.IntRange(2, 64), multiple=True,
+    help="Numbers of groups.  [default: 2 to 10]",
+)  # fmt: skip
+@SEED
+@OUT
+@JSON
+def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_json: bool) -> None:
+    """The KDD 2019 simulation, exact floors beside the paper's rules, and FA*IR's m-tables."""
+    from dataclasses import asdict
+
+    from bench.fairness.fa_ir import published_settings
+    from bench.fairness.report import console, fa_ir_table, finish, simulation_table
+    from bench.fairness.simulation import GROUPS, simulate
+    from bench.progress import bar
+
+    with bar("simulation", 1.0) as progress:
+        measured = [one for row in simulate(counts or GROUPS, draws, seed, progress) for one in row]
+    fa_ir = published_settings()
+    result = {
+        "kind": "fairness_tables",
+        "schema_version": 1,
+        "seed": seed,
+        "simulation": [asdict(one) for one in measured],
+        "fa_ir": [
+            {"k": k, "p": p, "alpha": alpha, "plain": plain[1:], "adjusted": adjusted[1:]}
+            for (k, p, alpha), (plain, adjusted) in fa_ir.items()
+        ],
+    }
+    if not as_json:
+        console().print(fa_ir_table(fa_ir))
+    title = f"{draws:,} draws each, lists of 100, seed {seed}"
+    finish(result, simulation_table(title, measured), out, as_json)
+
+
+@main.command()
+@click.option(
+    "--count", "lists", type=click.IntRange(1), default=10**8, show_default=True,
+    help="Lists in all, those of earlier runs with them.",
+)  # fmt: skip
+@SEED
+@click.option(
+    "--state", type=FILE, default=Path("out/fairness/soak.json"), show_default=True,
+    help="The count so far. Ctrl-C keeps it; the next run goes on.",
+)  # fmt: skip
+@JSON
+def soak(lists: int, seed: int, state: Path, as_json: bool) -> None:
+    """Very many lists, none outside its bounds. Exit code 1: one was; 130: interrupted."""
+    from dataclasses import asdict
+
+    from bench.fairness.report import finish, soak_table
+    from bench.fairness.soak import resumed
+    from bench.fairness.soak import soak as run
+    from bench.progress import bar
+
+    count, stopped = resumed(state, seed), False
+    with bar(f"soak, seed {seed}", lists, left=True) as progress:
+        try:
+            run(count, state, lists, progress)
+        except KeyboardInterrupt:
+            stopped = True
+    finish(asdict(count), soak_table(count), None, as_json)
+    if stopped:
+        click.echo(f"stopped; the count is kept in {state}", err=True)
+    sys.exit(1 if count.violations else 130 if stopped else 0)
+
+
+@main.command()
+@click.option("--module", "modules", multiple=True, help="Of these alone.  [default: all]")
+@click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), show_default=True,
+    default=Path("out/fairness/mutants"), help="For copies of the sources and the fates so far.",
+)  # fmt: skip
+@OUT
+@JSON
+def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: bool) -> None:
+    """Faults planted in the fair stage, one at a time. Exit code 1: too many went unnoticed."""
+    from bench.fairness.mutants import MutantsFailed, Settings, hunt, scored
+    from bench.fairness.report import finish, mutants_table
+    from bench.progress import bar
+
+    settings = Settings.read()
+    with bar("mutants", 1.0, left=True) as progress:
+        try:
+            fates = hunt(settings, folder.resolve(), modules or settings.modules, progress)
+        except MutantsFailed as failed:
+            raise click.ClickException(str(failed)) from failed
+    result = scored(fates)
+    finish(result, mutants_table(result), out, as_json)
+    for one in result["survivors"] if not as_json else ():
+        click.echo(f"{one['module']}:{one['line']}\n  - {one['was']}\n  + {one['becomes']}")
+    sys.exit(1 if result["score"] < result["goal"] else 0)
+
+
+if __name__ == "__main__":
+    main()

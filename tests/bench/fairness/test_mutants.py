@@ -1,0 +1,61 @@
+"""Mutants are told by their lines, counted by module, and equivalent ones have a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.fairness.mutants import (
+    ROOT,
+    Fate,
+    Mutant,
+    Settings,
+    known_equivalent,
+    mutants_of,
+    scored,
+)
+
+
+def _mutant(module: str = "a.py", line: int = 1) -> Mutant:
+    return Mutant(module, "core/AddNot", 0, line, "if x:", "if not x:")
+
+
+def test_the_settings_name_modules_and_tests_that_exist() -> None:
+    settings = Settings.read()
+    assert all((ROOT / module).is_file() for module in settings.modules)
+    paths = [test for test in settings.tests if not test.startswith("--")]
+    assert paths
+    assert all((ROOT / path).exists() for path in paths)
+
+
+def test_the_score_leaves_out_equivalent_mutants() -> None:
+    fates = ["killed"] * 3 + ["survived", "equivalent", "equivalent"]
+    result = scored([Fate(_mutant(line=n), fate) for n, fate in enumerate(fates)])
+    assert result["score"] == 0.75
+    assert result["modules"] == {"a.py": {"killed": 3, "survived": 1, "equivalent": 2}}
+    assert [one["line"] for one in result["survivors"]] == [3]
+
+
+def test_every_equivalent_mutant_has_a_line_and_a_reason() -> None:
+    for (module, was, becomes), reason in known_equivalent().items():
+        source = (ROOT / module).read_text(encoding="utf-8")
+        lines = {line.strip() for line in source.splitlines()}
+        assert was in lines, f"{module} no longer has {was!r}"
+        assert was != becomes
+        assert len(reason) > 20
+
+
+def test_reasons_are_found_by_the_text_of_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "equivalent.toml"
+    path.write_text('[[mutant]]\nmodule = "a.py"\nwas = "x"\nbecomes = "y"\nreason = "none"\n')
+    assert known_equivalent(path) == {("a.py", "x", "y"): "none"}
+
+
+@pytest.mark.slow
+def test_each_mutant_changes_one_line_that_is_no_type() -> None:
+    pytest.importorskip("cosmic_ray", reason="make mutants installs it")
+    made = list(mutants_of("server/fairness/kernels.py", Settings.read()))
+    assert len(made) > 300
+    assert all(mutant.was and mutant.was != mutant.becomes for mutant, _ in made)
+    assert len({source for _, source in made}) > 0.95 * len(made)

@@ -1,0 +1,79 @@
+"""The proof by trial in its short form; its oracles agree; and a wrong kernel is found by it."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench.fairness import exhaustive, fa_ir, kernel, oracles
+from bench.fairness.__main__ import main
+from bench.fairness.exact import by_assignment, by_program
+from server.fairness.fair_ir import fail_probability
+from server.fairness.metrics import dcg
+
+
+@pytest.mark.slow
+def test_the_short_proof_has_no_mismatch() -> None:
+    ran = CliRunner().invoke(main, ["prove", "--short", "--seed", "7", "--json"])
+    result = json.loads(ran.stdout)
+    assert (ran.exit_code, result["mismatches"], result["seed"]) == (0, 0, 7)
+    assert all(line["instances"] for line in result["lines"])
+    assert result["instances"] > 200_000
+
+
+def test_a_list_in_score_order_is_found_to_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_score_alone(scores, groups, floors, ceilings, size):
+        return np.arange(size, dtype=np.int32), 0
+
+    monkeypatch.setattr(exhaustive, "fair_places", by_score_alone)
+    floors, ceilings = exhaustive.tables(exhaustive.World(4, 3, 2))
+    _, _, mismatches, example = exhaustive._try_all.py_func(floors, ceilings, 4, False, True)
+    assert mismatches > 0
+    assert floors[example].any()
+
+
+def _random(seed: int, n: int, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.integers(0, 50, n))[::-1].copy(), rng.integers(0, n_groups, n, np.int32)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_oracles_agree(seed: int) -> None:
+    values, groups = _random(seed, 6, 2)
+    floors = exhaustive.floor_tables(4, 2)[seed * 30]
+    ceilings = np.tile(np.arange(5, dtype=np.int32), (2, 1))
+    lists, counts = np.zeros(5, np.int64), np.zeros(5, np.int64)
+    longest = oracles.every_list(values, groups, floors, ceilings, 4, lists)
+    assert oracles.every_count(values, groups, floors, ceilings, 4, counts) == longest
+    assert lists.tolist() == counts.tolist()
+    scores = values.astype(np.float32)
+    best = by_assignment(scores, groups, floors, ceilings, 4)
+    program = by_program(scores, groups, floors, ceilings, 4)
+    if longest < 4:
+        assert best is program is None
+        return
+    places = oracles.backward(values, groups, floors, 4)
+    assert np.cumsum(values[places]).tolist() == lists[1:].tolist()
+    assert best == pytest.approx(dcg(values[places])) == program
+
+
+def test_the_compiled_call_is_rerank() -> None:
+    values, groups = _random(3, 40, 4)
+    policy = exhaustive.any_policy(12)
+    for table in exhaustive.floor_tables(3, 4)[::40]:
+        floors = np.repeat(table, 4, axis=1)[:, :13]
+        ceilings = np.tile(np.arange(13, dtype=np.int32), (4, 1))
+        made = kernel.with_tables(policy, floors, ceilings)
+        assert kernel.same_as_rerank(values.astype(np.float32), groups, 12, made)
+
+
+@pytest.mark.parametrize("share", ["1/4", "1/2", "7/10"])
+def test_the_exact_program_is_what_the_server_sums(share: str) -> None:
+    floors = fa_ir.served(20, Fraction(share), Fraction(1, 10), adjusted=True)
+    exact = float(fa_ir.exact_fail(floors, Fraction(share)))
+    got = fail_probability(np.array(floors, np.int32), float(Fraction(share)))
+    assert got == pytest.approx(exact, abs=1e-12)

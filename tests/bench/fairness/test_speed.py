@@ -1,0 +1,55 @@
+"""The timings run, interleave, and show a missed goal as missed and not as an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.fairness import inputs, kernel, speed, start
+from bench.fairness.report import console, speed_table
+from bench.fairness.timing import Row, in_turns_us
+from server.fairness import Status, rerank
+
+
+def test_calls_take_turns_over_all_inputs() -> None:
+    seen: list[str] = []
+    times = in_turns_us([lambda x: seen.append(f"a{x}"), lambda x: seen.append(f"b{x}")], [1, 2], 3)
+    assert seen[:4] == ["a1", "a2", "b1", "b2"]
+    assert len(seen) == 4 * 5
+    assert len(times) == 2
+
+
+@pytest.mark.parametrize("kind", speed.GROWING)
+def test_what_is_timed_are_lists_that_keep_their_policy(kind: str) -> None:
+    cases = inputs.given(kind, 5000, 100, 64)
+    for case in cases:
+        receipt = rerank(case.scores, case.groups, case.count, case.policy).receipt
+        assert receipt.status is Status.MET
+    assert len({case.scores.tobytes() for case in cases}) == inputs.VARIED
+
+
+def test_a_batch_gives_the_lists_of_rerank() -> None:
+    cases = inputs.given(*speed.SMALL)
+    scores, groups = (np.stack([getattr(c, name) for c in cases]) for name in ("scores", "groups"))
+    policy = cases[0].policy
+    places = kernel.fair_batch(scores, groups, policy.floors, policy.ceilings, 50)
+    one_by_one = [rerank(c.scores, c.groups, 50, policy).order.tolist() for c in cases]
+    assert places.tolist() == one_by_one
+
+
+def test_a_missed_goal_is_shown() -> None:
+    rows = [Row("fast", 0.4, "ratio", 0.5), Row("slow", 3.0, "ratio", 1.0), Row("free", 1.0, "ms")]
+    assert [row.met for row in rows] == [True, False, None]
+    shown = console()
+    with shown.capture() as told:
+        shown.print(speed_table("t", rows))
+    assert "missed" in told.get()
+
+
+@pytest.mark.slow
+def test_a_read_only_install_starts_without_writing_beside_it(tmp_path: Path) -> None:
+    copy = start.read_only_copy(tmp_path)
+    assert (copy / "server/fairness/__pycache__").is_file()
+    assert (copy / "server/__pycache__").is_file()
