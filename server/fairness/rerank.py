@@ -31,11 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import InvalidField, PolicyInfeasible, listed
-from server.fairness import kernels
+from server.fairness import amortise, diversify, kernels
 from server.fairness.bounded import Bounded, bounded_list
 from server.fairness.compile import CompiledPolicy
 from server.fairness.discount import discounts
-from server.fairness.diversify import dpp_order, mmr_order
 from server.fairness.policy import Diverse
 from server.fairness.receipt import as_scored, receipt_of
 from server.fairness.types import (
@@ -131,6 +130,8 @@ def warm_up() -> None:
     kernels.gained(scores, order, places, worth)
     kernels.exposed(groups, places, worth, 1)
     kernels.ranks_among(order, places)
+    amortise.warm_up()
+    diversify.warm_up()
 
 
 def _shaped(
@@ -150,7 +151,7 @@ def _shaped(
     rule = compiled.policy.shaping("diverse")
     if vectors is not None and rule is not None:
         assert isinstance(rule.section, Diverse)
-        pick = mmr_order if rule.section.method == "mmr" else dpp_order
+        pick = diversify.mmr_order if rule.section.method == "mmr" else diversify.dpp_order
         trade_off = float(Fraction(rule.section.trade_off))
         picked = pick(values, _owned(vectors, np.float32), order, size, trade_off)
         order = np.concatenate([picked, order[~np.isin(order, picked)]])
