@@ -139,8 +139,7 @@ def _first_bad_prefix(
                 g = all_groups[order[rank]]
                 seen[g] += 1
                 if seen[g] > ceilings[g, k]:
-                    return k, g, ceilings[g, k], seen[g]
-            return TOO_SHORT, -1, 0, 0
+                    return k, g, ceilings[g, k], seen[g]  # at the latest at rank k
     if bad <= size:
         return bad, bad_group, floors[bad_group, bad], supply[bad_group]
     return 0, -1, 0, 0
@@ -229,8 +228,6 @@ def arrange_head(
     reasons = np.empty(size, np.int8)
     have = np.zeros(n_groups, np.int32)
     bad = _first_bad_prefix(all_groups, order, supply, floors, ceilings, size)
-    if bad[0] == TOO_SHORT:
-        return places, ranks, reasons, bad
 
     # spare[k]: places from here until k, less the items that floors still ask for until k.
     # deadline[g]: of the group's next item.

@@ -177,3 +177,14 @@ def test_equal_scores_across_the_end_of_what_is_sorted_go_by_their_tie_break() -
     ties = np.arange(400, dtype=np.int64)[::-1].copy()
     fair = rerank(scores, groups, 8, policy, ties)
     assert fair.order.tolist() == [5, 4, 3, 2, 1, 0, 399, 398]
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_the_best_list_of_a_window_is_bounded_by_its_floors_and_by_its_ceilings(best: int) -> None:
+    # Of the group that is named the best items of all, or the worst.
+    policy = compiled("window", '[window]\na = "3/10"\n', ["a", "b"], 10)
+    groups = np.repeat(np.int32([best, 1 - best]), 30)
+    scores = np.linspace(1, 0, 60, dtype=np.float32) ** 2
+    fair = rerank(scores, groups, 10, policy)
+    assert differs(fair, fair_by_full_sort(scores, groups, 10, policy, None), policy) == []
+    assert 0 < fair.receipt.utility_kept < fair.receipt.utility_of_best <= 1
