@@ -55,17 +55,20 @@ def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
         return _of_rerank(request, responses, document)
     asked = _message(document, pb.RecommendRequest(), request)
     pages = [_message(_json(path), pb.RecommendResponse(), path) for path in responses]
+    return evidence_of(asked, pages)
+
+
+def evidence_of(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) -> Evidence:
+    """The evidence of one Recommend: its response, or those of all pages in order."""
     last = pages[-1]
-    items = [item for page in pages for item in page.items]
-    scored = last.candidates
     bought: dict[str, dict[str, int]] = {}
     for told in last.bought:
         bought.setdefault(told.group_table, {})[told.group] = told.count
     return Evidence(
         count=asked.count,
         excluded=frozenset(asked.exclude_item_ids),
-        candidates=_candidates(scored, {}) if scored else None,
-        items=items,
+        candidates=_candidates(last.candidates, {}) if last.candidates else None,
+        items=[item for page in pages for item in page.items],
         whole=not last.next_page_token and pages[0].page_offset == 0,
         receipt=last.receipt,
         bundle_id=last.bundle_id,
