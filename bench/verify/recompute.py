@@ -366,7 +366,7 @@ def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Clai
         [worth(document.discount, rank) for rank in range(1, len(evidence.items) + 1)],
     )
     if best is None:
-        yield _unchecked(name, "several group tables: the best list is a search of its own")
+        yield _unchecked(name, "several group tables, and the solver came to no end")
         return
     share = own / best if best > 0 else 1.0
     # What is told may be less than the truth, never more.
