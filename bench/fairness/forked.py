@@ -1,7 +1,8 @@
 """Runs pytest once for each line that it reads, each time in a fork that has all imports behind it.
 
 Starting Python, numba, pytest and Hypothesis takes longer than the test that kills a mutant. Nothing
-of the sources under test is imported before the fork. Writes the exit code, or -1 after the limit.
+of the sources under test is imported before the fork. Writes the exit code, or -1 where the system
+ended it after LIMIT_S seconds on the CPU, however busy the machine is.
 
 python -m bench.fairness.forked LIMIT_S PYTEST_ARGUMENT...
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
+import resource
 import sys
 
 HEAVY = (
@@ -23,10 +24,11 @@ HEAVY = (
 )
 
 
-def _test(arguments: list[str]) -> None:
+def _test(arguments: list[str], limit_s: int) -> None:
     """The child: as a process of its own, silent."""
     import pytest
 
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
@@ -37,19 +39,6 @@ def _test(arguments: list[str]) -> None:
         os._exit(code)
 
 
-def _waited(child: int, limit_s: int) -> int:
-    """The child's exit code; -1 where it had to be ended."""
-
-    def end(*_: object) -> None:
-        os.kill(child, signal.SIGKILL)
-
-    signal.signal(signal.SIGALRM, end)
-    signal.alarm(limit_s)
-    _, status = os.waitpid(child, 0)
-    signal.alarm(0)
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
-
-
 def main() -> None:
     """Serve until the input ends."""
     limit_s, arguments = int(sys.argv[1]), sys.argv[2:]
@@ -58,8 +47,9 @@ def main() -> None:
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:
-            _test(arguments)
-        print(_waited(child, limit_s), flush=True)
+            _test(arguments, limit_s)
+        _, status = os.waitpid(child, 0)
+        print(os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1, flush=True)
 
 
 if __name__ == "__main__":
