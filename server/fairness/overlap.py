@@ -31,9 +31,11 @@ NOT_FOUND = 2
 BAD_ROW = -1
 """A member is outside its attribute's rows: there is no list."""
 
-# Without a list that keeps the bounds the beam grows by this factor, so often.
+# Without a list that keeps the bounds the beam grows by this factor, so often; and once where the
+# list may be so far from the best, as a share of the bound over the utility of the lowest score.
 _WIDER = 8
 _TIMES_WIDER = 2
+_FAR = 0.02
 # Sweeps of the prices over the rows: more hardly lower the bound.
 _SWEEPS = 6
 # A floor that is short weighs more than any number of ceilings that are passed.
@@ -530,8 +532,10 @@ def arrange_overlapping(
     stock = np.minimum(supply, size).astype(np.int32)
 
     ideal = 0.0
+    lowest = 0.0
     rounding = 0.0
     for t in range(size):
+        lowest += discounts[t] * min(0.0, np.float64(scores[order[n - 1]]))
         ideal += discounts[t] * scores[order[t]]
         rounding += discounts[t] * np.abs(np.float64(scores[order[t]]))
     rounding *= _ROUNDING
@@ -628,9 +632,12 @@ def arrange_overlapping(
         # Each list was dropped, or could not become more than an earlier one, or was looked at.
         bound = min(bound, max(utility, dropped))
         if utility > -np.inf:
-            if width >= beam_width:
+            if width < beam_width:
+                width = beam_width
+            elif width < beam_width * _WIDER and bound - utility > _FAR * (bound - lowest):
+                width = beam_width * _WIDER
+            else:
                 break
-            width = beam_width
         elif n_dropped == 0 or width >= beam_width * _WIDER**_TIMES_WIDER:
             # The fewest broken bounds; prices have no say in that.
             hopeless = n_dropped == 0
