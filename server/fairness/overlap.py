@@ -28,9 +28,11 @@ NOT_FOUND = 2
 BAD_ROW = -1
 """A member is outside its attribute's rows: there is no list."""
 
-# Without a list that keeps the bounds the beam grows by this factor, so often.
+# Without a list that keeps the bounds the beam grows by this factor, so often; and once where the
+# list may be so far from the best, as a share of the bound over the utility of the lowest score.
 _WIDER = 8
 _TIMES_WIDER = 2
+_FAR = 0.02
 # Sweeps of the prices over the rows: more hardly lower the bound.
 _SWEEPS = 6
 # A floor that is short weighs more than any number of ceilings that are passed.
@@ -224,6 +226,50 @@ def _prices(
 
 
 @kernel
+def _dead(
+    counts: Int32,
+    have: Int32,
+    stock: Int32,
+    rows: Int32,
+    blocks: Int32,
+    floors: Int32,
+    ceilings: Int32,
+    placed: int,
+    k: int,
+    shared: Int32,
+) -> bool:
+    """Whether a start of a list cannot be continued to prefix k, for want of items.
+
+    What is left of a cell is what its rows' ceilings let in. Under the ceilings of each attribute it
+    must fill the places until k, and leave the floors of the other attributes enough items.
+    """
+    n_attributes = rows.shape[1]
+    shared[:] = 0
+    for c in range(stock.shape[0]):
+        left = stock[c] - counts[c]
+        for a in range(n_attributes):
+            left = min(left, max(0, ceilings[rows[c, a], k] - have[rows[c, a]]))
+        if left > 0:
+            for a in range(n_attributes):
+                for b in range(n_attributes):
+                    shared[rows[c, a], rows[c, b]] += left
+    for b in range(n_attributes):
+        places = k - placed
+        for other in range(blocks[b], blocks[b + 1]):
+            places -= min(ceilings[other, k] - have[other], shared[other, other])
+        if places > 0:
+            return True
+        for r in range(shared.shape[0]):
+            needed = floors[r, k] - have[r]
+            if needed > 0:
+                for other in range(blocks[b], blocks[b + 1]):
+                    needed -= min(ceilings[other, k] - have[other], shared[r, other])
+                if needed > 0:
+                    return True
+    return False
+
+
+@kernel
 def _search(
     values: Float64,
     stock: Int32,
@@ -237,13 +283,15 @@ def _search(
     width: int,
     least: float,
     strict: bool,
+    careful: bool,
 ) -> tuple[bool, Int32, float, float, int]:
     """A beam over the places: the `width` most promising starts of a list, by what they can become.
 
     A start is worth the sums of its own prefixes and, of each prefix to come, the best that the
     prices let it reach. Strict: starts that one attribute alone shows to be dead are dropped, and
     so are those that cannot become more than `least`. Otherwise the fewest broken bounds come
-    first. Of starts with the same items the best is kept.
+    first. Careful: also those are dropped that lack items, a test that is slow. Of starts with the same
+    items the best is kept.
 
     Returns:
         found, the cells `[size]`, utility, the most that a start could become that did not fit into
@@ -326,11 +374,31 @@ def _search(
     paid = np.empty(size + 1)
     path = np.empty(size, np.int32)
     dropped, n_dropped = -np.inf, 0
+    shared = np.zeros((n_rows, n_rows), np.int32)
     live = 1
     for t in range(1, size + 1):
         m = 0
         seen[:] = -1
         for b in range(live):
+            if careful:
+                dead = False
+                for k in range(t, size + 1):
+                    if _dead(
+                        counts[b],
+                        have[b],
+                        stock,
+                        rows,
+                        blocks,
+                        floors,
+                        ceilings,
+                        t - 1,
+                        k,
+                        shared,
+                    ):
+                        dead = True
+                        break
+                if dead:
+                    continue
             # What breaks if a row is taken now: the floors of its attribute that no longer fit
             # into the places left (Hall, as in `kernels.arrange`), and its own ceiling.
             passed = 0.0
@@ -490,10 +558,11 @@ def arrange_overlapping(
     score order; floors, ceilings `[R, >= size + 1]`; discounts `[size]`, not increasing, not
     negative; 1 <= size <= n.
 
-    A list that keeps the bounds of one attribute (`kernels.arrange`) and those of the others is the
-    best there is, and is returned. Otherwise the beam searches. Where no list keeps the bounds:
-    floors are lowered to the supply of their row, and then as few are short as is found, over
-    prefixes and rows, and after them as few ceilings passed.
+    The score order, or the best list under the floors or the ceilings of one attribute alone
+    (`kernels.arrange`), is the best there is where it keeps all other bounds too, and is returned.
+    Otherwise the beam searches; it is wider where it found nothing, or may be far from the best.
+    Where no list keeps the bounds: floors are lowered to the supply of their row, then as few are
+    short as is found, over prefixes and rows, and after them as few ceilings are passed.
 
     Returns:
         places `[size]` in input positions; the first (prefix, row) that they break, (0, 0) if none;
@@ -527,8 +596,10 @@ def arrange_overlapping(
     stock = np.minimum(supply, size).astype(np.int32)
 
     ideal = 0.0
+    lowest = 0.0
     rounding = 0.0
     for t in range(size):
+        lowest += discounts[t] * min(0.0, np.float64(scores[order[n - 1]]))
         ideal += discounts[t] * scores[order[t]]
         rounding += discounts[t] * np.abs(np.float64(scores[order[t]]))
     rounding *= _ROUNDING
@@ -617,6 +688,7 @@ def arrange_overlapping(
             width,
             utility + rounding,
             strict,
+            strict and width > beam_width and utility == -np.inf,
         )
         if not strict:
             path = listed
@@ -626,9 +698,12 @@ def arrange_overlapping(
         # Each list was dropped, or could not become more than an earlier one, or was looked at.
         bound = min(bound, max(utility, dropped))
         if utility > -np.inf:
-            if width >= beam_width:
+            if width < beam_width:
+                width = beam_width
+            elif width < beam_width * _WIDER and bound - utility > _FAR * (bound - lowest):
+                width = beam_width * _WIDER
+            else:
                 break
-            width = beam_width
         elif n_dropped == 0 or width >= beam_width * _WIDER**_TIMES_WIDER:
             # The fewest broken bounds; prices have no say in that.
             hopeless = n_dropped == 0
