@@ -15,13 +15,9 @@ import resource
 import sys
 
 HEAVY = (
-    "numba",
-    "numpy",
-    "pydantic",
-    "pytest",
-    "hypothesis.strategies",
-    "_hypothesis_pytestplugin",
-)
+    "numba", "numpy", "pydantic", "pytest", "hypothesis.strategies", "_hypothesis_pytestplugin",
+    "onnx", "onnxruntime", "grpc", "safetensors.numpy", "structlog",
+)  # fmt: skip
 
 
 def _test(arguments: list[str], limit_s: int) -> None:

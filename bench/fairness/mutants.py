@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -122,11 +123,10 @@ class Workplace:
             else:
                 shutil.copy(source, place / name)
         self._place = place
+        self._second = int(time.time())
         environment = {
             **os.environ,
             "NUMBA_DISABLE_JIT": "1",
-            # A stale .pyc would hide the next mutant of the same second.
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join([str(place), str(place / "proto")]),
         }
         command = [
@@ -142,15 +142,21 @@ class Workplace:
         """Whether every test passes with this source in the module's place."""
         assert self._forks.stdin is not None
         assert self._forks.stdout is not None
-        path = self._place / module
-        original = path.read_text(encoding="utf-8")
-        path.write_text(source, encoding="utf-8")
+        original = (self._place / module).read_text(encoding="utf-8")
+        self._write(module, source)
         try:
             self._forks.stdin.write("\n")
             self._forks.stdin.flush()
             return self._forks.stdout.readline().strip() == "0"
         finally:
-            path.write_text(original, encoding="utf-8")
+            self._write(module, original)
+
+    def _write(self, module: str, source: str) -> None:
+        path = self._place / module
+        path.write_text(source, encoding="utf-8")
+        # Python takes compiled code for fresh by the second of its source: each has its own.
+        self._second += 1
+        os.utime(path, (self._second, self._second))
 
     def close(self) -> None:
         """End its process; a fork that still runs ends at its limit."""
