@@ -31,7 +31,7 @@ BAD_ROW = -1
 # Without a list that keeps the bounds the beam grows by this factor, so often; and once where the
 # list may be so far from the best, as a share of the bound over the utility of the lowest score.
 _WIDER = 8
-_TIMES_WIDER = 1
+_TIMES_WIDER = 2
 _FAR = 0.02
 # Sweeps of the prices over the rows: more hardly lower the bound.
 _SWEEPS = 6
