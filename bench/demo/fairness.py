@@ -18,8 +18,9 @@ from google.protobuf.message import Message
 from matplotlib.figure import Figure
 
 from bench.verify.bounds import read_document, worth
+from bench.verify.claims import Verdict
 from bench.verify.evidence import evidence_of
-from bench.verify.recompute import Verdict, verify
+from bench.verify.recompute import verify
 from equipoise.v1 import recommendation_pb2 as pb
 from server.bundle import Bundle
 
