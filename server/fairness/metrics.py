@@ -195,8 +195,9 @@ def expected_exposure(lists: NDArray[np.integer], n_items: int) -> Float64:
     weights = discounts(lists.shape[1])
     worth = np.broadcast_to(weights / weights.sum(), lists.shape)
     shown = lists >= 0
-    total: Float64 = np.bincount(lists[shown], weights=worth[shown], minlength=n_items)
-    return total / max(len(lists), 1)
+    total = np.bincount(lists[shown], weights=worth[shown], minlength=n_items)
+    # Without a single item bincount gives integers.
+    return total.astype(np.float64) / max(len(lists), 1)
 
 
 def target_exposure(

@@ -135,9 +135,7 @@ def collect(
             wanted[bought] = True
             out[row] = roc_auc(scores, wanted[items])
             wanted[bought] = False
-    return Collected(
-        compiled, lists, tuple(receipts), tuple(own), regrets, exact, aucs, first_aucs
-    )
+    return Collected(compiled, lists, tuple(receipts), tuple(own), regrets, exact, aucs, first_aucs)
 
 
 def _regret(

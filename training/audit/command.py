@@ -68,7 +68,9 @@ Exit code 2: the bundle learned from events after the cut, has no such policy, o
     show_default=True,
     help="Of groups of fewer users only the number is told.",
 )
-@click.option("--tradeoff", is_flag=True, help="Also sweep every kind of policy over its parameter.")
+@click.option(
+    "--tradeoff", is_flag=True, help="Also sweep every kind of policy over its parameter."
+)
 @click.option(
     "--tradeoff-users",
     type=click.IntRange(1),

@@ -52,10 +52,22 @@ class Wanted:
     source: str
 
 
+def catalogue_shares(table: GroupTable) -> Float64:
+    """Each group's part of the catalogue's items, `[G]`."""
+    items = table.sizes.items.astype(np.float64)
+    return items / max(1.0, float(items.sum()))
+
+
+def summed(table: GroupTable, per_item: Float64) -> Float64:
+    """Values of items `[n_items]` added up by group, `[G]`."""
+    total = np.bincount(table.codes, weights=per_item, minlength=len(table.labels))
+    return total.astype(np.float64)
+
+
 def wanted_shares(collected: Collected, table: GroupTable, place: int) -> Wanted:
     """The wanted shares of `table`, the policy's `place`-th."""
     compiled, lists = collected.compiled, len(collected.lists)
-    catalogue = table.sizes.items / max(1, int(table.sizes.items.sum()))
+    catalogue = catalogue_shares(table)
     for number, calibration in enumerate(compiled.calibrations):
         if calibration.start == compiled.starts[place]:
             own = [tables.targets[number] for tables in collected.own]
@@ -64,7 +76,9 @@ def wanted_shares(collected: Collected, table: GroupTable, place: int) -> Wanted
             )
     named = {label: float(share) for label, share in _rule_shares(compiled, table.name)}
     if named:
-        return Wanted([_filled(named, table, catalogue)] * lists, "the policy's, then the catalogue")
+        return Wanted(
+            [_filled(named, table, catalogue)] * lists, "the policy's, then the catalogue"
+        )
     evened = compiled.amortisation
     if evened is not None and evened.group_table == table.name:
         return Wanted([evened.targets] * lists, "the policy's targets over all lists")
@@ -74,7 +88,11 @@ def wanted_shares(collected: Collected, table: GroupTable, place: int) -> Wanted
 def _rule_shares(compiled: CompiledPolicy, table: str) -> Sequence[tuple[str, Any]]:
     """The shares of the table's first rule that names any."""
     return next(
-        (rule.shares for rule in compiled.policy.bounds if rule.group_table == table and rule.shares),
+        (
+            rule.shares
+            for rule in compiled.policy.bounds
+            if rule.group_table == table and rule.shares
+        ),
         (),
     )
 
@@ -86,7 +104,8 @@ def _filled(named: dict[str, float], table: GroupTable, catalogue: Float64) -> F
     weights = np.where(others, catalogue, 0.0)
     if weights.sum() > 0:
         shares += (1.0 - shares.sum()) * weights / weights.sum()
-    return shares / shares.sum()
+    filled: Float64 = shares / shares.sum()
+    return filled
 
 
 def facts_of(
@@ -169,8 +188,8 @@ def _table(
         for when, lists in (("before", before), ("after", collected.lists))
     }
     mean_wanted = np.mean(wanted.shares, axis=0) if wanted.shares else np.zeros(size)
-    catalogue = table.sizes.items / max(1, int(table.sizes.items.sum()))
-    due = np.bincount(table.codes, weights=deserved, minlength=size)
+    catalogue = catalogue_shares(table)
+    due = summed(table, deserved)
     groups = {when: block.pop("groups") for when, block in measured.items()}
     return {
         "group_table": table.name,
@@ -236,7 +255,7 @@ def _lists(
         "lists_with_infinite_ndkl": int(np.isinf(per_list["ndkl"]).sum()),
         "awrf_mean": None,
         "awrf_of_all_lists": None,
-        **_expected(exposure, np.bincount(table.codes, weights=deserved, minlength=size)),
+        **_expected(exposure, summed(table, deserved)),
         "reasons": {},
         "groups": {
             "exposure_share": exposure,

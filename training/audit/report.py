@@ -98,7 +98,11 @@ def _items(policy: dict[str, Any]) -> list[str]:
     )
     for table in policy["tables"]:
         before, after = table["before"], table["after"]
-        lines += ["", f"Wanted shares of {table['group_table']}: {table['wanted_shares_from']}.", ""]
+        lines += [
+            "",
+            f"Wanted shares of {table['group_table']}: {table['wanted_shares_from']}.",
+            "",
+        ]
         lines += _table(
             (table["group_table"], "before", "after"),
             [(title, before[key], after[key]) for title, key in ITEM_ROWS],
@@ -151,7 +155,7 @@ def _users(users: dict[str, Any], k: int) -> list[str]:
     )
     single = [name for name in users["cells"] if ", " not in name]
     if single:
-        metrics = list(titles)[:2] + [list(titles)[3], list(titles)[5]]
+        metrics = [*list(titles)[:2], list(titles)[3], list(titles)[5]]
         lines += [""]
         lines += _table(
             ("group", "n", *(titles[metric] for metric in metrics)),
@@ -193,7 +197,8 @@ def _tradeoff(swept: dict[str, Any]) -> list[str]:
         ("series", "parameter", "aim", "fairness", "model utility kept", "NDCG kept", "interval", "met"),
         [
             (
-                point["series"], point["parameter"], point["aim"], point["fairness"],
+                point["series"], point["parameter"], point["aim"],
+                point["fairness"][point["aim"]],
                 point["utility_kept_mean"], point["ndcg_kept"]["value"],
                 _range(point["ndcg_kept"]["low"], point["ndcg_kept"]["high"]),
                 f"{point['met']}/{point['lists']}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from server.features.types import Float64
 from training.data.schema import UNKNOWN
 
 FEW_GROUPS = 12
-SHARES = ("1/20", "1/10", "3/20", "1/5", "3/10", "2/5", "1/2", "7/10")
+SHARE_STEPS = 8
+"""A group's share is swept in so many steps up to its part of the catalogue."""
 ALPHAS = ("1/100", "1/20", "1/5", "1/2")
 CAPS = range(1, 11)
 BOTH_SIDES = (("1/10", "4/1"), ("1/4", "3/1"), ("1/2", "2/1"), ("1/2", "3/2"), ("3/4", "5/4"), ("1/1", "1/1"))  # fmt: skip
@@ -26,8 +28,9 @@ STRENGTHS = ("1/100", "1/50", "1/20", "1/10", "1/5", "1/2")
 TRADE_OFFS = ("1/20", "1/10", "1/5", "2/5", "3/5", "4/5")
 EVENED_OVER_LISTS = 20
 
-GROUPS, SPREAD, TASTE = "groups", "spread", "taste"
-"""What a sweep aims at: the share of a group, many groups in a list, the user's own shares."""
+GROUPS, OVER_ALL, SPREAD, TASTE = "groups", "over_all", "spread", "taste"
+"""What a policy may aim at: the share of a group, in each list or over all; many groups in a list;
+the user's own shares."""
 
 
 @dataclass(frozen=True)
@@ -115,21 +118,24 @@ def _documents(tables: Tables, count: int) -> Iterator[tuple[str, str, str, str,
     """(series, kind, aim, parameter, the document without its head)."""
     table = f'group_table = "{tables.shares.name}"\n'
     group = _quoted(tables.group)
-    for share in SHARES:
+    part = _part(tables.shares, tables.group)
+    shares = list(dict.fromkeys(map(_text, _steps(part))))
+    for share in shares:
         for kind in ("floors", "window"):
             body = f'{table}[{kind}]\n{group} = "{share}"\n'
             yield kind, kind, GROUPS, f"share {share}", body
         yield "fa_ir, share", "fa_ir", GROUPS, f"share {share}", table + _fa_ir("1/10", share, group, count)  # fmt: skip
     for alpha in ALPHAS:
-        yield "fa_ir, alpha", "fa_ir", GROUPS, f"alpha {alpha}", table + _fa_ir(alpha, "3/10", group, count)  # fmt: skip
+        yield "fa_ir, alpha", "fa_ir", GROUPS, f"alpha {alpha}", table + _fa_ir(alpha, shares[-1], group, count)  # fmt: skip
     if tables.second is not None:
         other, label = tables.second
-        for share in SHARES:
+        own = _text(max(Fraction(1, 20), Fraction(int(_part(other, label) * 20), 20)))
+        for share in shares:
             body = (
                 f'[intersection.{tables.shares.name}]\n{group} = "{share}"\n'
-                f'[intersection.{other.name}]\n{_quoted(label)} = "{share}"\n'
+                f'[intersection.{other.name}]\n{_quoted(label)} = "{own}"\n'
             )
-            yield "intersection", "intersection", GROUPS, f"shares {share}", body
+            yield "intersection", "intersection", GROUPS, f"shares {share}, {own}", body
     for method in ("p_mmf", "fair_co"):
         for strength in STRENGTHS:
             body = (
@@ -153,6 +159,21 @@ def _documents(tables: Tables, count: int) -> Iterator[tuple[str, str, str, str,
         yield "calibrated, at_least", "calibrated", TASTE, f"at least {least}", _calibrated(tables, least, "10/1")  # fmt: skip
     for most_of in ("3/1", "2/1", "3/2", "1/1"):
         yield "calibrated, at_most", "calibrated", TASTE, f"at most {most_of}", _calibrated(tables, "0/1", most_of)  # fmt: skip
+
+
+def _part(table: GroupTable, group: str) -> float:
+    """The group's part of the catalogue."""
+    items = table.sizes.items
+    return float(items[table.labels.index(group)] / items.sum())
+
+
+def _steps(part: float) -> Iterator[Fraction]:
+    for step in range(1, SHARE_STEPS + 1):
+        yield Fraction(max(1, int(part * 200 * step / SHARE_STEPS)), 200)
+
+
+def _text(share: Fraction) -> str:
+    return f"{share.numerator}/{share.denominator}"
 
 
 def _fa_ir(alpha: str, share: str, group: str, count: int) -> str:

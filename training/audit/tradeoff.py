@@ -4,15 +4,17 @@ Owns the trade-off part of the audit's document:
 
     users, tables       on how many users; which tables and group the sweeps speak of
     left_out            series and parameter -> why the policy was refused
-    aims                what fairness means in each picture -> its words and the plain lists' value
+    aims                what fairness may mean -> its words and the plain lists' value
     points              {series, kind, aim, parameter, ndcg_kept (estimate), utility_kept_mean,
-                        fairness, lists, met}
+                        fairness (aim -> value), lists, met}
     frontiers           {series, aim, parameter, utility_kept_mean, fairness, lists}: the exact
                         optimum of the same bounds on the same candidates, by assignment
 
-Fairness by aim, the mean over lists: "groups": AWRF of the table's groups against the
-catalogue's shares; "spread": how many groups of the table are in a list; "taste": AWRF against
-the user's own shares. utility_kept is the DCG of the model's scores over plain score order's.
+Fairness by aim: "groups": AWRF of a table's groups against the catalogue's shares, mean over
+lists; "over_all": the same of the exposure of all lists together, which is what evened-out
+exposure aims at; "spread": how many groups of a table are in a list, mean; "taste": AWRF against
+the user's own shares, mean. utility_kept is the DCG of the model's scores over plain score order's.
+A point's `aim` is what its kind is made for.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from server.fairness import CompiledPolicy, Status
 from server.fairness.discount import discounts
 from server.fairness.metrics import awrf, expected_exposure, exposure_shares
 from server.features.types import Float64, Int32
+from training.audit.item_side import catalogue_shares, summed
 from training.audit.optimum import best_order
-from training.audit.sweeps import GROUPS, SPREAD, TASTE, Swept, Tables, sweeps, tables_of
+from training.audit.sweeps import GROUPS, OVER_ALL, SPREAD, TASTE, Swept, Tables, sweeps, tables_of
 from training.evaluate import OnStep, Task
 from training.intervals import Resampler
 from training.metrics import hits, ndcg
@@ -87,8 +90,12 @@ def tradeoff(
 
     own = _own_shares(engine, task, users, tables, swept, k)
 
-    def fairness(aim: str, lists: Int32) -> float | None:
-        return _fairness(aim, lists, tables, own)
+    def fairness(lists: Int32) -> dict[str, float | None]:
+        return {
+            aim: _fairness(aim, lists, tables, own) for aim in (GROUPS, OVER_ALL, SPREAD, TASTE)
+        }
+
+    plainly = fairness(before)
 
     sampler = Resampler(len(sample), resamples=resamples, confidence=confidence, seed=seed)
     plain_ndcg = _ndcg(task, sample, to_data[before])
@@ -103,7 +110,7 @@ def tradeoff(
                     _ndcg(task, sample, to_data[made.lists]), plain_ndcg
                 ).as_json(),
                 "utility_kept_mean": float(made.utility_kept.mean()),
-                "fairness": fairness(one.aim, made.lists),
+                "fairness": fairness(made.lists),
                 "lists": len(sample),
                 "met": made.met,
             }
@@ -116,7 +123,7 @@ def tradeoff(
                     "utility_kept_mean": float(made.best_kept[found].mean())
                     if found.any()
                     else None,
-                    "fairness": fairness(one.aim, made.best),
+                    "fairness": fairness(made.best),
                     "lists": int(found.sum()),
                 }
             )
@@ -132,9 +139,13 @@ def tradeoff(
         },
         "left_out": refused,
         "aims": {
-            aim: {"words": words, "plain": fairness(aim, before)}
+            aim: {"words": words, "plain": plainly[aim]}
             for aim, words in (
-                (GROUPS, f"{tables.shares.name}: closeness to the catalogue's shares (AWRF)"),
+                (GROUPS, f"{tables.shares.name} in each list: closeness to the catalogue (AWRF)"),
+                (
+                    OVER_ALL,
+                    f"{tables.shares.name} over all lists: closeness to the catalogue (AWRF)",
+                ),
                 (SPREAD, f"{tables.spread.name}: groups in a list of {k}"),
                 (TASTE, f"{tables.taste.name}: closeness to the user's own shares (AWRF)"),
             )
@@ -193,7 +204,7 @@ def _own_shares(
     engine: Engine, task: Task, users: Int32, tables: Tables, swept: list[Swept], k: int
 ) -> list[Float64]:
     """Each user's own shares of the table of tastes, as a calibrated policy takes them."""
-    catalogue = tables.taste.sizes.items / max(1, int(tables.taste.sizes.items.sum()))
+    catalogue = catalogue_shares(tables.taste)
     one = next((point for point in swept if point.aim == TASTE), None)
     if one is None:
         return [catalogue] * len(users)
@@ -217,7 +228,11 @@ def _fairness(aim: str, lists: Int32, tables: Tables, own: list[Float64]) -> flo
         return float(np.mean(values)) if values else None
     table: GroupTable = tables.taste if aim == TASTE else tables.shares
     size = len(table.labels)
-    catalogue = table.sizes.items / max(1, int(table.sizes.items.sum()))
+    catalogue = catalogue_shares(table)
+    if aim == OVER_ALL:
+        shown = expected_exposure(lists, len(table.codes))
+        overall = awrf(summed(table, shown), catalogue)
+        return float(overall) if np.isfinite(overall) else None
     wanted = own if aim == TASTE else [catalogue] * len(lists)
     values_of = [
         awrf(exposure_shares(table.codes[row[row >= 0]], size), shares)

@@ -92,7 +92,8 @@ class Cells:
 
     def facts(self, per_user: PerUser) -> dict[str, Any]:
         """Overall means, cells and the worst cell of every metric of one policy."""
-        overall, cells, worst = {}, {}, {}
+        overall, worst = {}, {}
+        cells: dict[str, dict[str, Any]] = {}
         for metric, values in per_user.items():
             known = np.isfinite(values)
             estimate = self._sample.mean(values)
