@@ -15,19 +15,20 @@ import click
 import pytest
 
 from bench.gate.budgets import parse_budgets
+from server.bundle import DataInfo
 from server.cli import command
 from server.events import Event, SqliteEventStore
 from server.fairness import TableGroups, compile_tables, parse_policy
 from strategies.bundles import N_ITEMS, tiny_bundle
 from strategies.live import live_server
-from strategies.purchases import raw, shop_rows
+from strategies.purchases import START_MS, raw, shop_rows
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = ("large", "medium", "small", "unknown", "National", "Private")
-DEMO_MINUTES = ("train", "evaluate", "gate")
+DEMO_MINUTES = ("train", "evaluate", "audit", "gate")
 
 
 def commands_of(page: Path) -> list[str]:
@@ -191,3 +192,21 @@ def test_own_purchases_go_from_tables_to_a_verdict(
             capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert run.returncode == 0, line + run.stdout + run.stderr
+
+
+def test_the_audits_page_runs_on_own_purchases(own_shop: Path) -> None:
+    """With a bundle that is not trained here: it has seen nothing after the cut."""
+    data = DataInfo(
+        source="by hand", until_unix_ms=START_MS, users=1, items=60, interactions=1, digest="0" * 64
+    )
+    tiny_bundle(own_shop / "out/mine", data=data)
+    lines = [line for name, line in ALL if name == "audit.md" and "--dataset" not in line]
+    assert lines
+    for line in lines:
+        run = subprocess.run(
+            [sys.executable, "-m", "server.cli", *shlex.split(line)[1:]],
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, line + run.stdout + run.stderr
+    assert (own_shop / "out/mine-audit/audit.json").exists()
+    assert "region=north" in run.stdout
