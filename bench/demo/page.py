@@ -49,6 +49,7 @@ def write_page(out: Path, done: Sequence[Done]) -> Path:
         done=done,
         quality_picture=_png(out / "quality" / "quality.png"),
         exposure_picture=_png(out / "quality" / "exposure.png"),
+        tradeoff_picture=_png(out / "audit" / "audit-tradeoff.png"),
         latency_picture=_latency(out / "load"),
         over_time_picture=_figure(
             exposure_picture(lists["over_time"], load_bundle(out / "bundle"))

@@ -58,11 +58,11 @@ def largest_dcg(
     value = np.where(due <= size, value + must, value)
     value = np.where((places < opened) | (places > due), forbidden, value)
     rows, columns = linear_sum_assignment(value, maximize=True)
-    owed = int((np.array(late) <= size).sum())
+    owed = np.array(late) <= size
     total = float(value[rows, columns].sum())
-    if (value[rows, columns] <= forbidden / 2).any() or total < owed * must - must / 2:
+    if (value[rows, columns] <= forbidden / 2).any() or owed[rows].sum() < owed.sum():
         return -np.inf
-    return total - owed * must
+    return total - float(owed.sum()) * must
 
 
 def _of_several_tables(
