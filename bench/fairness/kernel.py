@@ -47,27 +47,43 @@ def same_as_rerank(scores: Float32, groups: Int32, count: int, policy: CompiledP
 
 
 @compiled
-def _keys_of(scores: Float32) -> Int64:
+def _ready(
+    scores: Float32, groups: Int32, floors: Int32, ceilings: Int32, size: int
+) -> tuple[Int64, Int32, int]:
     keys = np.empty(scores.shape, np.int64)
+    supply = np.empty((scores.shape[0], floors.shape[0]), np.int32)
+    depth = size
     for row in range(scores.shape[0]):
-        keys[row] = kernels.score_keys(scores[row])
-    return keys
+        keys[row], supply[row], own = kernels.ready_to_sort(
+            scores[row], groups[row], floors, ceilings, size
+        )
+        depth = max(depth, own)
+    return keys, supply, depth
 
 
 @compiled
 def _places_of(
-    scores: Float32, groups: Int32, keys: Int64, floors: Int32, ceilings: Int32, size: int
+    groups: Int32, keys: Int64, depth: int, supply: Int32, floors: Int32, ceilings: Int32, size: int
 ) -> Int32:
-    places = np.empty((scores.shape[0], size), np.int32)
-    for row in range(scores.shape[0]):
-        order, _ = kernels.by_score(keys[row], _NO_TIE_BREAK)
-        found = kernels.arrange(groups[row], order, floors, ceilings, size, _NOTHING_FIXED)
+    places = np.empty((groups.shape[0], size), np.int32)
+    for row in range(groups.shape[0]):
+        order, _ = kernels.by_score(keys[row, :depth], _NO_TIE_BREAK)
+        found = kernels.arrange_head(
+            groups[row], order, supply[row], floors, ceilings, size, _NOTHING_FIXED
+        )
+        if found[3][0] == kernels.TOO_SHORT:
+            order, _ = kernels.by_score(np.sort(keys[row]), _NO_TIE_BREAK)
+            found = kernels.arrange_head(
+                groups[row], order, supply[row], floors, ceilings, size, _NOTHING_FIXED
+            )
         places[row] = found[0]
     return places
 
 
 def fair_batch(scores: Float32, groups: Int32, floors: Int32, ceilings: Int32, size: int) -> Int32:
     """The lists `[B, size]` of B requests `[B, n]` under one policy, without receipts."""
-    keys = _keys_of(scores)
-    keys.sort(axis=1)
-    return _places_of(scores, groups, keys, floors, ceilings, size)
+    keys, supply, depth = _ready(scores, groups, floors, ceilings, size)
+    if depth < scores.shape[1]:
+        keys.partition(depth, axis=1)
+    keys[:, :depth].sort(axis=1)
+    return _places_of(groups, keys, depth, supply, floors, ceilings, size)

@@ -78,9 +78,17 @@ def bounded_list(
     if len(fixed) and not bad[0]:
         # What was shown stays; the supply may have changed since.
         bad = _first_broken(members[:, places], compiled)
-    violation = PrefixViolation(bad[0], compiled.labels[bad[1]], bad[2], bad[3]) if bad[0] else None
+    violation = violation_of(bad, compiled)
     status = Status.MET if violation is None else Status.INFEASIBLE
     return Bounded(places, ranks, reasons, violation, status)
+
+
+def violation_of(
+    bad: tuple[int, int, int, int], compiled: CompiledPolicy
+) -> PrefixViolation | None:
+    """The first bad prefix as a kernel tells it, with the group's label."""
+    prefix, row, needed, available = bad
+    return PrefixViolation(prefix, compiled.labels[row], needed, available) if prefix else None
 
 
 def search(
@@ -123,7 +131,7 @@ def _of_several_tables(
         # Something has changed since these were shown: search for the rest alone.
         places, verdict = _rest(values, members, order, compiled, size, fixed)
     bad = _first_broken(members[:, places], compiled)
-    violation = PrefixViolation(bad[0], compiled.labels[bad[1]], bad[2], bad[3]) if bad[0] else None
+    violation = violation_of(bad, compiled)
     status = {overlap.KEPT: Status.MET, overlap.IMPOSSIBLE: Status.INFEASIBLE}.get(
         verdict, Status.NOT_FOUND
     )

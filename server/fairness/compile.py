@@ -86,10 +86,15 @@ class CompiledPolicy:
     amortisation: Amortisation | None = None
     targets: tuple[NDArray[np.float64], ...] = ()
 
-    @property
+    @cached_property
     def max_count(self) -> int:
         """The longest list that the tables speak of."""
         return int(self.floors.shape[1]) - 1
+
+    @cached_property
+    def one_table(self) -> bool:
+        """Whether the groups of one table are bounded."""
+        return len(self.starts) == 1 and bool(self.labels)
 
     @cached_property
     def has_ceilings(self) -> bool:
@@ -100,6 +105,18 @@ class CompiledPolicy:
     def has_floors(self) -> bool:
         """Whether any floor asks for anything."""
         return bool(self.floors.any())
+
+    @cached_property
+    def named(self) -> dict[str, str]:
+        """The fields of a receipt that say whose it is."""
+        policy = self.policy
+        return {
+            "policy": policy.name,
+            "policy_version": policy.version,
+            "policy_digest": policy.digest,
+            "group_table": policy.group_table,
+            "discount": policy.discount,
+        }
 
     @cached_property
     def unbounded(self) -> tuple[Int32, Int32]:

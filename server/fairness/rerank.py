@@ -32,12 +32,13 @@ from numpy.typing import NDArray
 
 from server.errors import InvalidField, PolicyInfeasible, listed
 from server.fairness import amortise, diversify, kernels
-from server.fairness.bounded import Bounded, bounded_list
+from server.fairness.bounded import Bounded, bounded_list, violation_of
 from server.fairness.compile import CompiledPolicy
 from server.fairness.discount import discounts
 from server.fairness.policy import Diverse
-from server.fairness.receipt import as_scored, receipt_of
+from server.fairness.receipt import as_scored, calibration_of, receipt_of, receipt_with
 from server.fairness.types import (
+    CalibrationGap,
     FairList,
     Float32,
     Int8,
@@ -46,9 +47,12 @@ from server.fairness.types import (
     PrefixViolation,
     ReasonCode,
     Skip,
+    Status,
+    quickly,
 )
 
-_NO_TIE_BREAK = np.empty(0, np.int64)
+_FLOAT32, _INT32, _INT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
+_NO_TIES = np.empty(0, np.int64)
 _NOTHING_FIXED = np.empty(0, np.int32)
 _NO_MEMBERS = np.empty((0, 0), np.int32)
 
@@ -85,30 +89,33 @@ def rerank(
     n = len(scores)
     if not 1 <= count <= compiled.max_count:
         raise InvalidField.of("count", count, f"1 to {compiled.max_count}")
-    columns = {
-        "groups": groups if compiled.labels else None,
-        "tie_break": tie_break,
-        "boost": boost,
-    }
-    for field, column in columns.items():
-        if column is not None and column.shape[-1] != n:
-            raise InvalidField.of(field, f"{column.shape[-1]} values", f"{n}, one for each score")
+    if compiled.labels:
+        _check_length("groups", groups, n)
+    if tie_break is not None:
+        _check_length("tie_break", tie_break, n)
+    if boost is not None:
+        _check_length("boost", boost, n)
     if n == 0:
         return as_scored(np.empty(0, np.int32), compiled, Skip.EMPTY_LIST, 0, _NOTHING_FIXED)
     if compiled.calibrations and not compiled.targets:
         compiled = compiled.for_user({})
-    fixed = _NOTHING_FIXED if fixed is None else _owned(fixed, np.int32)
-    scores = _owned(scores, np.float32)
-    ties = _NO_TIE_BREAK if tie_break is None else _owned(tie_break, np.int64)
-    by_score = kernels.score_order(scores, ties)
+    fixed = _NOTHING_FIXED if fixed is None else _owned(fixed, _INT32)
+    scores = _owned(scores, _FLOAT32)
+    ties = _NO_TIES if tie_break is None else _owned(tie_break, _INT64)
     size = min(count, n)
     if compiled.policy.kind == "none":
+        by_score = kernels.score_order(scores, ties)
         return as_scored(by_score, compiled, Skip.POLICY_NONE, size, fixed)
+    if compiled.one_table and boost is None and vectors is None and not len(fixed):
+        own = groups if groups.ndim == 1 else _members(groups, compiled)[0]
+        plain = _plain(scores, _owned(own, _INT32), ties, compiled, size)
+        if plain is not None:
+            return plain
     members = _members(groups, compiled) if compiled.labels else _NO_MEMBERS
+    by_score = kernels.score_order(scores, ties)
     order, values, raised = _shaped(scores, by_score, ties, compiled, size, boost, vectors)
     found = bounded_list(values, members, order, compiled, size, fixed)
-    if found.violation is not None and compiled.policy.on_infeasible == "refuse":
-        raise PolicyInfeasible(_refusal(compiled, found.violation))
+    _check(found.violation, compiled)
     ranks, reasons = found.ranks, found.reasons
     if order is not by_score:
         ranks = kernels.ranks_among(by_score, found.places)
@@ -121,15 +128,62 @@ def rerank(
     )
 
 
+def _plain(
+    scores: Float32, groups: Int32, ties: Int64, compiled: CompiledPolicy, size: int
+) -> FairList | None:
+    """The list where nothing but scores and the groups of one table decides: most lists.
+
+    The same list as by the steps of `rerank`, in fewer calls, and only as many items are sorted as
+    it is likely to need. None: a group is no row.
+    """
+    floors, ceilings = compiled.floors, compiled.ceilings
+    both = compiled.has_floors and compiled.has_ceilings
+    worth = discounts(size, compiled.policy.discount)
+    keys, supply, depth = kernels.ready_to_sort(scores, groups, floors, ceilings, size)
+    if depth == 0:
+        return None
+    if depth < len(keys):
+        keys.partition(depth)
+        keys[:depth].sort()
+    else:
+        keys.sort()
+    places, ranks, reasons, bad, got, ideal, best, moved, items, shares = kernels.fair_list(
+        scores, groups, keys, depth, ties, supply, floors, ceilings, both, worth
+    )
+    if bad[0] == kernels.TOO_SHORT:
+        # All of them, with equal scores settled: their positions in order are keys too.
+        keys, depth, ties = kernels.score_order(scores, ties).astype(np.int64), len(keys), _NO_TIES
+        places, ranks, reasons, bad, got, ideal, best, moved, items, shares = kernels.fair_list(
+            scores, groups, keys, depth, ties, supply, floors, ceilings, both, worth
+        )
+    violation: PrefixViolation | None = None
+    calibration: tuple[CalibrationGap, ...] = ()
+    status = Status.MET
+    if bad[0]:
+        violation, status = violation_of(bad, compiled), Status.INFEASIBLE
+        _check(violation, compiled)
+    if compiled.targets:
+        first = kernels.head_by_score(keys, depth, ties)[:size]
+        calibration = calibration_of(first, groups[np.newaxis], compiled, places, worth)
+    receipt = receipt_with(
+        compiled, status, violation, (got, ideal, best), moved, items, shares, calibration
+    )
+    fields = {"order": places, "rank_by_score": ranks, "reasons": reasons, "receipt": receipt}
+    return quickly(FairList, fields)
+
+
 def warm_up() -> None:
     """Compile every kernel (or load it from the cache), for the types that `rerank` gives them."""
     scores, groups = np.ones(2, np.float32), np.zeros((1, 2), np.int32)
     order = kernels.score_order(scores, np.arange(2, dtype=np.int64))
     bounds, worth = np.array([[0, 1, 2]], np.int32), discounts(2)
     places = kernels.arrange(groups[0], order, bounds, bounds, 2, _NOTHING_FIXED)[0]
-    kernels.gained(scores, order, places, worth)
+    kernels.gained(scores, places, worth, kernels.lowest_score(scores))
     kernels.exposed(groups, places, worth, 1)
-    kernels.ranks_among(order, places)
+    kernels.places_moved(kernels.ranks_among(order, places))
+    keys, supply, depth = kernels.ready_to_sort(scores, groups[0], bounds, bounds, 2)
+    ties = _NO_TIES
+    kernels.fair_list(scores, groups[0], keys, depth, ties, supply, bounds, bounds, True, worth)
     amortise.warm_up()
     diversify.warm_up()
 
@@ -146,14 +200,14 @@ def _shaped(
     """The order that the list is made of, what it is by, and why an item is raised in it."""
     order, values, raised = by_score, scores, ReasonCode.SCORE
     if boost is not None and compiled.amortisation is not None:
-        values, raised = _owned(scores + boost, np.float32), ReasonCode.RAISED_FOR_EXPOSURE
+        values, raised = _owned(scores + boost, _FLOAT32), ReasonCode.RAISED_FOR_EXPOSURE
         order = kernels.score_order(values, ties)
     rule = compiled.policy.shaping("diverse")
     if vectors is not None and rule is not None:
         assert isinstance(rule.section, Diverse)
         pick = diversify.mmr_order if rule.section.method == "mmr" else diversify.dpp_order
         trade_off = float(Fraction(rule.section.trade_off))
-        picked = pick(values, _owned(vectors, np.float32), order, size, trade_off)
+        picked = pick(values, _owned(vectors, _FLOAT32), order, size, trade_off)
         order = np.concatenate([picked, order[~np.isin(order, picked)]])
         # The bounds are kept at the least cost in places of this order.
         values = np.empty(len(order), np.float32)
@@ -164,15 +218,20 @@ def _shaped(
 
 def _members(groups: Int32, compiled: CompiledPolicy) -> Int32:
     """`[A, n] int32`, all of them rows of their table."""
-    members = _owned(groups if groups.ndim == 2 else groups[np.newaxis], np.int32)
-    if len(members) != len(compiled.blocks):
+    members = _owned(groups if groups.ndim == 2 else groups[np.newaxis], _INT32)
+    if len(members) != len(compiled.starts):
         raise InvalidField.of(
             "groups", f"groups of {len(members)} tables", f"of {listed(compiled.policy.tables)}"
         )
     return members
 
 
-def _owned(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+def _check_length(field: str, column: NDArray[Any], n: int) -> None:
+    if column.shape[-1] != n:
+        raise InvalidField.of(field, f"{column.shape[-1]} values", f"{n}, one for each score")
+
+
+def _owned(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array as the kernels are compiled for it.
 
     A read-only, strided or wider one would compile them anew, for a second, in a request.
@@ -192,6 +251,11 @@ def _reasons(ranks: Int32, found: Bounded, raised: ReasonCode) -> Int8:
     own = (up & bounds_up) | (down & bounds_down)
     reasons[own] = found.reasons[own]
     return reasons
+
+
+def _check(violation: PrefixViolation | None, compiled: CompiledPolicy) -> None:
+    if violation is not None and compiled.policy.on_infeasible == "refuse":
+        raise PolicyInfeasible(_refusal(compiled, violation))
 
 
 def _refusal(compiled: CompiledPolicy, bad: PrefixViolation) -> str:

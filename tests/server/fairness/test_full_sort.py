@@ -1,0 +1,179 @@
+"""Only as much is sorted as a list needs, and nothing that is told of it changes by that."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from server.fairness import CompiledPolicy, FairList, Status, kernels, rerank
+from server.fairness.bounded import bounded_list
+from strategies.fairness import KINDS, compiled, shares
+from strategies.full_sort import Told, fair_by_full_sort, sorted_fully, walked
+
+NO_TIES = np.empty(0, np.int64)
+NOTHING = np.empty(0, np.int32)
+Case = tuple[NDArray[np.float32], NDArray[np.int32], int, CompiledPolicy, NDArray[np.int64] | None]
+
+
+def policy_of(
+    kind: str, parts: list[int], size: int, chance: np.random.Generator
+) -> CompiledPolicy:
+    labels = [f"g{g}" for g in range(len(parts))]
+    if kind == "cap":
+        # A cap of 1 with few groups leaves places that no ceiling lets be filled.
+        body = (
+            f"[cap]\nat_most = {chance.integers(1, max(2, size // 4 + 1))}\nwithin_first = {size}\n"
+        )
+        return compiled(kind, body, labels, size)
+    named = int(chance.integers(1, len(parts) + 1))
+    rest = 0 if named == len(parts) and kind == "window" else int(chance.integers(0, 4))
+    head = f'[fa_ir]\nalpha = "1/10"\nwithin_first = {size}\n[fa_ir.shares]\n'
+    body = (head if kind == "fa_ir" else f"[{kind}]\n") + shares(
+        parts[:named], sum(parts[:named]) + rest, labels
+    )
+    return compiled(kind, body, labels, size)
+
+
+@st.composite
+def candidates(draw: st.DrawFn) -> Case:
+    """Up to 64 groups and 400 candidates; ties, NaN, infinities and both zeros; groups that are rare,
+    and groups whose items all are at the end of score order, so that floors and ceilings reach deep."""
+    chance = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_groups = draw(st.sampled_from([1, 2, 4, 10, 64]))
+    max_count = draw(st.sampled_from([1, 5, 12, 40]))
+    n = draw(st.sampled_from([1, 3, 12, 60, 150, 400]))
+    parts = chance.integers(1, 9, n_groups).tolist()
+    policy = policy_of(draw(st.sampled_from(KINDS)), parts, max_count, chance)
+    groups = (n_groups * chance.random(n) ** draw(st.sampled_from([1, 2, 5]))).astype(np.int32)
+    scores = {
+        "spread": lambda: chance.normal(size=n),
+        "by group": lambda: chance.normal(size=n) / 9 - groups,
+        "few": lambda: chance.integers(-2, 3, n) / 4,
+        "equal": lambda: np.full(n, 0.5),
+        "odd": lambda: chance.choice([0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, -1.0], n),
+        "nan": lambda: np.where(chance.random(n) < 0.9, np.nan, chance.normal(size=n)),
+        "far": lambda: np.where(chance.random(n) < 0.1, -1e30, chance.normal(size=n)),
+    }[draw(st.sampled_from(["spread", "by group", "few", "equal", "odd", "nan", "far"]))]()
+    ties = {
+        "none": None,
+        "some": chance.integers(-2, 3, n),
+        "all": chance.permutation(n),
+    }[draw(st.sampled_from(["none", "some", "all"]))]
+    count = draw(st.integers(1, max_count))
+    return scores.astype(np.float32), groups, count, policy, ties
+
+
+def same(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def ratio(got: float, best: float) -> float:
+    return got / best if best > 0 and abs(got - best) > 1e-12 * best else 1.0
+
+
+def differs(fair: FairList, told: Told, policy: CompiledPolicy) -> list[str]:
+    """What is not the same, by name."""
+    receipt = fair.receipt
+    got, ideal, best = told.utilities
+    prefix, row, needed, available = told.bad
+    bad = receipt.first_bad_prefix
+    met = receipt.status is Status.MET
+    right = {
+        "order": fair.order.tolist() == told.order,
+        "ranks": fair.rank_by_score.tolist() == told.ranks,
+        "reasons": fair.reasons.tolist() == told.reasons,
+        "status": met == (prefix == 0),
+        "first bad prefix": (bad is None and prefix == 0)
+        or (
+            bad is not None
+            and dataclasses.astuple(bad) == (prefix, policy.labels[row], needed, available)
+        ),
+        "utility kept": same(receipt.utility_kept, ratio(got, ideal)),
+        "utility of best": same(receipt.utility_of_best, ratio(got, best) if met else 0.0),
+        "moved": receipt.places_moved == sum(r != p for p, r in enumerate(told.ranks, start=1)),
+        "exposure": [tuple(part) for part in receipt.exposure] == told.exposure,
+    }
+    return [name for name, holds in right.items() if not holds]
+
+
+@given(candidates())
+def test_a_list_and_its_receipt_are_those_of_a_full_sort(case: Case) -> None:
+    scores, groups, count, policy, ties = case
+    fair = rerank(scores, groups, count, policy, ties)
+    assert differs(fair, fair_by_full_sort(scores, groups, count, policy, ties), policy) == []
+
+
+@given(case=candidates(), part=st.floats(0, 1))
+def test_a_list_that_goes_on_from_shown_places_is_that_of_a_full_sort(
+    case: Case, part: float
+) -> None:
+    scores, groups, count, policy, ties = case
+    size = min(count, len(scores))
+    shown = np.random.default_rng(len(scores)).permutation(len(scores))[: int(part * size)]
+    order = kernels.score_order(scores, NO_TIES if ties is None else ties)
+    found = bounded_list(scores, groups[np.newaxis], order, policy, size, shown.astype(np.int32))
+    told = fair_by_full_sort(scores, groups, count, policy, ties, shown.tolist())
+    assert found.places.tolist() == told.order
+    assert found.ranks.tolist() == told.ranks
+    assert found.reasons.tolist() == told.reasons
+
+
+@given(case=candidates(), depth=st.floats(0, 1))
+def test_an_order_that_ends_early_gives_the_same_list_or_says_that_it_is_too_short(
+    case: Case, depth: float
+) -> None:
+    scores, groups, count, policy, ties = case
+    n, size = len(scores), min(count, len(scores))
+    keys, supply, _ = kernels.ready_to_sort(scores, groups, policy.floors, policy.ceilings, size)
+    cut = size + int(depth * (n - size))
+    if cut < n:
+        keys.partition(cut)
+    keys[:cut].sort()
+    order = kernels.head_by_score(keys, cut, NO_TIES if ties is None else ties)
+    full = sorted_fully(scores, ties)
+    assert order.tolist() == full[: len(order)]
+    if len(order) < size:
+        return
+    floors, ceilings = policy.floors.tolist(), policy.ceilings.tolist()
+    told = walked(groups.tolist(), full, floors, ceilings, size, [])
+    found = kernels.arrange_head(
+        groups, order, supply, policy.floors, policy.ceilings, size, NOTHING
+    )
+    if found[3][0] == kernels.TOO_SHORT:
+        assert len(order) < n
+        assert told[3][0] or max(told[1]) > len(order)
+    else:
+        assert [column.tolist() for column in found[:3]] == list(told[:3])
+        assert found[3] == told[3]
+
+
+def test_a_list_that_reaches_deeper_than_was_sorted_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The floor's items are the last of all, where no even spread would have them."""
+    called = []
+    kernel = kernels.fair_list
+    monkeypatch.setattr(
+        kernels, "fair_list", lambda *given: called.append(given[3]) or kernel(*given)
+    )
+    policy = compiled("floors", '[floors]\nb = "1/2"\n', ["a", "b"], 10)
+    groups = np.repeat(np.int32([0, 1]), 200)
+    fair = rerank(np.linspace(1, 0, 400, dtype=np.float32), groups, 10, policy)
+    assert fair.rank_by_score.tolist() == [1, 201, 2, 202, 3, 203, 4, 204, 5, 205]
+    assert len(called) == 2
+    assert called[0] < 200 < called[1] == 400
+
+
+def test_equal_scores_across_the_end_of_what_is_sorted_go_by_their_tie_break() -> None:
+    policy = compiled("floors", '[floors]\nb = "1/4"\n', ["a", "b"], 8)
+    scores = np.concatenate([np.full(6, 2.0), np.full(394, 1.0)]).astype(np.float32)
+    groups = np.tile(np.int32([0, 1]), 200)
+    ties = np.arange(400, dtype=np.int64)[::-1].copy()
+    fair = rerank(scores, groups, 8, policy, ties)
+    assert fair.order.tolist() == [5, 4, 3, 2, 1, 0, 399, 398]
