@@ -22,7 +22,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from server.fairness.policy import Calibrated
+from server.fairness.policy_sections import Calibrated
 from server.fairness.types import Int32
 
 MAX_BOUGHT = 100_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from server.fairness.compile import CompiledPolicy
-from server.fairness.policy import Cap
+from server.fairness.policy_sections import Cap
 from server.fairness.rerank import rerank
 from server.fairness.tables import rule_bounds
 from server.fairness.types import Int32, PrefixViolation, Status

@@ -35,7 +35,7 @@ from server.fairness import amortise, diversify, kernels
 from server.fairness.bounded import Bounded, bounded_list, violation_of
 from server.fairness.compile import CompiledPolicy
 from server.fairness.discount import discounts
-from server.fairness.policy import Diverse
+from server.fairness.policy_sections import Diverse
 from server.fairness.receipt import as_scored, calibration_of, receipt_of, receipt_with
 from server.fairness.types import (
     CalibrationGap,

@@ -19,7 +19,8 @@ from server.fairness import CompiledPolicy, Status, TableGroups, compile_tables,
 from server.fairness.calibrate import Calibration, divergence
 from server.fairness.discount import discounts
 from server.fairness.invariants import broken_bounds, broken_tables
-from server.fairness.policy import Calibrated, parse_policy
+from server.fairness.policy import parse_policy
+from server.fairness.policy_sections import Calibrated
 from server.fairness.tables import clash
 from server.fairness.types import ReasonCode
 from strategies.fairness import LABELS, Case, cases, compiled, document
