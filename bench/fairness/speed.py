@@ -6,19 +6,21 @@ that is missed is shown as missed; timings decide nothing here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from bench.fairness.draw import document
-from bench.fairness.inputs import VARIED, Given, given
+from bench.fairness.dual import Dual
+from bench.fairness.inputs import VARIED, Given, amortised, calibrated, diverse, given, intersection
 from bench.fairness.kernel import fair_batch
 from bench.fairness.lines import Progress
 from bench.fairness.start import starts
 from bench.fairness.timing import Call, Row, in_turns_us
 from server.fairness import compile_policy, parse_policy, rerank
+from server.fairness.amortise import p_mmf_boost
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class Ratio:
 def one_list(case: Given) -> object:
     """The whole stage, with its receipt."""
     return rerank(case.scores, case.groups, case.count, case.policy)
+
+
+def with_shaping(case: Given) -> object:
+    """The same, with what the policy needs besides scores and groups: the user's own tables, boosts
+    from the exposure so far."""
+    policy, boost = case.policy.for_user(case.bought), None
+    if policy.amortisation is not None and case.exposure is not None:
+        gained = p_mmf_boost(case.exposure, policy.amortisation.targets, 0.1, 1e-4)
+        boost = gained[case.groups].astype(np.float32)
+    return rerank(case.scores, case.groups, case.count, policy, boost=boost, vectors=case.vectors)
 
 
 def stable_argsort(case: Given) -> object:
@@ -60,6 +72,32 @@ GROWING = ("floors", "fa_ir", "window", "cap")
 SIZES = (1000, 2500, 5000, 10_000)
 # Sorting is n log n: between these sizes its own slope is 1.1.
 LINEAR = 1.15
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind that is timed by itself. made: (candidates, count) -> inputs; few: of a slow one, so
+    many inputs are enough."""
+
+    name: str
+    made: Callable[[int, int], list[Given]]
+    groups: str
+    few: int = VARIED
+
+
+TABLES = (3, 4, 2)
+SHAPED = (
+    Kind("calibrated", lambda n, count: calibrated(n, count, 64), "64 groups"),
+    Kind("amortised", lambda n, count: amortised(n, count, 64), "64 groups"),
+    Kind("diverse, mmr", lambda n, count: diverse("mmr", n, count), "64 dimensions", 4),
+    Kind("diverse, dpp", lambda n, count: diverse("dpp", n, count), "64 dimensions", 4),
+    Kind("intersection", lambda n, count: intersection(n, count, TABLES), "3 x 4 x 2 groups", 8),
+)
+INTERSECTION_MS = 1.0
+STEP_US = 5.0
+PROVIDERS = 1000
+# What a general solver can do in a benchmark: it takes minutes at 1,000.
+SOLVED = (43, 200)
 
 
 def ratios(rounds: int, progress: Progress) -> Iterator[Row]:
@@ -110,18 +148,65 @@ def fa_ir_tables(rounds: int, progress: Progress) -> Iterator[Row]:
     progress(1.0)
 
 
+def slope(name: str, cases: Sequence[list[Given]], call: Call, rounds: int) -> Row:
+    """How time grows with candidates, one list of inputs for each of SIZES."""
+    # A round of the larger ones is as long as several of the smaller.
+    times = [in_turns_us([call], size, max(3, rounds // 3))[0] for size in cases]
+    grown = float(np.polyfit(np.log(SIZES), np.log(times), 1)[0])
+    note = ", ".join(f"{n:,}: {took:,.0f} us" for n, took in zip(SIZES, times, strict=True))
+    return Row(f"{name}, slope in candidates", grown, "log/log", LINEAR, note)
+
+
 def growth(rounds: int, progress: Progress) -> Iterator[Row]:
-    """Every kind at 64 groups and lists of 100: the slope of log time over log candidates."""
-    for done, kind in enumerate(GROWING):
+    """Every kind at lists of 100 (an intersection's: 20): the slope of log time over log candidates."""
+    whole = len(GROWING) + len(SHAPED)
+    for done, kind in enumerate(GROWING, start=1):
         cases = [given(kind, n, 100, 64) for n in SIZES]
-        times: list[float] = []
-        for size in cases:
-            # A round of the larger ones is as long as several of the smaller.
-            times += in_turns_us([one_list], size, max(3, rounds // 3))
-            progress((done + len(times) / len(SIZES)) / len(GROWING))
-        slope = float(np.polyfit(np.log(SIZES), np.log(times), 1)[0])
-        note = ", ".join(f"{n:,}: {took:.0f} us" for n, took in zip(SIZES, times, strict=True))
-        yield Row(f"{kind}, 64 groups, slope in candidates", slope, "log/log", LINEAR, note)
+        yield slope(f"{kind}, 64 groups", cases, one_list, rounds)
+        progress(done / whole)
+    for done, own in enumerate(SHAPED, start=len(GROWING) + 1):
+        count = 20 if own.name == "intersection" else 100
+        cases = [own.made(n, count)[: own.few] for n in SIZES]
+        shown = rounds if own.few == VARIED else rounds // 3
+        yield slope(f"{own.name}, {own.groups}", cases, with_shaping, shown)
+        progress(done / whole)
+
+
+def shaped(rounds: int, progress: Progress) -> Iterator[Row]:
+    """The kinds that do more than keep the bounds of one table, whole lists."""
+    for done, kind in enumerate(SHAPED, start=1):
+        goal = None
+        n, count = 1000, 50
+        if kind.name == "intersection":
+            n, count, goal = 600, 20, INTERSECTION_MS
+        [took_us] = in_turns_us(
+            [with_shaping], kind.made(n, count)[: kind.few], max(3, rounds // 3)
+        )
+        name = f"{kind.name}, {n:,} to {count}, {kind.groups}"
+        yield Row(name, took_us / 1e3, "ms", goal)
+        progress(done / len(SHAPED))
+
+
+def amortised_step(rounds: int, progress: Progress) -> Iterator[Row]:
+    """One step of P-MMF: the boosts of all providers from their exposure; and what a general solver
+    needs for the same projection."""
+    rng = np.random.default_rng(1)
+    targets = rng.dirichlet(np.full(PROVIDERS, 2.0))
+    exposures = [1e4 * rng.dirichlet(np.full(PROVIDERS, 3.0)) for _ in range(VARIED)]
+    [step_us] = in_turns_us(
+        [lambda exposure: p_mmf_boost(exposure, targets, 0.1, 1e-5)], exposures, rounds
+    )
+    yield Row(f"P-MMF's step, {PROVIDERS:,} providers", step_us, "us", STEP_US)
+    for done, n in enumerate(SOLVED, start=1):
+        duals = [Dual.drawn(rng, n) for _ in range(VARIED)]
+        [ours] = in_turns_us([Dual.ours], duals, rounds)
+        # Thousands of times as long: a few are enough.
+        [theirs] = in_turns_us([Dual.by_slsqp], duals[:2], 1)
+        apart = max(float(np.abs(dual.ours() - dual.by_slsqp()).max()) for dual in duals[:2])
+        note = f"{theirs / 1e3:,.1f} ms : {ours:.1f} us; at most {apart:.0e} apart"
+        name = f"P-MMF's projection by SLSQP, {n} providers : by ours"
+        yield Row(name, theirs / ours, "ratio", None, note)
+        progress(done / len(SOLVED))
 
 
 def ready(rounds: int, progress: Progress) -> Iterator[Row]:
@@ -131,11 +216,13 @@ def ready(rounds: int, progress: Progress) -> Iterator[Row]:
 
 
 SECTIONS: list[tuple[float, Callable[[int, Progress], Iterator[Row]]]] = [
-    (0.2, ratios),
-    (0.1, batch),
-    (0.1, fa_ir_tables),
-    (0.3, growth),
-    (0.3, ready),
+    (0.1, ratios),
+    (0.05, batch),
+    (0.05, fa_ir_tables),
+    (0.1, shaped),
+    (0.1, amortised_step),
+    (0.4, growth),
+    (0.2, ready),
 ]
 """(share of the time, what is measured)"""
 

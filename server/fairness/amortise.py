@@ -49,6 +49,9 @@ import numpy as np
 from server.fairness.types import Float64, Int32
 from server.jit import kernel
 
+# Of so many providers the level is guessed from one in so many.
+_MANY, _APART = 64, 16
+
 GRID = 2.0**-20
 """Exposure is counted in whole multiples of this; see `accumulate`."""
 
@@ -74,33 +77,90 @@ def accumulate(exposure: Float64, groups: Int32, discounts: Float64) -> None:
         exposure[groups[place]] += np.rint(discounts[place] / GRID) * GRID
 
 
+# Sums run in four lanes, in a fixed order: one alone waits for each addition, and an order that the
+# compiler may choose would have other bits on other machines.
+
+
+@kernel
+def _sums(exposure: Float64, targets: Float64) -> tuple[float, float]:
+    a = b = c = d = 0.0
+    e = f = g = h = 0.0
+    whole = exposure.shape[0] // 4 * 4
+    for p in range(0, whole, 4):
+        a += exposure[p]
+        b += exposure[p + 1]
+        c += exposure[p + 2]
+        d += exposure[p + 3]
+        e += targets[p]
+        f += targets[p + 1]
+        g += targets[p + 2]
+        h += targets[p + 3]
+    for p in range(whole, exposure.shape[0]):
+        a += exposure[p]
+        e += targets[p]
+    return (a + b) + (c + d), (e + f) + (g + h)
+
+
+@kernel
+def _lowest(values: Float64) -> float:
+    a = b = c = d = np.inf
+    whole = values.shape[0] // 4 * 4
+    for p in range(0, whole, 4):
+        a = values[p] if values[p] < a else a
+        b = values[p + 1] if values[p + 1] < b else b
+        c = values[p + 2] if values[p + 2] < c else c
+        d = values[p + 3] if values[p + 3] < d else d
+    for p in range(whole, values.shape[0]):
+        a = values[p] if values[p] < a else a
+    return min(a, b, c, d)
+
+
+@kernel
+def _below(heights: Float64, level: float) -> tuple[float, int]:
+    """The sum of the heights below a level, and how many they are."""
+    a = b = c = d = 0.0
+    whole = heights.shape[0] // 4 * 4
+    for p in range(0, whole, 4):
+        a += heights[p] if heights[p] < level else 0.0
+        b += heights[p + 1] if heights[p + 1] < level else 0.0
+        c += heights[p + 2] if heights[p + 2] < level else 0.0
+        d += heights[p + 3] if heights[p + 3] < level else 0.0
+    for p in range(whole, heights.shape[0]):
+        a += heights[p] if heights[p] < level else 0.0
+    n_wet = 0
+    for p in range(heights.shape[0]):
+        n_wet += heights[p] < level
+    return (a + b) + (c + d), n_wet
+
+
+@kernel
+def _fallen(heights: Float64, water: float, level: float) -> float:
+    """The level to which one that is not too low falls: by Newton's method on a convex piecewise
+    linear function, from the right. O(P) a step, and a few steps."""
+    while True:
+        total, n_wet = _below(heights, level)
+        if n_wet == 0 or (water + total) / n_wet >= level:
+            return level
+        level = (water + total) / n_wet
+
+
 @kernel
 def _water_level(heights: Float64, water: float, top: float) -> float:
     """The level L <= top with sum_p max(0, L - heights_p) = water, or `top` where water is left.
 
-    Newton's method on a convex piecewise linear function, from the right, so that the level only
-    falls and what has come to stand above it is done with. O(P) a step, and a few steps.
     inf is above any water.
     """
-    wet = heights.copy()
-    lowest = np.inf
-    for p in range(wet.shape[0]):
-        lowest = min(lowest, wet[p])
-    level = min(top, lowest + water)
-    n_wet = wet.shape[0]
-    while True:
-        kept = 0
-        total = 0.0
-        for p in range(n_wet):
-            height = wet[p]
-            wet[kept] = height
-            if height < level:
-                kept += 1
-                total += height
-        n_wet = kept
-        if n_wet == 0 or (water + total) / n_wet >= level:
-            return level
-        level = (water + total) / n_wet
+    n = heights.shape[0]
+    if n >= _MANY:
+        # The level of some of them is near that of all. From any level, above or below, one step of
+        # the method comes to a level that is not too low.
+        some = heights[::_APART].copy()
+        share = water * some.shape[0] / n
+        guess = _fallen(some, share, min(top, _lowest(some) + share))
+        total, n_wet = _below(heights, guess)
+        if n_wet > 0:
+            return _fallen(heights, water, min(top, (water + total) / n_wet))
+    return _fallen(heights, water, min(top, _lowest(heights) + water))
 
 
 @kernel
@@ -120,6 +180,22 @@ def project_dual(dual: Float64, targets: Float64, strength: float) -> Float64:
 
 
 @kernel
+def _poured(exposure: Float64, targets: Float64, strength: float, step: float) -> Float64:
+    """`p_mmf_boost` where all targets are more than 0."""
+    n = exposure.shape[0]
+    boost = np.zeros(n, np.float64)
+    if n == 0 or strength <= 0.0 or step <= 0.0:
+        return boost
+    ratios = exposure / targets
+    given, wanted = _sums(exposure, targets)
+    level = _water_level(ratios, strength / step, given / wanted)
+    for p in range(n):
+        if ratios[p] < level:
+            boost[p] = min(step * (level - ratios[p]), strength) / targets[p]
+    return boost
+
+
+@kernel
 def p_mmf_boost(exposure: Float64, targets: Float64, strength: float, step: float) -> Float64:
     """What to add to the scores of each provider's items, `[P] float64`.
 
@@ -136,22 +212,14 @@ def p_mmf_boost(exposure: Float64, targets: Float64, strength: float, step: floa
     `strength`, to no effect: give it target 0.
     """
     n = exposure.shape[0]
+    n_part = 0
+    for p in range(n):
+        n_part += targets[p] > 0.0
+    if n_part == n:
+        return _poured(exposure, targets, strength, step)
     boost = np.zeros(n, np.float64)
-    ratios = exposure / targets
-    given = 0.0
-    wanted = 0.0
-    for p in range(n):
-        if targets[p] > 0.0:
-            given += exposure[p]
-            wanted += targets[p]
-        else:
-            ratios[p] = np.inf
-    if wanted <= 0.0 or strength <= 0.0 or step <= 0.0:
-        return boost
-    level = _water_level(ratios, strength / step, given / wanted)
-    for p in range(n):
-        if ratios[p] < level:
-            boost[p] = min(step * (level - ratios[p]), strength) / targets[p]
+    part = np.flatnonzero(targets > 0.0)
+    boost[part] = _poured(exposure[part], targets[part], strength, step)
     return boost
 
 

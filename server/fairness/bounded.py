@@ -77,7 +77,7 @@ def bounded_list(
         raise _bad_row(compiled, bad[1])
     if len(fixed) and not bad[0]:
         # What was shown stays; the supply may have changed since.
-        bad = _first_broken(members[:, places], compiled)
+        bad = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)
     violation = violation_of(bad, compiled)
     status = Status.MET if violation is None else Status.INFEASIBLE
     return Bounded(places, ranks, reasons, violation, status)
@@ -130,7 +130,7 @@ def _of_several_tables(
     if len(fixed) and not np.array_equal(places[: len(fixed)], fixed):
         # Something has changed since these were shown: search for the rest alone.
         places, verdict = _rest(values, members, order, compiled, size, fixed)
-    bad = _first_broken(members[:, places], compiled)
+    bad = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)
     violation = violation_of(bad, compiled)
     status = {overlap.KEPT: Status.MET, overlap.IMPOSSIBLE: Status.INFEASIBLE}.get(
         verdict, Status.NOT_FOUND
@@ -165,7 +165,8 @@ def _rest(
         size - first, BEAM_WIDTH,
     )  # fmt: skip
     places = np.concatenate([fixed, rest])
-    kept = verdict == overlap.KEPT and _first_broken(members[:, places], compiled)[0] == 0
+    broken = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)
+    kept = verdict == overlap.KEPT and broken[0] == 0
     return places, overlap.KEPT if kept else overlap.NOT_FOUND
 
 
@@ -203,19 +204,3 @@ def _reasons(
                 ReasonCode.LOWERED_FOR_CEILING if full else ReasonCode.LOWERED_FOR_FLOOR
             )
     return reasons
-
-
-def _first_broken(rows: Int32, compiled: CompiledPolicy) -> tuple[int, int, int, int]:
-    """(prefix, row, bound, count) of the first bound that a list breaks; prefix 0: none.
-
-    rows `[A, k]`, best place first.
-    """
-    have = np.zeros(len(compiled.labels), np.int32)
-    for prefix, own in enumerate(rows.T, start=1):
-        have[own] += 1
-        floors, ceilings = compiled.floors[:, prefix], compiled.ceilings[:, prefix]
-        for bad, bound in ((have < floors, floors), (have > ceilings, ceilings)):
-            if bad.any():
-                broken = int(np.flatnonzero(bad)[0])
-                return prefix, broken, int(bound[broken]), int(have[broken])
-    return 0, -1, 0, 0

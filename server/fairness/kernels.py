@@ -346,6 +346,27 @@ def arrange_head(
 
 
 @kernel
+def first_broken(
+    members: Int32, places: Int32, floors: Int32, ceilings: Int32
+) -> tuple[int, int, int, int]:
+    """(prefix, row, bound, count) of the first bound that a list breaks, floors first; prefix 0: none.
+
+    members `[A, n]`.
+    """
+    have = np.zeros(floors.shape[0], np.int32)
+    for t in range(1, places.shape[0] + 1):
+        for a in range(members.shape[0]):
+            have[members[a, places[t - 1]]] += 1
+        for r in range(have.shape[0]):
+            if have[r] < floors[r, t]:
+                return t, r, floors[r, t], have[r]
+        for r in range(have.shape[0]):
+            if have[r] > ceilings[r, t]:
+                return t, r, ceilings[r, t], have[r]
+    return 0, -1, 0, 0
+
+
+@kernel
 def lowest_score(scores: Float32) -> float:
     """The lowest score that is less than 0, or 0; NaN is no score."""
     lowest = np.float32(0.0)

@@ -178,10 +178,12 @@ def warm_up() -> None:
     order = kernels.score_order(scores, np.arange(2, dtype=np.int64))
     bounds, worth = np.array([[0, 1, 2]], np.int32), discounts(2)
     places = kernels.arrange(groups[0], order, bounds, bounds, 2, _NOTHING_FIXED)[0]
+    kernels.first_broken(groups, places, bounds, bounds)
     kernels.gained(scores, places, worth, kernels.lowest_score(scores))
     kernels.exposed(groups, places, worth, 1)
     kernels.places_moved(kernels.ranks_among(order, places))
     keys, supply, depth = kernels.ready_to_sort(scores, groups[0], bounds, bounds, 2)
+    kernels.head_by_score(keys, depth, _NO_TIES)
     ties = _NO_TIES
     kernels.fair_list(scores, groups[0], keys, depth, ties, supply, bounds, bounds, True, worth)
     amortise.warm_up()

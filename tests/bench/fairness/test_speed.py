@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bench.fairness import inputs, kernel, speed, start
+from bench.fairness.dual import Dual
 from bench.fairness.report import console, speed_table
 from bench.fairness.timing import Row, in_turns_us
-from server.fairness import Status, rerank
+from server.fairness import FairList, Status, rerank
 
 
 def test_calls_take_turns_over_all_inputs() -> None:
@@ -28,6 +29,22 @@ def test_what_is_timed_are_lists_that_keep_their_policy(kind: str) -> None:
         receipt = rerank(case.scores, case.groups, case.count, case.policy).receipt
         assert receipt.status is Status.MET
     assert len({case.scores.tobytes() for case in cases}) == inputs.VARIED
+
+
+@pytest.mark.parametrize("kind", speed.SHAPED, ids=lambda kind: kind.name)
+def test_what_is_timed_of_the_other_kinds_are_lists_that_keep_their_policy(
+    kind: speed.Kind,
+) -> None:
+    for case in kind.made(600, 20)[:2]:
+        made = speed.with_shaping(case)
+        assert isinstance(made, FairList)
+        assert made.receipt.status is Status.MET
+        assert len(made.order) == 20
+
+
+def test_a_general_solver_finds_the_projection_that_the_closed_form_has() -> None:
+    drawn = Dual.drawn(np.random.default_rng(1), 20)
+    np.testing.assert_allclose(drawn.by_slsqp(), drawn.ours(), atol=1e-6)
 
 
 def test_a_batch_gives_the_lists_of_rerank() -> None:
