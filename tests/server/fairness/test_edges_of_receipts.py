@@ -68,6 +68,7 @@ def test_above_its_ceiling_a_group_is_still_lowered_for_the_ceiling() -> None:
 def test_a_floor_may_ask_for_the_first_place() -> None:
     all_b = compiled("floors", '[floors]\nb = "1/1"\n', LABELS[:2])
     assert fair([0, 1, 1], 2, all_b).order.tolist() == [1, 2]
+    assert fair([0, 1, 1], 1, all_b).order.tolist() == [1]
     bad = fair([0, 0, 0], 2, all_b).receipt.first_bad_prefix
     assert bad == PrefixViolation(1, "b", 1, 0)
 
