@@ -46,6 +46,11 @@ def close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
+def same_score(a: float, b: float) -> bool:
+    """Whether two scores are one: however small they are."""
+    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-30)
+
+
 def discounted(scores: Sequence[float], lowest: float, discount: str) -> float:
     """The sum of what scores are above the lowest, each times what its place is worth."""
     return sum(

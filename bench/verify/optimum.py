@@ -32,6 +32,8 @@ def largest_dcg(
     if any(len(groups) != 1 for _, groups in candidates):
         return _of_several_tables(candidates, table, worth)
     size = len(worth)
+    if not size:
+        return 0.0
     by_group: dict[str, list[float]] = {}
     for gain, groups in candidates:
         by_group.setdefault(groups[0], []).append(gain)

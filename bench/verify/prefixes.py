@@ -35,7 +35,14 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
         if broken:
             told = f"the receipt says met, but {broken}"
     elif receipt.status == pb.RECEIPT_STATUS_INFEASIBLE:
+        if evidence.candidates is None:
+            yield unchecked(name, "infeasible cannot be proven without the candidates")
+            return
         told = _no_proof(evidence, document, table)
+    elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not (
+        len(document.tables) > 1 or evidence.paged
+    ):
+        told = "of one group table it is always known whether a list keeps the policy"
     elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not broken and evidence.whole:
         told = "the receipt says that no list was found, but this one keeps every bound"
     status = pb.ReceiptStatus.Name(receipt.status).removeprefix("RECEIPT_STATUS_").lower()
@@ -89,8 +96,15 @@ def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
     bad = evidence.receipt.first_bad_prefix
     if bad.group not in table or not 1 <= bad.prefix <= evidence.count:
         return f"there is no group {bad.group!r} or no prefix {bad.prefix}"
-    if evidence.candidates is None or len(document.tables) > 1:
+    if evidence.candidates is None:
         return ""
+    if len(document.tables) > 1:
+        best = largest_dcg(
+            [(1.0, own.groups) for own in evidence.candidates.values()],
+            table,
+            [1.0] * min(evidence.count, len(evidence.candidates)),
+        )
+        return "" if best is None or best < 0 else "a list of the candidates keeps every bound"
     supply = Counter(row for own in evidence.candidates.values() for row in own.groups)
     low, high = table[bad.group][bad.prefix]
     if low > supply[bad.group]:
@@ -126,12 +140,19 @@ def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Clai
     if best is None:
         yield unchecked(name, "several group tables, and the solver came to no end")
         return
+    if best < 0:
+        yield claim(name, "no list keeps the bounds, and the receipt says met")
+        return
     share = own / best if best > 0 else 1.0
-    # What is told may be less than the truth, never more.
+    # What is told may be less than the truth, never more; of kinds that are exact it is the truth.
+    kinds = {kind for kind, _, _ in document.rules}
+    exact = len(document.tables) == 1 and (kinds <= {"floors", "fa_ir"} or kinds <= {"cap"})
+    wrong = receipt.utility_of_best > share + TOLERANCE
+    if exact:
+        wrong |= receipt.utility_of_best < share - TOLERANCE
+        wrong |= share < 1 - TOLERANCE and not evidence.paged
     broken = (
-        f"the receipt says {receipt.utility_of_best:.6f}, recomputed {share:.6f}"
-        if receipt.utility_of_best > share + TOLERANCE
-        else ""
+        f"the receipt says {receipt.utility_of_best:.6f}, recomputed {share:.6f}" if wrong else ""
     )
     yield claim(
         name, broken, f"{share:.6f} of the exact optimum, told {receipt.utility_of_best:.6f}"

@@ -11,7 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench.verify.bounds import Document, Known, worth
-from bench.verify.claims import TOLERANCE, Claim, claim, close, discounted, rows_of, unchecked
+from bench.verify.claims import (
+    Claim,
+    claim,
+    close,
+    discounted,
+    rows_of,
+    same_score,
+    unchecked,
+)
 from bench.verify.evidence import Candidate, Evidence
 from bench.verify.prefixes import bounds_hold
 from equipoise.v1 import recommendation_pb2 as pb
@@ -27,9 +35,9 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
 
     text: the policy document. known: the catalogue's groups, None where no bundle is at hand.
     """
-    claims = [_policy(evidence, text, document), _places(evidence)]
+    claims = [_policy(evidence, text, document), _places(evidence, document)]
     claims += _against_candidates(evidence, document)
-    if known is not None and not evidence.receipt.groups_from_caller:
+    if known is not None and not evidence.told_groups:
         claims.append(_groups_are_the_bundles(evidence, document, known))
     if not document.tables or evidence.receipt.status == pb.RECEIPT_STATUS_SKIPPED:
         return [*claims, *_skipped(evidence, document)]
@@ -51,10 +59,16 @@ def _policy(evidence: Evidence, text: str, document: Document) -> Claim:
         for field, value in wanted.items()
         if getattr(receipt, field) != value
     ]
+    if evidence.policy not in ("", document.name):
+        wrong.append(f"policy {evidence.policy!r} was asked for")
+    if receipt.groups_from_caller != (evidence.told_groups and bool(document.tables)):
+        wrong.append(f"groups_from_caller is {receipt.groups_from_caller}")
+    if not evidence.same_request:
+        wrong.append("the answer is to another request id")
     return claim("the receipt is of this policy", "; ".join(wrong), receipt.policy_digest[:12])
 
 
-def _places(evidence: Evidence) -> Claim:
+def _places(evidence: Evidence, document: Document) -> Claim:
     items = evidence.items
     ids = [item.item_id for item in items]
     start = items[0].rank if items else 1
@@ -67,7 +81,11 @@ def _places(evidence: Evidence) -> Claim:
         broken = f"item {min(set(ids) & evidence.excluded)!r} was excluded"
     elif len(ids) > evidence.count:
         broken = f"{len(ids)} items, {evidence.count} were asked for"
-    elif not evidence.receipts_agree:
+    elif evidence.whole and len(ids) < min(evidence.count, len(evidence.candidates or ids)):
+        broken = f"{len(ids)} items, {evidence.count} were asked for and there are enough"
+    elif evidence.allowed is not None and set(ids) - evidence.allowed:
+        broken = f"item {min(set(ids) - evidence.allowed)!r} was not among those to choose from"
+    elif not evidence.receipts_agree and "amortised" not in document.shaped_by:
         broken = "the pages' receipts differ"
     return claim("places are in order, no item comes twice", broken, f"{len(ids)} items")
 
@@ -100,7 +118,7 @@ def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Clai
         item.item_id
         for item, own in zip(items, rows_of(evidence), strict=True)
         if item.item_id not in candidates
-        or not close(item.score, candidates[item.item_id].score)
+        or not same_score(item.score, candidates[item.item_id].score)
         or (document.tables and tuple(own) != candidates[item.item_id].groups)
     ]
     yield claim(
@@ -109,7 +127,7 @@ def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Clai
     )  # fmt: skip
     if strange:
         return
-    yield claim(names[1], _wrong_rank(items, candidates))
+    yield claim(names[1], _wrong_rank(items, candidates, evidence.paged))
     if evidence.whole:
         yield claim(names[2], _passed_over(evidence, document, candidates))
         yield _utility(evidence, document, candidates, names[3])
@@ -118,7 +136,9 @@ def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Clai
             yield unchecked(name, "not all pages are here")
 
 
-def _wrong_rank(items: Sequence[pb.RankedItem], candidates: Mapping[str, Candidate]) -> str:
+def _wrong_rank(
+    items: Sequence[pb.RankedItem], candidates: Mapping[str, Candidate], paged: bool
+) -> str:
     scores = [candidate.score for candidate in candidates.values()]
     for item in items:
         higher = sum(score > item.score for score in scores)
@@ -130,7 +150,8 @@ def _wrong_rank(items: Sequence[pb.RankedItem], candidates: Mapping[str, Candida
             )
         moved = item.rank_by_score - item.rank
         allowed = _UP if moved > 0 else _DOWN if moved < 0 else {pb.REASON_CODE_SCORE}
-        if item.reason not in allowed | {pb.REASON_CODE_SHOWN_BEFORE}:
+        allowed |= {pb.REASON_CODE_SHOWN_BEFORE} if paged else set()
+        if item.reason not in allowed:
             reason = pb.ReasonCode.Name(item.reason)
             return f"item {item.item_id!r} moved by {moved} places and gives {reason}"
     return ""
@@ -143,7 +164,8 @@ def _passed_over(
     if "diverse" in document.shaped_by:
         return ""
     # Added as the server adds them: in 32 bits.
-    order = {item: own.score + own.boost for item, own in candidates.items()}
+    boosted = "amortised" in document.shaped_by
+    order = {item: own.score + own.boost * boosted for item, own in candidates.items()}
     left: dict[tuple[str, ...], list[float]] = {}
     for item, own in candidates.items():
         left.setdefault(own.groups if document.tables else (), []).append(order[item])
@@ -154,7 +176,7 @@ def _passed_over(
         if order[listed.item_id] not in left[groups]:
             return f"item {listed.item_id!r} comes twice"
         best = left[groups][-1]
-        if order[listed.item_id] < best - TOLERANCE * max(1.0, abs(best)):
+        if order[listed.item_id] < best and not same_score(order[listed.item_id], best):
             return f"item {listed.item_id!r} stands before a better one of {', '.join(groups)}"
         left[groups].remove(order[listed.item_id])
     return ""
@@ -181,7 +203,7 @@ def _utility(
 def _skipped(evidence: Evidence, document: Document) -> Iterator[Claim]:
     receipt = evidence.receipt
     if receipt.status == pb.RECEIPT_STATUS_SKIPPED:
-        wanted = document.kind == "none" or not evidence.items
+        wanted = document.kind == "none" or not (evidence.items or evidence.candidates)
         yield claim("the fair stage had nothing to do", "" if wanted else "the policy has rules")
     else:
         wanted = receipt.status == pb.RECEIPT_STATUS_MET

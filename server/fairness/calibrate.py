@@ -76,6 +76,10 @@ class Calibration:
         if not numerators.any():
             free = np.tile(prefix.astype(np.int32), (len(self.items), 1))
             return np.zeros_like(free), free
+        # Beyond 64 bits, for catalogues of a million items, Python's own integers take over.
+        largest = denominator * max_count * max(self.at_most.numerator, self.at_least.numerator)
+        if largest >= 2**62:
+            numerators = numerators.astype(object)
         wanted = numerators[:, np.newaxis] * prefix
         low, high = self.at_least, self.at_most
         floors = wanted * low.numerator // (denominator * low.denominator)

@@ -320,5 +320,12 @@ def test_after_any_first_places_nothing_repeats_and_the_receipt_tells_the_truth(
     broken = broken_bounds(own, policy.floors.tolist(), policy.ceilings.tolist())
     if fair.receipt.status is Status.MET:
         assert broken == []
+        worth = [1 / math.log2(k + 1) for k in range(1, size + 1)]
+        gains = (scores - min(0.0, float(scores.min()))).astype(float).tolist()
+        got = sum(w * gains[p] for w, p in zip(worth, fair.order.tolist(), strict=True))
+        best = _best(gains, groups.tolist(), policy, worth)
+        assert fair.receipt.utility_of_best <= (got / best if best > 1e-12 else 1.0) + 1e-9
     else:
         assert fair.receipt.first_bad_prefix is not None
+        possible = rerank(scores, groups, count, policy).receipt.status is Status.MET
+        assert fair.receipt.status is (Status.NOT_FOUND if possible else Status.INFEASIBLE)
