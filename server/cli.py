@@ -28,6 +28,7 @@ ORDER = (
     "bundle",
     "train",
     "evaluate",
+    "audit",
     "load",
     "invariants",
     "gate",

@@ -15,19 +15,20 @@ import click
 import pytest
 
 from bench.gate.budgets import parse_budgets
+from server.bundle import DataInfo
 from server.cli import command
 from server.events import Event, SqliteEventStore
-from server.fairness import compile_policy, parse_policy
+from server.fairness import TableGroups, compile_tables, parse_policy
 from strategies.bundles import N_ITEMS, tiny_bundle
 from strategies.live import live_server
-from strategies.purchases import raw, shop_rows
+from strategies.purchases import START_MS, raw, shop_rows
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = ("large", "medium", "small", "unknown", "National", "Private")
-DEMO_MINUTES = ("train", "evaluate", "gate")
+DEMO_MINUTES = ("train", "evaluate", "audit", "gate")
 
 
 def commands_of(page: Path) -> list[str]:
@@ -59,8 +60,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "text"), blocks("toml"))
 def test_every_policy_and_budget_in_a_document_is_read(page: str, text: str) -> None:
     if page == "policies.md":
-        compiled = compile_policy(parse_policy(text, page), GROUPS)
-        assert compiled.floors.any() or compiled.has_ceilings, "it asks for nothing"
+        policy = parse_policy(text, page)
+        tables = {rule.group_table: TableGroups.of(GROUPS) for rule in policy.rules}
+        compiled = compile_tables(policy, tables)
+        shaped = compiled.calibrations or compiled.amortisation or policy.shaping("diverse")
+        assert compiled.has_floors or compiled.has_ceilings or shaped, "it asks for nothing"
     else:
         assert parse_budgets(text, page).budget
 
@@ -99,8 +103,18 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         )
     requests.write_text(json.dumps({"user_id": "1", "count": 5}) + "\n")
     with live_server(folder, bundle, "--events", store, "--clock", "data-end") as server:
+        evidence = folder / "evidence"
+        subprocess.run(
+            [sys.executable, "-m", "server.cli", "recommend", "--target", server.target, "--user",
+             "1", "--count", "20", "--evidence", evidence],
+            check=True, capture_output=True,
+        )  # fmt: skip
         yield {
             "127.0.0.1:50051": server.target,
+            "recommend --user": f"recommend --target {server.target} --user",
+            "out/evidence": str(evidence),
+            "out/demo/bundle/policies/provider-tiers.toml": str(bundle / "policies/tiers.toml"),
+            "my-policies/small-makers.toml": str(bundle / "policies/tiers.toml"),
             "out/demo/bundle": str(bundle),
             "out/demo/events.db": str(store),
             "out/demo/requests.jsonl": str(requests),
@@ -167,7 +181,7 @@ def test_own_purchases_go_from_tables_to_a_verdict(
     assert lines
     for line in lines:
         words = shlex.split(line)[1:]
-        if words[0] in ("serve", "load"):
+        if words[0] in ("serve", "load", "recommend", "verify", "policy"):
             continue
         if words[0] == "train":
             words.append("--quick")
@@ -178,3 +192,21 @@ def test_own_purchases_go_from_tables_to_a_verdict(
             capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert run.returncode == 0, line + run.stdout + run.stderr
+
+
+def test_the_audits_page_runs_on_own_purchases(own_shop: Path) -> None:
+    """With a bundle that is not trained here: it has seen nothing after the cut."""
+    data = DataInfo(
+        source="by hand", until_unix_ms=START_MS, users=1, items=60, interactions=1, digest="0" * 64
+    )
+    tiny_bundle(own_shop / "out/mine", data=data)
+    lines = [line for name, line in ALL if name == "audit.md" and "--dataset" not in line]
+    assert lines
+    for line in lines:
+        run = subprocess.run(
+            [sys.executable, "-m", "server.cli", *shlex.split(line)[1:]],
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, line + run.stdout + run.stderr
+    assert (own_shop / "out/mine-audit/audit.json").exists()
+    assert "region=north" in run.stdout

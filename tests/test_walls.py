@@ -44,5 +44,15 @@ def test_top_level_help_imports_no_heavy_package() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert run.stdout.splitlines()[-1] == "[]"
-    for name in ("serve", "recommend", "events", "bundle", "train", "evaluate", "load", "gate"):
+    for name in (
+        "serve",
+        "recommend",
+        "events",
+        "bundle",
+        "train",
+        "evaluate",
+        "audit",
+        "load",
+        "gate",
+    ):
         assert f"\n  {name} " in run.stdout

@@ -93,7 +93,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """What is asked: users with a history up to `cut_ms`, and what they bought after it.
 
     novel_ptr, novel_items: their targets without the items of their history.
@@ -134,16 +134,11 @@ def evaluate(
             no item of the data; or the data has no such user attribute.
     """
     engine = Engine(bundle)
-    task = _task(prepared, protocol.on)
+    task = task_of(prepared, protocol.on)
     refuse_a_bundle_that_has_seen(engine, task.cut_ms)
     plain = plain_policy(engine)
     k, users = protocol.k, task.targets.users
-    to_data = _places_in_data(bundle, prepared.dataset)
-    if not (to_data >= 0).any():
-        raise Refused(
-            f"bundle {bundle.manifest.bundle_id} knows none of the {prepared.dataset.n_items:,} items "
-            f"of {prepared.dataset.source}: it was made from {bundle.manifest.data.source}"
-        )
+    to_data = places_in_data(bundle, prepared.dataset)
 
     def served(policy: str, what: str, seen: bool = True) -> ServedLists:
         return served_lists(
@@ -255,7 +250,8 @@ def _key(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _task(prepared: Prepared, on: str) -> _Task:
+def task_of(prepared: Prepared, on: str) -> Task:
+    """The users and targets of the held-out part `on`: "test" or "validation"."""
     split, dataset = prepared.split, prepared.dataset
     cut_ms, until_ms = (
         (split.validation_until_ms, split.test_until_ms)
@@ -270,17 +266,26 @@ def _task(prepared: Prepared, on: str) -> _Task:
     asked[targets.users] = True
     own = history.items[asked[history.event_users]]
     novel_ptr, novel_items = without(targets.ptr, targets.items, own_ptr, own)
-    return _Task(history, targets, cut_ms, until_ms, novel_ptr, novel_items.astype(np.int32))
+    return Task(history, targets, cut_ms, until_ms, novel_ptr, novel_items.astype(np.int32))
 
 
-def _places_in_data(bundle: Bundle, dataset: Dataset) -> Int32:
+def places_in_data(bundle: Bundle, dataset: Dataset) -> Int32:
     """`[n_bundle_items + 1] int32`: an item's place in the data set, -1 if it is not there.
 
     The last entry is -1, so that the list padding -1 maps to itself. An item that only the bundle
     knows can be no target, and stands in a list as a miss.
+
+    Raises:
+        Refused: the bundle knows no item of the data set.
     """
     find = dataset.item_index.get
-    return np.array([*(find(item, -1) for item in bundle.items.ids), -1], np.int32)
+    places = np.array([*(find(item, -1) for item in bundle.items.ids), -1], np.int32)
+    if not (places >= 0).any():
+        raise Refused(
+            f"bundle {bundle.manifest.bundle_id} knows none of the {dataset.n_items:,} items of "
+            f"{dataset.source}: it was made from {bundle.manifest.data.source}"
+        )
+    return places
 
 
 def _metrics(

@@ -63,7 +63,7 @@ class Resampler:
         self.seed = seed
 
     @cached_property
-    def _draws(self) -> Float64:
+    def draws(self) -> Float64:
         """`[resamples, n_users]`: how often each user was drawn."""
         if self.n_users == 0:
             return np.zeros((self.resamples, 0))
@@ -87,7 +87,7 @@ class Resampler:
         n_known = int(known.sum())
         if n_known == 0 or whole.sum() == 0:
             return Estimate(None, None, None, n_known, better)
-        parts, wholes = (self._draws @ np.stack([part, whole], axis=1)).T
+        parts, wholes = (self.draws @ np.stack([part, whole], axis=1)).T
         # A resample without a single user that has a value says nothing; it is left out.
         drawn = wholes != 0
         tail = (1.0 - self.confidence) / 2.0

@@ -78,14 +78,15 @@ def policy_facts(bundle: Bundle, before: Int32, after: ServedLists) -> dict[str,
         "after": [row[row >= 0] for row in after.items],
     }
     for when in places:
-        facts[f"floor_violations_{when}"] = facts[f"ceiling_violations_{when}"] = 0
+        # A calibrated policy's bounds are each user's own: its receipts speak of them.
+        none = None if compiled.calibrations else 0
+        facts[f"floor_violations_{when}"] = facts[f"ceiling_violations_{when}"] = none
     for name, (first, end) in zip(compiled.policy.tables, compiled.blocks, strict=True):
         codes = bundle.groups[name].codes
         shares = {}
         for when, rows in places.items():
             groups = [codes[row] for row in rows]
             shares[when] = np.mean([exposure_shares(own, end - first) for own in groups], axis=0)
-            # A calibrated policy's bounds are each user's own: its receipts speak of them.
             if not compiled.calibrations:
                 floors, ceilings = compiled.floors[first:end], compiled.ceilings[first:end]
                 facts[f"floor_violations_{when}"] += sum(

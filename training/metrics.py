@@ -77,6 +77,25 @@ def ndcg(found: Bool, n_targets: Ints) -> Float64:
     return _share(gains, ideal, n_targets > 0)
 
 
+def roc_auc(scores: Float64, positive: Bool) -> float:
+    """How likely a positive scores above a negative, ties half: the area under the ROC curve.
+
+    `(sum of the positives' mean ranks - p (p + 1) / 2) / (p n)` (Hanley and McNeil, Radiology
+    1982). NaN where one of the two is missing.
+
+    >>> roc_auc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
+    0.875
+    """
+    positives = int(positive.sum())
+    pairs = positives * (len(scores) - positives)
+    if pairs == 0:
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    above = mean_ranks[inverse][positive].sum() - positives * (positives + 1) / 2
+    return float(above / pairs)
+
+
 def without(ptr: Int64, items: Ints, gone_ptr: Int64, gone_items: Ints) -> tuple[Int64, Ints]:
     """The targets that are not in the user's row of `gone` (the history): the novel ones.
 

@@ -9,7 +9,7 @@ what is measured is what a server with this bundle would send.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,33 @@ def served_lists(
     lists = np.full((len(users), k), -1, np.int32)
     receipts: list[Receipt] = []
     skipped = 0
+    answers = served_answers(
+        engine, history, users, now_ms, policy=policy, k=k, seen=seen, on_users=on_users
+    )
+    for row, answer in enumerate(answers):
+        places = [index[item] for item in answer.item_ids]
+        lists[row, : len(places)] = places
+        receipts.append(answer.fair.receipt)
+        skipped += answer.skipped_history
+    return ServedLists(policy, lists, tuple(receipts), skipped)
+
+
+def served_answers(
+    engine: Engine,
+    history: Dataset,
+    users: Int32,
+    now_ms: int,
+    *,
+    policy: str,
+    k: int = 20,
+    seen: bool = True,
+    with_candidates: bool = False,
+    on_users: Callable[[int], None] = lambda _: None,
+) -> Iterator[Answer]:
+    """The engine's own answers, one per user in their order; see `served_lists`.
+
+    with_candidates: whether each brings what its list was made of.
+    """
     batch = engine.bundle.manifest.model.best_batch
     for start in range(0, len(users), batch):
         part = users[start : start + batch].tolist()
@@ -67,20 +94,17 @@ def served_lists(
                 policy=policy,
                 seen=seen,
                 as_of_ms=now_ms,
+                with_candidates=with_candidates,
             )
             for user in part
         ]
-        for row, outcome in enumerate(engine.run_batch(queries), start=start):
+        for outcome in engine.run_batch(queries):
             if isinstance(outcome, BaseException):
                 raise outcome
             if not isinstance(outcome, Answer):
                 raise TypeError(f"the engine answered {type(outcome).__name__}, wanted a list")
-            places = [index[item] for item in outcome.item_ids]
-            lists[row, : len(places)] = places
-            receipts.append(outcome.fair.receipt)
-            skipped += outcome.skipped_history
+            yield outcome
         on_users(len(part))
-    return ServedLists(policy, lists, tuple(receipts), skipped)
 
 
 def plain_policy(engine: Engine) -> str:

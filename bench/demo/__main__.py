@@ -87,13 +87,20 @@ def evaluate(out: Path) -> None:
     )  # fmt: skip
 
 
+def audit(out: Path) -> None:
+    run(
+        "audit", "--bundle", out / "bundle", "--dataset", "complete-journey",
+        "--tradeoff", "--out", out / "audit",
+    )  # fmt: skip
+
+
 def live(out: Path) -> None:
     folder = out / "live"
     folder.mkdir(exist_ok=True)
     store = folder / "events.db"
     copy_store(out / "events.db", store)
     with server(out / "bundle", store, folder / "server.log") as serving:
-        lists = hold(serving.target, out / "requests.jsonl")
+        lists = hold(serving.target, out / "requests.jsonl", out / "bundle" / "policies")
         lists["ready_s"] = serving.ready_s
         _load(out, serving)
         _invariants(out, serving)
@@ -157,6 +164,8 @@ STEPS = (
          load_events),
     Step("quality", "evaluate the served path against every baseline",
          TRAINING_CODE, ("quality/quality.json", "requests.jsonl"), evaluate),
+    Step("audit", "audit every policy: items, users, what fairness costs",
+         TRAINING_CODE, ("audit/audit.json", "audit/audit-tradeoff.png"), audit),
     Step("live", "serve over gRPC: lists, purchase, load, invariants",
          (*SERVING_CODE, "bench/**/*.py"),
          ("live/lists.json", "load/load.json", "invariants.json"), live),

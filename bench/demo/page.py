@@ -13,8 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from bench.demo.fairness import exposure_picture
 from bench.demo.steps import Done, write_whole
 from bench.demo.tell import item_names, read, receipt_line
+from server.bundle import load_bundle
 from server.fairness import parse_policy
 
 WORST = "groups.income.first_basket_recall_at_20.worst_ratio"
@@ -47,7 +49,11 @@ def write_page(out: Path, done: Sequence[Done]) -> Path:
         done=done,
         quality_picture=_png(out / "quality" / "quality.png"),
         exposure_picture=_png(out / "quality" / "exposure.png"),
+        tradeoff_picture=_png(out / "audit" / "audit-tradeoff.png"),
         latency_picture=_latency(out / "load"),
+        over_time_picture=_figure(
+            exposure_picture(lists["over_time"], load_bundle(out / "bundle"))
+        ),
     )
     path = out / "index.html"
     write_whole(path, page)
@@ -89,6 +95,10 @@ def _latency(folder: Path) -> str:
     axes.set_xlabel("latency, ms (log scale)")
     axes.set_ylabel("requests")
     axes.spines[["top", "right"]].set_visible(False)
+    return _figure(figure)
+
+
+def _figure(figure: Figure) -> str:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=150)
     return "data:image/png;base64," + base64.b64encode(drawn.getvalue()).decode()

@@ -17,6 +17,7 @@ import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 
+from bench.demo.fairness import over_time, own_taste, verified
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1 import serving_pb2
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
@@ -27,6 +28,10 @@ HOUSEHOLDS_SHOWN = 3
 # How many households are asked before those to show are chosen.
 HOUSEHOLDS_ASKED = 60
 HOUR_MS = 3_600_000
+# Policies that are shown besides the default, and the table that the second evens out.
+TASTE = "own-taste"
+OVER_TIME = "shelf-over-time"
+EVENED_TABLE = "provider_tier"
 TIMEOUT_S = 10.0
 
 
@@ -63,11 +68,16 @@ class Session:
     def info(self) -> serving_pb2.GetServingInfoResponse:
         return self._serving.GetServingInfo(serving_pb2.GetServingInfoRequest(), timeout=TIMEOUT_S)
 
-    def recommend(self, user: str, policy: str = "", **fields: Any) -> pb.RecommendResponse:
-        request = pb.RecommendRequest(
+    def request(self, user: str, policy: str = "", **fields: Any) -> pb.RecommendRequest:
+        return pb.RecommendRequest(
             user_id=user, policy=policy, count=COUNT, surface="demo", **fields
         )
+
+    def send(self, request: pb.RecommendRequest) -> pb.RecommendResponse:
         return self._recommendation.Recommend(request, timeout=TIMEOUT_S)
+
+    def recommend(self, user: str, policy: str = "", **fields: Any) -> pb.RecommendResponse:
+        return self.send(self.request(user, policy, **fields))
 
     def pair(self, user: str, plain_policy: str) -> Pair:
         return Pair(user, self.recommend(user, plain_policy), self.recommend(user))
@@ -132,8 +142,11 @@ def _closed_loop(session: Session, user: str, data_until_ms: int) -> dict[str, A
     }
 
 
-def hold(target: str, requests: Path) -> dict[str, Any]:
-    """Ask a live server for the demo's lists and keep the answers as plain data."""
+def hold(target: str, requests: Path, policies: Path) -> dict[str, Any]:
+    """Ask a live server for the demo's lists and keep the answers as plain data.
+
+    policies: the folder of the policy documents that it serves.
+    """
     with grpc.insecure_channel(target) as channel:
         session = Session(channel)
         info = session.info()
@@ -149,8 +162,12 @@ def hold(target: str, requests: Path) -> dict[str, Any]:
         off = [
             session.recommend(user, personalisation=pb.PERSONALISATION_OFF) for user in users[:2]
         ]
+        default = next(policy.name for policy in info.policies if policy.is_default)
         return {
             "info": _as_dict(info),
+            "own_taste": own_taste(session, users, TASTE, plain),
+            "over_time": over_time(session, users, OVER_TIME, EVENED_TABLE),
+            "verified": verified(session, shown[0].user, policies / f"{default}.toml"),
             "households": [
                 {"user": pair.user, "before": _as_dict(pair.before), "after": _as_dict(pair.after)}
                 for pair in shown

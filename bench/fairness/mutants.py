@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,8 +32,9 @@ from server.errors import EquipoiseError
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 COPIED = ("server", "training", "tests", "bench", "proto", "pyproject.toml")
-# A mutant that loops for ever is as dead as one that fails a test.
-LIMIT_S = 60
+# On the CPU, several times what all tests take. A mutant that loops for ever is as dead as one that
+# fails a test.
+LIMIT_S = 25
 GOAL = 0.95
 
 
@@ -107,60 +109,107 @@ def mutants_of(module: str, settings: Settings) -> Iterator[tuple[Mutant, str]]:
             occurrence += 1
 
 
-class Workplaces:
-    """Copies of the sources, one a core, in which the tests run."""
+class Workplace:
+    """A copy of the sources, and a process that runs the tests on it."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self._settings = settings
-        self._free: queue.Queue[Path] = queue.Queue()
-        for core in range(CORES):
-            place = folder / f"copy-{core}"
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            for name in COPIED:
-                source = ROOT / name
-                if source.is_dir():
-                    ignored = shutil.ignore_patterns("__pycache__")
-                    shutil.copytree(source, place / name, ignore=ignored)
-                else:
-                    shutil.copy(source, place / name)
-            self._free.put(place)
-
-    def passes(self, module: str, source: str) -> bool:
-        """Whether every test passes with this source in the module's place."""
-        place = self._free.get()
-        path = place / module
-        original = path.read_text(encoding="utf-8")
-        path.write_text(source, encoding="utf-8")
-        try:
-            return self._run(place).returncode == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            path.write_text(original, encoding="utf-8")
-            self._free.put(place)
-
-    def _run(self, place: Path) -> subprocess.CompletedProcess[bytes]:
+    def __init__(self, place: Path, tests: Sequence[str]) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, place / name, ignore=ignored)
+            else:
+                shutil.copy(source, place / name)
+        self._place = place
+        self._second = int(time.time())
         environment = {
             **os.environ,
             "NUMBA_DISABLE_JIT": "1",
-            # A stale .pyc would hide the next mutant of the same second.
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join([str(place), str(place / "proto")]),
         }
         command = [
-            sys.executable, "-m", "pytest", "-x", "--hypothesis-profile", "mutants",
-            "-p", "no:cacheprovider", *self._settings.tests,
+            sys.executable, "-m", "bench.fairness.forked", str(LIMIT_S), "-x",
+            "--hypothesis-profile", "mutants", "-p", "no:cacheprovider", *tests,
         ]  # fmt: skip
-        return subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, timeout=LIMIT_S, check=False
+        self._forks = subprocess.Popen(
+            command, cwd=place, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def passes(self, module: str, source: str) -> bool:
+        """Whether every test passes with this source in the module's place."""
+        assert self._forks.stdin is not None
+        assert self._forks.stdout is not None
+        original = (self._place / module).read_text(encoding="utf-8")
+        self._write(module, source)
+        try:
+            self._forks.stdin.write("\n")
+            self._forks.stdin.flush()
+            return self._forks.stdout.readline().strip() == "0"
+        finally:
+            self._write(module, original)
+
+    def _write(self, module: str, source: str) -> None:
+        path = self._place / module
+        path.write_text(source, encoding="utf-8")
+        # Python takes compiled code for fresh by the second of its source: each has its own.
+        self._second += 1
+        os.utime(path, (self._second, self._second))
+
+    def close(self) -> None:
+        """End its process; a fork that still runs ends at its limit."""
+        self._forks.kill()
+        self._forks.wait()
+
+
+class Workplaces:
+    """A workplace for each core, closed on leaving."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._all = [Workplace(folder / f"copy-{n}", settings.tests) for n in range(CORES)]
+        self._free: queue.Queue[Workplace] = queue.Queue()
+
+    def __enter__(self) -> Workplaces:
+        for place in self._all:
+            self._free.put(place)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for place in self._all:
+            place.close()
+
+    def passes(self, module: str, source: str) -> bool:
+        """As `Workplace.passes`, in one that is free."""
+        place = self._free.get()
+        try:
+            return place.passes(module, source)
+        finally:
+            self._free.put(place)
+
+
+@dataclass(frozen=True)
+class Equivalents:
+    """Why mutants change nothing. lines: by (module, line before, after); patterns: of any after."""
+
+    lines: Mapping[tuple[str, str, str], str]
+    patterns: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path = EQUIVALENT) -> Equivalents:
+        """From the file of reasons."""
+        known = tomllib.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            {(m["module"], m["was"], m["becomes"]): m["reason"] for m in known.get("mutant", [])},
+            {one["becomes"]: one["reason"] for one in known.get("pattern", [])},
         )
 
-
-def known_equivalent(path: Path = EQUIVALENT) -> dict[tuple[str, str, str], str]:
-    """(module, line before, line after) of mutants that change nothing -> the reason."""
-    entries = tomllib.loads(path.read_text(encoding="utf-8")).get("mutant", [])
-    return {(one["module"], one["was"], one["becomes"]): one["reason"] for one in entries}
+    def reason(self, mutant: Mutant) -> str | None:
+        """Why this one changes nothing; None: it may change something."""
+        own = self.lines.get((mutant.module, mutant.was, mutant.becomes))
+        found = (why for form, why in self.patterns.items() if re.search(form, mutant.becomes))
+        return own or next(found, None)
 
 
 def _state(settings: Settings) -> str:
@@ -190,34 +239,36 @@ def hunt(
     Raises:
         MutantsFailed: the tests fail without a mutant, or pass with a module that raises.
     """
-    places, equivalent = Workplaces(folder, settings), known_equivalent()
-    first = modules[0]
-    source = (ROOT / first).read_text(encoding="utf-8")
-    if not places.passes(first, source):
-        raise MutantsFailed("the tests fail without a mutant: see `tool.equipoise-mutants`")
-    if places.passes(first, "raise RuntimeError\n"):
-        raise MutantsFailed(f"the tests pass although {first} raises: they read another copy")
-    every = [made for module in modules for made in mutants_of(module, settings)]
-    path, state = folder / "fates.json", _state(settings)
+    equivalents, path, state = Equivalents.read(), folder / "fates.json", _state(settings)
     known = _kept(path, state)
+    every = [
+        (mutant, mutated, equivalents.reason(mutant))
+        for module in modules
+        for mutant, mutated in mutants_of(module, settings)
+    ]
+    with Workplaces(folder, settings) as places:
+        _check(places, modules[0])
 
-    def try_one(mutant: Mutant, mutated: str) -> tuple[Mutant, str]:
-        key = (mutant.module, mutant.was, mutant.becomes)
-        if key in equivalent:
-            return mutant, "equivalent"
-        return mutant, "survived" if places.passes(mutant.module, mutated) else "killed"
+        def try_one(mutant: Mutant, mutated: str) -> tuple[Mutant, str]:
+            return mutant, "survived" if places.passes(mutant.module, mutated) else "killed"
 
-    jobs = [(mutant, mutated) for mutant, mutated in every if repr(mutant) not in known]
-    for mutant, fate in in_threads(try_one, jobs):
-        known[repr(mutant)] = fate
-        write_whole(path, json.dumps({"state": state, "fates": known}) + "\n")
-        progress(len(known) / len(every))
-    # Reasons may have been added since.
+        jobs = [(m, text) for m, text, why in every if why is None and repr(m) not in known]
+        for done, (mutant, fate) in enumerate(in_threads(try_one, jobs), start=1):
+            known[repr(mutant)] = fate
+            write_whole(path, json.dumps({"state": state, "fates": known}) + "\n")
+            progress(done / len(jobs))
     return [
-        Fate(mutant, "equivalent" if (mutant.module, mutant.was, mutant.becomes) in equivalent
-             else known[repr(mutant)])
-        for mutant, _ in every
-    ]  # fmt: skip
+        Fate(mutant, known[repr(mutant)] if why is None else "equivalent")
+        for mutant, _, why in every
+    ]
+
+
+def _check(places: Workplaces, module: str) -> None:
+    source = (ROOT / module).read_text(encoding="utf-8")
+    if not places.passes(module, source):
+        raise MutantsFailed("the tests fail without a mutant: see `tool.equipoise-mutants`")
+    if places.passes(module, "raise RuntimeError\n"):
+        raise MutantsFailed(f"the tests pass although {module} raises: they read another copy")
 
 
 def scored(fates: Sequence[Fate]) -> Mapping[str, Any]:

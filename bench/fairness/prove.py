@@ -14,6 +14,7 @@ from bench.fairness.fa_ir import SIZES, fa_ir_tables
 from bench.fairness.larger import random_instances
 from bench.fairness.lines import Line, Progress
 from bench.fairness.report import as_plain
+from bench.fairness.several import own_tables, several_tables
 from bench.fairness.solvers import solver_instances
 
 
@@ -25,11 +26,12 @@ class Extent:
     orders: tuple[int, int, int]
     random: int
     solved: int
+    several: int
     fa_ir_sizes: tuple[int, ...]
 
 
-LONG = Extent(FULL, (5, 3, 2), 1_000_000, 20_000, SIZES)
-BRIEF = Extent(SHORT, (3, 2, 2), 4_000, 200, (1, 10, 20))
+LONG = Extent(FULL, (5, 3, 2), 1_000_000, 20_000, 2_000, SIZES)
+BRIEF = Extent(SHORT, (3, 2, 2), 4_000, 200, 25, (1, 10, 20))
 
 
 def prove(
@@ -39,9 +41,11 @@ def prove(
     regret: dict[str, Any] = {}
     # (share of the time, the lines of a part)
     parts: tuple[tuple[float, Callable[[Progress], Iterator[Line]]], ...] = (
-        (0.45, lambda on: exhaustive(extent.worlds, on)),
+        (0.3, lambda on: exhaustive(extent.worlds, on)),
         (0.05, lambda on: iter([order_of_input(*extent.orders, on)])),
-        (0.2, lambda on: random_instances(extent.random, seed, on)),
+        (0.15, lambda on: random_instances(extent.random, seed, on)),
+        (0.15, lambda on: several_tables(extent.several, seed, on)),
+        (0.05, lambda on: own_tables(extent.several, seed, on)),
         (0.25, lambda on: solver_instances(extent.solved, seed, on, regret)),
         (0.05, lambda on: fa_ir_tables(extent.fa_ir_sizes, on)),
     )

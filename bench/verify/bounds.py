@@ -7,6 +7,7 @@ exact fractions; only FA*IR's binomial probabilities are floats.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class Known:
 
 def worth(discount: str, rank: int) -> float:
     """What a place is worth; rank from 1."""
+    if discount not in ("log2", "reciprocal", "top_heavy"):
+        return math.nan  # of no policy: what is computed with it agrees with nothing
     return {
         "log2": lambda: 1 / log2(rank + 1),
         "reciprocal": lambda: 1 / rank,

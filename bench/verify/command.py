@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from bench.verify.bounds import Known
-    from bench.verify.recompute import Claim
+    from bench.verify.claims import Claim
 
 EXAMPLES = """\b
 Examples:
@@ -61,8 +61,9 @@ def command(
     """Recompute what a list and its receipt claim, without the server's code."""
     from bench.refused import InputRefused
     from bench.verify.bounds import read_document
+    from bench.verify.claims import Verdict
     from bench.verify.evidence import read_evidence
-    from bench.verify.recompute import Verdict, verify
+    from bench.verify.recompute import verify
 
     evidence = read_evidence(request, responses)
     text = policy.read_text(encoding="utf-8")
@@ -126,7 +127,7 @@ def _show(claims: list[Claim]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from bench.verify.recompute import Verdict
+    from bench.verify.claims import Verdict
 
     colour = {Verdict.HOLDS: "green", Verdict.LIE: "bold red", Verdict.NOT_CHECKED: "yellow"}
     table = Table("claim", "verdict", "", box=None)

@@ -31,6 +31,8 @@ class Evidence:
     """One list: what it was made of (None where that was not recorded) and what was answered.
 
     items: of all pages, in order. whole: whether they are the whole list that the receipt is of.
+    told_groups: whether the request brought groups of its own. policy: that was asked for. allowed:
+    the items that the request names, None where the server was to choose. paged: in pages.
     """
 
     count: int
@@ -42,6 +44,11 @@ class Evidence:
     bundle_id: str
     bought: Mapping[str, Mapping[str, int]]
     receipts_agree: bool
+    told_groups: bool = False
+    policy: str = ""
+    allowed: frozenset[str] | None = None
+    paged: bool = False
+    same_request: bool = True
 
 
 def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
@@ -55,22 +62,32 @@ def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
         return _of_rerank(request, responses, document)
     asked = _message(document, pb.RecommendRequest(), request)
     pages = [_message(_json(path), pb.RecommendResponse(), path) for path in responses]
+    return evidence_of(asked, pages)
+
+
+def evidence_of(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) -> Evidence:
+    """The evidence of one Recommend: its response, or those of all pages in order."""
     last = pages[-1]
-    items = [item for page in pages for item in page.items]
-    scored = last.candidates
     bought: dict[str, dict[str, int]] = {}
     for told in last.bought:
         bought.setdefault(told.group_table, {})[told.group] = told.count
     return Evidence(
         count=asked.count,
-        excluded=frozenset(asked.exclude_item_ids),
-        candidates=_candidates(scored, {}) if scored else None,
-        items=items,
+        excluded=frozenset(asked.exclude_item_ids)
+        | frozenset(
+            event.item_id for event in asked.history if asked.seen_items == pb.SEEN_ITEMS_EXCLUDE
+        ),
+        candidates=_candidates(last.candidates, {}) if last.candidates else None,
+        items=[item for page in pages for item in page.items],
         whole=not last.next_page_token and pages[0].page_offset == 0,
         receipt=last.receipt,
         bundle_id=last.bundle_id,
         bought=bought,
         receipts_agree=all(page.receipt == last.receipt for page in pages),
+        policy=asked.policy,
+        allowed=frozenset(asked.candidate_item_ids) or None,
+        paged=len(pages) > 1 or last.page_offset > 0,
+        same_request=asked.request_id in ("", pages[0].request_id),
     )
 
 
@@ -94,6 +111,9 @@ def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Ev
         bundle_id=answer.bundle_id,
         bought=bought,
         receipts_agree=True,
+        told_groups=any(own.group or own.groups for own in asked.candidates),
+        policy=asked.policy,
+        same_request=asked.request_id in ("", answer.request_id),
     )
 
 

@@ -1,9 +1,10 @@
-"""The largest DCG of any list that keeps the bounds of one group table: an assignment problem.
+"""The largest DCG of any list that keeps the bounds, from general solvers.
 
-The j-th best item of a group may stand from the first prefix whose ceiling reaches j, and
+Of one group table it is an assignment problem: the j-th best item of a group may stand from the first prefix whose ceiling reaches j, and
 must stand by the first prefix whose floor does. Every choice of places within those limits
 is a list that keeps the bounds, and sorting each group's items by score never loses: so
-the best assignment of items to places is the best list.
+the best assignment of items to places is the best list. Of several tables it is an integer
+program: which item stands where, with the bounds word for word.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
+from scipy.sparse import csr_array
+
+SOLVER_S = 20.0
 
 
 def largest_dcg(
@@ -22,12 +26,14 @@ def largest_dcg(
     """The largest sum of gain times worth.
 
     candidates: (gain >= 0, groups). table: group -> (least, most) of prefixes 0, 1, ... worth: of
-    the list's places. None where candidates have groups of several tables. `-inf` where no list
-    keeps the bounds.
+    the list's places. None where the solver of several tables came to no end in `SOLVER_S`. `-inf`
+    where no list keeps the bounds.
     """
     if any(len(groups) != 1 for _, groups in candidates):
-        return None
+        return _of_several_tables(candidates, table, worth)
     size = len(worth)
+    if not size:
+        return 0.0
     by_group: dict[str, list[float]] = {}
     for gain, groups in candidates:
         by_group.setdefault(groups[0], []).append(gain)
@@ -54,8 +60,59 @@ def largest_dcg(
     value = np.where(due <= size, value + must, value)
     value = np.where((places < opened) | (places > due), forbidden, value)
     rows, columns = linear_sum_assignment(value, maximize=True)
-    owed = int((np.array(late) <= size).sum())
+    owed = np.array(late) <= size
     total = float(value[rows, columns].sum())
-    if (value[rows, columns] <= forbidden / 2).any() or total < owed * must - must / 2:
+    if (value[rows, columns] <= forbidden / 2).any() or owed[rows].sum() < owed.sum():
         return -np.inf
-    return total - owed * must
+    return total - float(owed.sum()) * must
+
+
+def _of_several_tables(
+    candidates: Sequence[tuple[float, Sequence[str]]],
+    table: Mapping[str, Sequence[tuple[int, int]]],
+    worth: Sequence[float],
+) -> float | None:
+    """One binary for each item and place; of items with the same groups only the best can stand."""
+    size = len(worth)
+    cells: dict[tuple[str, ...], list[float]] = {}
+    for gain, groups in candidates:
+        cells.setdefault(tuple(groups), []).append(gain)
+    kept = [
+        (gain, groups)
+        for groups, gains in cells.items()
+        for gain in sorted(gains, reverse=True)[:size]
+    ]
+    n = len(kept)
+    rows: list[int] = []
+    columns: list[int] = []
+    low: list[float] = []
+    high: list[float] = []
+
+    def constrain(taken: Sequence[int], least: float, most: float) -> None:
+        rows.extend([len(low)] * len(taken))
+        columns.extend(taken)
+        low.append(least)
+        high.append(most)
+
+    for place in range(size):
+        constrain([i * size + place for i in range(n)], 1, 1)
+    for i in range(n):
+        constrain(range(i * size, (i + 1) * size), 0, 1)
+    for group, limits in table.items():
+        members = [i for i, (_, groups) in enumerate(kept) if group in groups]
+        for k in range(1, size + 1):
+            least, most = limits[k]
+            if least > 0 or most < k:
+                taken = [i * size + place for i in members for place in range(k)]
+                constrain(taken, least, most)
+    matrix = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(low), n * size))
+    found = milp(
+        -np.outer([gain for gain, _ in kept], worth).ravel(),
+        integrality=np.ones(n * size, np.int64),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(matrix, low, high),
+        options={"time_limit": SOLVER_S, "mip_rel_gap": 1e-6},
+    )
+    if found.status == 2:
+        return -np.inf
+    return float(-found.fun) if found.status == 0 else None

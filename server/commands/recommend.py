@@ -65,6 +65,8 @@ def _time_ms(text: str) -> int:
     help="An item to choose from; may be repeated. Default: the bundle's generator.",
 )
 @click.option("--count", default=10, show_default=True, help="How many items.")
+@click.option("--page-size", default=0, help="Show so many of them a page.  [default: all]")
+@click.option("--page-token", default="", help="The token of the page before.")
 @click.option("--policy", default="", help="A policy of the bundle.  [default: the bundle's]")
 @click.option(
     "--exclude", multiple=True, help="An item that must not be in the list; may be repeated."
@@ -235,6 +237,8 @@ def _show(response: Any, names: dict[str, str]) -> None:
     shares = ", ".join(f"{part.group} {part.exposure_share:.0%}" for part in receipt.exposure)
     if shares:
         console.print(f"exposure: {shares}", soft_wrap=True)
+    if response.next_page_token:
+        console.print(f"next page: --page-token {response.next_page_token}", soft_wrap=True)
     for reason in response.degraded_reasons:
         console.print(
             f"degraded: {pb.DegradedReason.Name(reason).removeprefix('DEGRADED_REASON_').lower()}"

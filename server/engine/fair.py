@@ -24,6 +24,9 @@ from server.fairness.compile import Amortisation
 from server.fairness.discount import discounts
 from server.features.vectors import item_vectors
 
+LIST_PLACES = 20
+"""Places of what an amortised policy counts as a list."""
+
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -93,7 +96,7 @@ class FairStage:
         boosts = None
         if providers is not None and compiled.amortisation is not None:
             account = self._accounts[compiled.policy.digest]
-            boosts = boost_of(compiled.amortisation, account.totals(), account.lists, providers)
+            boosts = boost_of(compiled.amortisation, account.totals(), providers)
         fair = rerank(
             scores,
             members,
@@ -135,10 +138,11 @@ class FairStage:
         return vectors
 
 
-def boost_of(evened: Amortisation, exposure: Float64, lists: int, providers: Int32) -> Float32:
+def boost_of(evened: Amortisation, exposure: Float64, providers: Int32) -> Float32:
     """What to add to each candidate's score, `[n] float32`.
 
-    exposure: `[G]`, over so many `lists`; providers: `[n]`, rows or -1. A group without a candidate
+    exposure: `[G]`, over all lists; providers: `[n]`, rows or -1. A list counts as the exposure of
+    twenty places, however many pages it was shown in. A group without a candidate
     here cannot be helped by this list and takes no part, or it would take what others could use.
     """
     here = np.zeros(len(exposure), np.bool_)
@@ -146,13 +150,12 @@ def boost_of(evened: Amortisation, exposure: Float64, lists: int, providers: Int
     targets = np.where(here, evened.targets, 0.0)
     n_here = int(np.count_nonzero(targets))
     boosts = np.zeros(len(providers), np.float32)
-    if lists == 0 or n_here == 0:
+    if n_here == 0 or not exposure.any():
         return boosts
     strength = float(Fraction(evened.rule.strength))
     targets /= targets.sum()
     # A group of average target that got nothing for so many lists is behind by `lists` of them.
-    per_list = exposure.sum() / lists
-    step = strength / (evened.rule.lists * per_list) if per_list > 0 else 0.0
+    step = strength / (evened.rule.lists * float(discounts(LIST_PLACES).sum()))
     if evened.rule.method == "p_mmf":
         gained = p_mmf_boost(exposure, targets, strength / n_here, step / n_here)
     else:

@@ -76,8 +76,10 @@ def bounded_list(
     if bad[0] == kernels.BAD_GROUP:
         raise _bad_row(compiled, bad[1])
     if len(fixed) and not bad[0]:
-        # What was shown stays; the supply may have changed since.
+        # What was shown stays, and may not suit what has changed since: no proof that no list does.
         bad = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)
+        if bad[0]:
+            return Bounded(places, ranks, reasons, violation_of(bad, compiled), Status.NOT_FOUND)
     violation = violation_of(bad, compiled)
     status = Status.MET if violation is None else Status.INFEASIBLE
     return Bounded(places, ranks, reasons, violation, status)

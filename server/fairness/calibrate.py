@@ -22,7 +22,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from server.fairness.policy import Calibrated
+from server.fairness.policy_sections import Calibrated
 from server.fairness.types import Int32
 
 MAX_BOUGHT = 100_000
@@ -76,6 +76,10 @@ class Calibration:
         if not numerators.any():
             free = np.tile(prefix.astype(np.int32), (len(self.items), 1))
             return np.zeros_like(free), free
+        # Beyond 64 bits, for catalogues of a million items, Python's own integers take over.
+        largest = denominator * max_count * max(self.at_most.numerator, self.at_least.numerator)
+        if largest >= 2**62:
+            numerators = numerators.astype(object)
         wanted = numerators[:, np.newaxis] * prefix
         low, high = self.at_least, self.at_most
         floors = wanted * low.numerator // (denominator * low.denominator)

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from server.errors import PolicyRefused, listed
 from server.fairness.calibrate import Calibration
-from server.fairness.policy import Amortised, Calibrated, Policy, Rule
+from server.fairness.policy import Policy, Rule
+from server.fairness.policy_sections import Amortised, Calibrated
 from server.fairness.tables import Bounds, clash, combined, rule_bounds
 from server.fairness.types import Int32
 

@@ -12,7 +12,7 @@ from typing import assert_never
 
 import numpy as np
 
-from server.fairness.policy import Discount
+from server.fairness.policy_sections import Discount
 from server.fairness.types import Float64
 
 PERSISTENCE = 0.8

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
 from server.fairness.compile import CompiledPolicy
-from server.fairness.policy import Cap
+from server.fairness.policy_sections import Amortised, Cap, Diverse
 from server.fairness.rerank import rerank
 from server.fairness.tables import rule_bounds
 from server.fairness.types import Int32, PrefixViolation, Status
@@ -70,6 +71,11 @@ def _idle(compiled: CompiledPolicy, size: int) -> list[str]:
     """Rules that allow every list of up to `size` places: they look fair and do nothing."""
     found = []
     prefix = np.arange(size + 1)
+    for rule in compiled.policy.rules:
+        if isinstance(rule.section, Amortised) and Fraction(rule.section.strength) == 0:
+            found.append(f"{rule.path}.strength: 0 adds nothing to any score")
+        if isinstance(rule.section, Diverse) and Fraction(rule.section.trade_off) == 0:
+            found.append(f"{rule.path}.trade_off: 0 is plain score order")
     for rule in compiled.policy.bounds:
         if rule.kind == "calibrated":
             continue
@@ -83,7 +89,7 @@ def _idle(compiled: CompiledPolicy, size: int) -> list[str]:
         for row, (group, share) in (
             (labels.index(group), (group, share)) for group, share in rule.shares
         ):
-            if share > 0 and not floors[row].any() and (ceilings[row] >= prefix).all():
+            if not floors[row].any() and (ceilings[row] >= prefix).all():
                 why = (
                     "chance alone explains a list without any of it; raise alpha, the share or "
                     "within_first"

@@ -152,6 +152,99 @@ def ndkl(groups: Int32, shares: Float64) -> float:
     return float(terms.sum(axis=0) @ weights / weights.sum())
 
 
+def jensen_shannon(one: Float64, other: Float64) -> float:
+    """Jensen-Shannon divergence of two distributions `[G]`, in bits: 0 iff equal, 1 iff disjoint.
+
+    `(KL(p || m) + KL(q || m)) / 2` with m = (p + q) / 2 (Lin, IEEE Trans. Inf. Theory 1991). Finite
+    also where a group is absent, which KL is not.
+
+    >>> jensen_shannon(np.array([1., 0.]), np.array([0., 1.]))
+    1.0
+    """
+    middle = (one + other) / 2
+    total = 0.0
+    for part in (one, other):
+        held = part > 0
+        total += float(part[held] @ np.log2(part[held] / middle[held])) / 2
+    return min(max(total, 0.0), 1.0)
+
+
+def awrf(attention: Float64, shares: Float64) -> float:
+    """Attention-weighted rank fairness: 1 where attention has the wanted shares, 0 where disjoint.
+
+    `1 - JS(attention || shares)` (Sapiezynski et al., Companion of WWW 2019; with this distance in
+    the TREC Fair Ranking track of 2021, Ekstrand et al.). attention `[G]`: the groups' attention,
+    of one list or of many, such as `exposure_shares`. NaN where there is none.
+
+    >>> round(awrf(exposure_shares(np.int32([0, 0]), 2), np.array([.5, .5])), 4)
+    0.6887
+    """
+    total = attention.sum()
+    return 1.0 - jensen_shannon(attention / total, shares) if total > 0 else float("nan")
+
+
+def expected_exposure(lists: NDArray[np.integer], n_items: int) -> Float64:
+    """Each item's expected attention, `[n_items]`: the lists are samples of a stochastic policy.
+
+    `mean over lists of d_rank / sum_k d_k`, 0 where the item is not listed (Diaz et al., CIKM 2020,
+    with the log2 discount cut at k). lists `[T, k]`, -1 for no item: its attention is lost.
+
+    >>> expected_exposure(np.array([[0, 1], [1, 0]]), 3).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    weights = discounts(lists.shape[1])
+    worth = np.broadcast_to(weights / weights.sum(), lists.shape)
+    shown = lists >= 0
+    total = np.bincount(lists[shown], weights=worth[shown], minlength=n_items)
+    # Without a single item bincount gives integers.
+    return total.astype(np.float64) / max(len(lists), 1)
+
+
+def target_exposure(
+    ptr: NDArray[np.int64], items: NDArray[np.integer], n_items: int, count: int
+) -> Float64:
+    """The attention that items deserve, `[n_items]`: equal among equally relevant ones.
+
+    A user's m relevant items, items[ptr[t] : ptr[t + 1]], share the first min(m, count) places
+    equally, all other items share the rest equally (Diaz et al.: the mean over all ideal lists);
+    then the mean over users. Sums to 1.
+
+    >>> target_exposure(np.array([0, 1]), np.array([2]), 3, 2).round(3).tolist()
+    [0.193, 0.193, 0.613]
+    """
+    users = len(ptr) - 1
+    weights = discounts(count)
+    reached = np.concatenate([[0.0], np.cumsum(weights)]) / weights.sum()
+    relevant = np.diff(ptr)
+    top = reached[np.minimum(relevant, count)]
+    each = np.divide(top, relevant, out=np.zeros(users), where=relevant > 0)
+    others = n_items - relevant
+    rest = np.divide(1.0 - top, others, out=np.zeros(users), where=others > 0)
+    total = np.full(n_items, rest.sum())
+    np.add.at(total, items, np.repeat(each - rest, relevant))
+    return total / max(users, 1)
+
+
+def exposure_disparity(exposure: Float64) -> float:
+    """EE-D of Diaz et al.: `sum_i e_i^2`, e from `expected_exposure`; lower is more even.
+
+    >>> exposure_disparity(np.array([0.5, 0.5]))
+    0.5
+    """
+    return float(exposure @ exposure)
+
+
+def exposure_relevance(exposure: Float64, target: Float64) -> float:
+    """EE-R of Diaz et al.: `sum_i e_i t_i`, t from `target_exposure`; higher is nearer to relevance.
+
+    The expected-exposure loss `|e - t|^2` is EE-D - 2 EE-R + |t|^2.
+
+    >>> exposure_relevance(np.array([1.0, 0.0]), np.array([0.75, 0.25]))
+    0.75
+    """
+    return float(exposure @ target)
+
+
 def regret(gains: ArrayLike, best_gains: ArrayLike) -> float:
     """The share of DCG that a list gives up against another, such as the best that keeps the policy.
 

@@ -42,136 +42,30 @@ first those that change the order of the candidates (amortised, diverse), then t
 from __future__ import annotations
 
 import hashlib
-import re
 import tomllib
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from server.errors import PolicyRefused
 from server.fairness.policy_errors import told
-
-MAX_DENOMINATOR = 10_000
-MAX_FACTOR = 10
-MAX_RULES = 8
-MAX_TABLES = 4
-"""Group tables that one policy may bound at once."""
-
-RuleKind = Literal["floors", "fa_ir", "window", "cap", "calibrated", "amortised", "diverse"]
-Kind = RuleKind | Literal["none", "intersection", "stack"]
-Discount = Literal["log2", "reciprocal", "top_heavy"]
-SHAPING: tuple[RuleKind, ...] = ("amortised", "diverse")
-"""The kinds that change the order of the candidates before bounds are kept."""
-
-_FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})")
-
-
-def _fraction(text: str, most: int) -> str:
-    found = _FRACTION.fullmatch(text)
-    if found is None or not 1 <= int(found[2]) <= MAX_DENOMINATOR or Fraction(text) > most:
-        raise ValueError(f'allowed: an integer fraction from 0 to {most} in text, such as "1/5"')
-    return text
-
-
-FractionText = Annotated[
-    str, Field(strict=True), AfterValidator(lambda text: _fraction(text, most=1))
-]
-FactorText = Annotated[
-    str, Field(strict=True), AfterValidator(lambda text: _fraction(text, most=MAX_FACTOR))
-]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-Shares = Annotated[dict[str, FractionText], Field(min_length=1, max_length=1000)]
-Place = Annotated[int, Field(strict=True, ge=1, le=1000)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Cap(_Section):
-    """Of any group (or of each in `groups`) at most so many among the first so many."""
-
-    at_most: Place
-    within_first: Place
-    groups: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
-
-
-class FairIr(_Section):
-    """FA*IR's floors, see `server.fairness.fair_ir`: how often a fair list may fail, over its
-    first places (or, where not adjusted, at each of them), with these shares."""
-
-    alpha: FractionText
-    within_first: Annotated[int, Field(strict=True, ge=1, le=400)]
-    adjusted: Annotated[bool, Field(strict=True)] = True
-    shares: Shares
-
-
-class Calibrated(_Section):
-    """The user's own shares q bound the list (Steck, RecSys 2018): at least
-    floor(at_least q k) and at most ceil(at_most q k) of a group among the first k places.
-
-    q is what the user bought, as if he had bought `smoothing` more in the catalogue's proportions.
-    """
-
-    at_least: FractionText
-    at_most: FactorText
-    smoothing: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 10
-
-
-class Amortised(_Section):
-    """Exposure of the groups over all lists, see `server.fairness.amortise`.
-
-    strength: what an item of a group of average target gains at most (p_mmf), in units of the
-    score; lists: after how many lists without any exposure it gains that. targets: the same for
-    every group, or by the items that it has in the catalogue.
-    """
-
-    method: Literal["p_mmf", "fair_co"]
-    strength: FactorText
-    lists: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 100
-    targets: Literal["equal", "catalogue"] = "equal"
-
-
-class Diverse(_Section):
-    """Items that differ from those above them, see `server.fairness.diversify`; trade_off 0 is
-    plain score order."""
-
-    method: Literal["mmr", "dpp"]
-    trade_off: FractionText
-
-
-class _RuleDocument(_Section):
-    """One rule of a stack, or the whole of a policy that is not one."""
-
-    group_table: Annotated[str, Field(max_length=64)] = ""
-    floors: Shares | None = None
-    fa_ir: FairIr | None = None
-    window: Shares | None = None
-    cap: Cap | None = None
-    calibrated: Calibrated | None = None
-    amortised: Amortised | None = None
-    diverse: Diverse | None = None
-
-
-class _StackRule(_RuleDocument):
-    kind: RuleKind
-
-
-class _Document(_RuleDocument):
-    name: Name
-    version: Annotated[str, Field(min_length=1, max_length=64)]
-    kind: Kind
-    reason: Annotated[str, Field(min_length=10, max_length=1000)]
-    on_infeasible: Literal["serve", "refuse"] = "serve"
-    discount: Discount = "log2"
-    intersection: Annotated[
-        dict[str, Shares] | None, Field(min_length=2, max_length=MAX_TABLES)
-    ] = None
-    stack: Annotated[tuple[_StackRule, ...] | None, Field(min_length=2, max_length=MAX_RULES)] = (
-        None
-    )
+from server.fairness.policy_sections import (
+    MAX_TABLES,
+    SHAPING,
+    Amortised,
+    Calibrated,
+    Cap,
+    Discount,
+    Diverse,
+    Document,
+    FairIr,
+    Kind,
+    RuleDocument,
+    RuleKind,
+    StackRule,
+)
 
 
 @dataclass(frozen=True)
@@ -236,7 +130,7 @@ def parse_policy(document: str, source: str) -> Policy:
             does not belong to the kind.
     """
     try:
-        parsed = _Document.model_validate(tomllib.loads(document))
+        parsed = Document.model_validate(tomllib.loads(document))
     except tomllib.TOMLDecodeError as error:
         raise PolicyRefused(source, "document", str(error)) from error
     except ValidationError as invalid:
@@ -285,11 +179,11 @@ def parse_policy(document: str, source: str) -> Policy:
 
 
 def _known_keys() -> list[str]:
-    models = (_Document, _StackRule, Cap, FairIr, Calibrated, Amortised, Diverse)
+    models = (Document, StackRule, Cap, FairIr, Calibrated, Amortised, Diverse)
     return [key for model in models for key in model.model_fields]
 
 
-def _only_own_section(source: str, path: str, kind: str, parsed: _RuleDocument) -> None:
+def _only_own_section(source: str, path: str, kind: str, parsed: RuleDocument) -> None:
     """Refuse a missing section, or one of another kind."""
     sections = [*get_args(RuleKind), "intersection", "stack"]
     for section in sections:
@@ -315,7 +209,7 @@ def _share_rule(
     return Rule(kind, path, table, fractions, section)
 
 
-def _rule(source: str, path: str, kind: RuleKind, parsed: _RuleDocument) -> Rule:
+def _rule(source: str, path: str, kind: RuleKind, parsed: RuleDocument) -> Rule:
     table, own = parsed.group_table, path + kind
     if (kind == "diverse") != (table == ""):
         need = "no group table" if kind == "diverse" else "the name of a group table"

@@ -40,7 +40,7 @@ def receipt_of(
     """The receipt of a list.
 
     by_score: `[n]`, positions in score order. members: `[A, n]` rows. ranks: `[k]`, by score.
-    shaped: whether the list was made of another order than that.
+    shaped: whether the list was made of another order than that, or goes on after earlier pages.
     """
     size = len(found.places)
     worth = discounts(size, compiled.policy.discount)
@@ -98,24 +98,34 @@ def receipt_with(
 
 
 def as_scored(
-    by_score: Int32, compiled: CompiledPolicy, skip: Skip, size: int, fixed: Int32
+    by_score: Int32,
+    compiled: CompiledPolicy,
+    skip: Skip,
+    size: int,
+    fixed: Int32,
+    scores: Float32,
 ) -> FairList:
     """The list of a fair stage that had nothing to do: plain score order, after what was shown.
 
     by_score: `[n]`, positions in score order; fixed: `[m]`, those that take the first places.
     """
     places, ranks = by_score[:size].copy(), np.arange(1, size + 1, dtype=np.int32)
-    reasons = np.full(size, ReasonCode.SCORE, np.int8)
+    reasons, kept = np.full(size, ReasonCode.SCORE, np.int8), 1.0
     if len(fixed):
         places = np.concatenate([fixed, by_score[~np.isin(by_score, fixed)]])[:size]
         ranks = kernels.ranks_among(by_score, places)
         reasons[ranks != np.arange(1, size + 1)] = ReasonCode.SHOWN_BEFORE
+        worth, lowest = discounts(size, compiled.policy.discount), kernels.lowest_score(scores)
+        kept = _ratio(
+            kernels.gained(scores, places, worth, lowest),
+            kernels.gained(scores, by_score[:size].copy(), worth, lowest),
+        )
     receipt = Receipt(
         **compiled.named,  # type: ignore[arg-type]
         status=Status.SKIPPED,
         skip_reason=skip,
         first_bad_prefix=None,
-        utility_kept=1.0,
+        utility_kept=kept,
         places_moved=int(np.count_nonzero(reasons != ReasonCode.SCORE)),
         exposure=(),
     )

@@ -35,7 +35,7 @@ from server.fairness import amortise, diversify, kernels
 from server.fairness.bounded import Bounded, bounded_list, violation_of
 from server.fairness.compile import CompiledPolicy
 from server.fairness.discount import discounts
-from server.fairness.policy import Diverse
+from server.fairness.policy_sections import Diverse
 from server.fairness.receipt import as_scored, calibration_of, receipt_of, receipt_with
 from server.fairness.types import (
     CalibrationGap,
@@ -96,7 +96,9 @@ def rerank(
     if boost is not None:
         _check_length("boost", boost, n)
     if n == 0:
-        return as_scored(np.empty(0, np.int32), compiled, Skip.EMPTY_LIST, 0, _NOTHING_FIXED)
+        return as_scored(
+            np.empty(0, np.int32), compiled, Skip.EMPTY_LIST, 0, _NOTHING_FIXED, scores
+        )
     if compiled.calibrations and not compiled.targets:
         compiled = compiled.for_user({})
     fixed = _NOTHING_FIXED if fixed is None else _owned(fixed, _INT32)
@@ -105,7 +107,7 @@ def rerank(
     size = min(count, n)
     if compiled.policy.kind == "none":
         by_score = kernels.score_order(scores, ties)
-        return as_scored(by_score, compiled, Skip.POLICY_NONE, size, fixed)
+        return as_scored(by_score, compiled, Skip.POLICY_NONE, size, fixed, scores)
     if compiled.one_table and boost is None and vectors is None and not len(fixed):
         own = groups if groups.ndim == 1 else _members(groups, compiled)[0]
         plain = _plain(scores, _owned(own, _INT32), ties, compiled, size)
@@ -115,7 +117,8 @@ def rerank(
     by_score = kernels.score_order(scores, ties)
     order, values, raised = _shaped(scores, by_score, ties, compiled, size, boost, vectors)
     found = bounded_list(values, members, order, compiled, size, fixed)
-    _check(found.violation, compiled)
+    if found.status is not Status.NOT_FOUND or not len(fixed):
+        _check(found.violation, compiled)
     ranks, reasons = found.ranks, found.reasons
     if order is not by_score:
         ranks = kernels.ranks_among(by_score, found.places)
@@ -124,7 +127,15 @@ def rerank(
         found.places,
         ranks,
         reasons,
-        receipt_of(scores, by_score, members, compiled, found, ranks, shaped=order is not by_score),
+        receipt_of(
+            scores,
+            by_score,
+            members,
+            compiled,
+            found,
+            ranks,
+            shaped=order is not by_score or len(fixed) > 0,
+        ),
     )
 
 

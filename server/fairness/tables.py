@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from server.errors import PolicyRefused, listed
 from server.fairness.fair_ir import fair_ir_floors
-from server.fairness.policy import Cap, FairIr, Rule
+from server.fairness.policy import Rule
+from server.fairness.policy_sections import Cap, FairIr
 from server.fairness.types import Int32
 
 Bounds = tuple[Int32, Int32]

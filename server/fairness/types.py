@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from server.fairness.policy import Discount
+from server.fairness.policy_sections import Discount
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -17,7 +17,6 @@ from server import __version__
 from server.batcher import Batched
 from server.bundle import Bundle
 from server.engine import Answer
-from server.fairness.types import Status
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PHASE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0)
@@ -153,7 +152,7 @@ class ServerMetrics:
             self._surface(surface),
             self._experiment(experiment),
         ).inc()
-        if receipt.status is Status.INFEASIBLE and receipt.first_bad_prefix is not None:
+        if receipt.first_bad_prefix is not None:
             self._violations.labels(receipt.policy, receipt.first_bad_prefix.group).inc()
         for part in receipt.exposure:
             self._exposure.labels(receipt.policy, part.group).inc(part.exposure_share)

@@ -70,7 +70,9 @@ def test_of_the_policies_that_come_along_those_that_fit_are_taken_and_the_rest_i
     chosen = choose_policies(None, None, (BRANDS,))
     assert set(chosen.documents) == {"none", "private-label"}
     assert chosen.default == "none"
-    assert set(chosen.left_out) == {"category-cap", "provider-tiers"}
+    assert set(chosen.left_out) == {
+        "category-cap", "own-taste", "provider-tiers", "shelf-over-time",
+    }  # fmt: skip
     assert "the data has brand" in chosen.left_out["provider-tiers"]
     every = choose_policies(None, None, (BRANDS, TIERS))
     assert every.default == "provider-tiers"

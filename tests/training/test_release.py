@@ -73,7 +73,9 @@ def bundle(trained: Path) -> Bundle:
 
 def test_the_command_writes_a_bundle_that_loads(bundle: Bundle) -> None:
     assert bundle.manifest.data.items == len(bundle.items.ids)
-    assert set(bundle.policies) == {"none", "provider-tiers", "private-label", "category-cap"}
+    assert set(bundle.policies) == {
+        "none", "provider-tiers", "private-label", "category-cap", "own-taste", "shelf-over-time",
+    }  # fmt: skip
     assert bundle.manifest.default_policy == "provider-tiers"
     assert bundle.items.ids == tuple(sorted(bundle.items.ids))
     assert bundle.items.names[0] == "Thing 0"

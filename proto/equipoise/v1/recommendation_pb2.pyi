@@ -250,8 +250,9 @@ class _ReceiptStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Receipt
     RECEIPT_STATUS_SKIPPED: _ReceiptStatus.ValueType  # 3
     """The fair stage had nothing to do; skip_reason says why."""
     RECEIPT_STATUS_NOT_FOUND: _ReceiptStatus.ValueType  # 4
-    """Of a policy with several group tables: no list that keeps it was found, and
-    it is not known whether there is one. first_bad_prefix says where this list
+    """No list that keeps the policy was found, and it is not known whether there
+    is one: of a policy with several group tables, or where earlier pages were
+    shown before something changed. first_bad_prefix says where this list
     breaks it.
     """
 
@@ -269,8 +270,9 @@ the supply allows; first_bad_prefix says where it broke.
 RECEIPT_STATUS_SKIPPED: ReceiptStatus.ValueType  # 3
 """The fair stage had nothing to do; skip_reason says why."""
 RECEIPT_STATUS_NOT_FOUND: ReceiptStatus.ValueType  # 4
-"""Of a policy with several group tables: no list that keeps it was found, and
-it is not known whether there is one. first_bad_prefix says where this list
+"""No list that keeps the policy was found, and it is not known whether there
+is one: of a policy with several group tables, or where earlier pages were
+shown before something changed. first_bad_prefix says where this list
 breaks it.
 """
 Global___ReceiptStatus: _TypeAlias = ReceiptStatus  # noqa: Y015

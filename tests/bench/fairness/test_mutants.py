@@ -6,15 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.fairness.mutants import (
-    ROOT,
-    Fate,
-    Mutant,
-    Settings,
-    known_equivalent,
-    mutants_of,
-    scored,
-)
+from bench.fairness.mutants import ROOT, Equivalents, Fate, Mutant, Settings, mutants_of, scored
 
 
 def _mutant(module: str = "a.py", line: int = 1) -> Mutant:
@@ -38,18 +30,26 @@ def test_the_score_leaves_out_equivalent_mutants() -> None:
 
 
 def test_every_equivalent_mutant_has_a_line_and_a_reason() -> None:
-    for (module, was, becomes), reason in known_equivalent().items():
+    equivalents = Equivalents.read()
+    for (module, was, becomes), reason in equivalents.lines.items():
         source = (ROOT / module).read_text(encoding="utf-8")
         lines = {line.strip() for line in source.splitlines()}
         assert was in lines, f"{module} no longer has {was!r}"
         assert was != becomes
         assert len(reason) > 20
+    assert all(len(reason) > 20 for reason in equivalents.patterns.values())
 
 
 def test_reasons_are_found_by_the_text_of_the_line(tmp_path: Path) -> None:
     path = tmp_path / "equivalent.toml"
-    path.write_text('[[mutant]]\nmodule = "a.py"\nwas = "x"\nbecomes = "y"\nreason = "none"\n')
-    assert known_equivalent(path) == {("a.py", "x", "y"): "none"}
+    path.write_text(
+        '[[mutant]]\nmodule = "a.py"\nwas = "if x:"\nbecomes = "if not x:"\nreason = "line"\n'
+        '[[pattern]]\nbecomes = "not y"\nreason = "pattern"\n'
+    )
+    known = Equivalents.read(path)
+    assert known.reason(_mutant()) == "line"
+    assert known.reason(_mutant("b.py")) is None
+    assert known.reason(Mutant("b.py", "o", 0, 1, "y", "not y")) == "pattern"
 
 
 @pytest.mark.slow

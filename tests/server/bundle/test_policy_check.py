@@ -85,6 +85,11 @@ def test_tables_that_exclude_each_other_on_this_catalogue_are_told(
             "fa_ir.Private",
         ),
         (of("floors", "brand", '[floors]\nPrivate = "1/2000"\n'), "floors.Private"),
+        (of("floors", "brand", '[floors]\nPrivate = "0/5"\n'), "floors.Private"),
+        (of("amortised", "brand", '[amortised]\nmethod = "p_mmf"\nstrength = "0/1"\n'),
+         "amortised.strength"),
+        (document("diverse", '[diverse]\nmethod = "mmr"\ntrade_off = "0/1"\n').replace(
+            'group_table = "t"\n', ""), "diverse.trade_off"),
         (of("cap", "brand", "[cap]\nat_most = 100\nwithin_first = 100\n"), "cap"),
     ],
 )  # fmt: skip

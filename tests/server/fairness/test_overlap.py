@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.fairness.milp import best_list
-from bench.fairness.overlap_gap import Arranged, Instance, arranged, overlap_gap
+from bench.fairness.overlap_gap import Arranged, Instance, arranged, overlap_gap, varied
 from server.fairness import kernels
 from server.fairness.invariants import broken_bounds
 from server.fairness.overlap import BAD_ROW, IMPOSSIBLE, KEPT, NOT_FOUND
@@ -140,6 +140,17 @@ def test_the_gap_to_the_optimum_is_small() -> None:
     assert gap.feasible > 40
     assert gap.mean_gap < 1e-3
     assert gap.certified > 0.8
+
+
+def test_a_list_is_found_where_nearly_every_start_is_dead() -> None:
+    # One of 1500 that a beam without the test for lacking items did not find, however wide.
+    rng = np.random.default_rng(11)
+    for _ in range(1013):
+        varied(rng)
+    instance = varied(rng)
+    got = arranged(instance)
+    check(instance, got)
+    assert got.verdict == KEPT
 
 
 @given(cases(kinds=("floors", "fa_ir"), min_n=1))

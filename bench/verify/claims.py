@@ -1,0 +1,63 @@
+"""A claim of a list or its receipt, what became of it, and the measures that claims share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bench.verify.bounds import worth
+from bench.verify.evidence import Evidence
+
+TOLERANCE = 1e-4
+"""Scores travel as 32-bit floats."""
+
+
+class Verdict(StrEnum):
+    """What became of a claim."""
+
+    HOLDS = "holds"
+    LIE = "lie"
+    NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: what it says, what became of it, and why or with what numbers."""
+
+    name: str
+    verdict: Verdict
+    told: str
+
+
+def claim(name: str, broken: str, holds: str = "") -> Claim:
+    """A claim that was checked: a lie where `broken` says why, else told with `holds`."""
+    return Claim(name, Verdict.LIE if broken else Verdict.HOLDS, broken or holds)
+
+
+def unchecked(name: str, why: str) -> Claim:
+    """A claim that the evidence at hand does not decide."""
+    return Claim(name, Verdict.NOT_CHECKED, why)
+
+
+def close(a: float, b: float) -> bool:
+    """Whether two numbers are one, as far as 32-bit floats tell."""
+    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def same_score(a: float, b: float) -> bool:
+    """Whether two scores are one: however small they are."""
+    return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-30)
+
+
+def discounted(scores: Sequence[float], lowest: float, discount: str) -> float:
+    """The sum of what scores are above the lowest, each times what its place is worth."""
+    return sum(
+        (score - lowest) * worth(discount, rank) for rank, score in enumerate(scores, start=1)
+    )
+
+
+def rows_of(evidence: Evidence) -> Sequence[Sequence[str]]:
+    """The groups of each place."""
+    return [list(item.groups) or ([item.group] if item.group else []) for item in evidence.items]

@@ -1,0 +1,197 @@
+"""Claims about bounds: every prefix, the certificate where a policy cannot be met, the distance to the
+best list and to the user's own shares."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from bench.verify.bounds import Document, Known, bounds, user_shares, worth
+from bench.verify.claims import TOLERANCE, Claim, claim, close, discounted, rows_of, unchecked
+from bench.verify.evidence import Evidence
+from bench.verify.optimum import largest_dcg
+from equipoise.v1 import recommendation_pb2 as pb
+
+Rows = Sequence[Sequence[str]]
+Table = Mapping[str, Sequence[tuple[int, int]]]
+
+
+def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> Iterator[Claim]:
+    receipt = evidence.receipt
+    if known is None:
+        known = _known_from(evidence, document)
+    if known is None:
+        why = "calibrated with smoothing, and the catalogue is not at hand: give --bundle"
+        yield unchecked("every prefix keeps its bounds", why)
+        return
+    size = len(evidence.items)
+    table = bounds(document, known, max(size, evidence.count))
+    start = evidence.items[0].rank if evidence.items else 1
+    broken = _first_broken(rows_of(evidence), table) if start == 1 else None
+    told = ""
+    name = "every prefix keeps its bounds, or the receipt says where not"
+    if receipt.status == pb.RECEIPT_STATUS_MET:
+        if broken:
+            told = f"the receipt says met, but {broken}"
+    elif receipt.status == pb.RECEIPT_STATUS_INFEASIBLE:
+        if evidence.candidates is None:
+            yield unchecked(name, "infeasible cannot be proven without the candidates")
+            return
+        told = _no_proof(evidence, document, table)
+    elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not (
+        len(document.tables) > 1 or evidence.paged
+    ):
+        told = "of one group table it is always known whether a list keeps the policy"
+    elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not broken and evidence.whole:
+        told = "the receipt says that no list was found, but this one keeps every bound"
+    status = pb.ReceiptStatus.Name(receipt.status).removeprefix("RECEIPT_STATUS_").lower()
+    yield claim(name, told, f"{status}; {size} prefixes of {len(table)} groups")
+    yield from _best(evidence, document, table)
+    yield from _calibration(evidence, document, known)
+
+
+def _known_from(evidence: Evidence, document: Document) -> Known | None:
+    """The groups that the evidence itself names, where the catalogue's sizes do not matter."""
+    smoothed = any(
+        kind == "calibrated" and section.get("smoothing", 10) for kind, _, section in document.rules
+    )
+    if smoothed or evidence.candidates is None:
+        return None
+    labels: dict[str, dict[str, int]] = {table: {} for table in document.tables}
+    named = [own.groups for own in evidence.candidates.values()] + [
+        tuple(rows) for rows in rows_of(evidence)
+    ]
+    for groups in named:
+        for table, row in zip(document.tables, groups, strict=False):
+            labels[table][row.partition(":")[2] if len(document.tables) > 1 else row] = 1
+    for kind, table, section in document.rules:
+        shares = section["shares"] if kind == "fa_ir" else section
+        names = shares if kind in ("floors", "window", "fa_ir") else section.get("groups", ())
+        if table in labels:
+            labels[table] |= dict.fromkeys(names, 1)
+    for table, bought in evidence.bought.items():
+        labels[table] |= dict.fromkeys(bought, 1)
+    return Known(labels, evidence.bought)
+
+
+def _first_broken(rows: Rows, table: Table) -> str:
+    have: Counter[str] = Counter()
+    for prefix, own in enumerate(rows, start=1):
+        have.update(own)
+        for row, limits in table.items():
+            low, high = limits[prefix]
+            if not low <= have[row] <= high:
+                return (
+                    f"the first {prefix} places hold {have[row]} of group {row!r}, allowed: "
+                    f"{low} to {high}"
+                )
+    return ""
+
+
+def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
+    """Why the first bad prefix does not prove that no list keeps the policy; empty if it does."""
+    if not evidence.receipt.HasField("first_bad_prefix"):
+        return "the receipt says infeasible and not where"
+    bad = evidence.receipt.first_bad_prefix
+    if bad.group not in table or not 1 <= bad.prefix <= evidence.count:
+        return f"there is no group {bad.group!r} or no prefix {bad.prefix}"
+    if evidence.candidates is None:
+        return ""
+    if len(document.tables) > 1:
+        best = largest_dcg(
+            [(1.0, own.groups) for own in evidence.candidates.values()],
+            table,
+            [1.0] * min(evidence.count, len(evidence.candidates)),
+        )
+        return "" if best is None or best < 0 else "a list of the candidates keeps every bound"
+    supply = Counter(row for own in evidence.candidates.values() for row in own.groups)
+    low, high = table[bad.group][bad.prefix]
+    if low > supply[bad.group]:
+        wanted = (low, supply[bad.group])
+        return "" if (bad.needed, bad.available) == wanted else f"it should say {wanted}"
+    room = sum(min(limits[bad.prefix][1], supply[row]) for row, limits in table.items())
+    if room < bad.prefix and bad.needed == high and bad.available == high + 1:
+        return ""
+    return (
+        f"the first {bad.prefix} places need {low} to {high} of group {bad.group!r}, and "
+        f"{supply[bad.group]} candidates are of it: a list can keep that"
+    )
+
+
+def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Claim]:
+    name = "utility of the best list is right"
+    receipt = evidence.receipt
+    if receipt.status != pb.RECEIPT_STATUS_MET:
+        broken = "is told though the policy was not met" if receipt.utility_of_best else ""
+        yield claim(name, broken, "not told")
+        return
+    if evidence.candidates is None or not evidence.whole:
+        yield unchecked(name, "needs all candidates and all pages")
+        return
+    scores = {item: own.score for item, own in evidence.candidates.items()}
+    lowest = min(0.0, *scores.values())
+    own = discounted([item.score for item in evidence.items], lowest, document.discount)
+    best = largest_dcg(
+        [(scores[item] - lowest, own.groups) for item, own in evidence.candidates.items()],
+        table,
+        [worth(document.discount, rank) for rank in range(1, len(evidence.items) + 1)],
+    )
+    if best is None:
+        yield unchecked(name, "several group tables, and the solver came to no end")
+        return
+    if best < 0:
+        yield claim(name, "no list keeps the bounds, and the receipt says met")
+        return
+    share = own / best if best > 0 else 1.0
+    # What is told may be less than the truth, never more; of kinds that are exact it is the truth.
+    kinds = {kind for kind, _, _ in document.rules}
+    exact = len(document.tables) == 1 and (kinds <= {"floors", "fa_ir"} or kinds <= {"cap"})
+    wrong = receipt.utility_of_best > share + TOLERANCE
+    if exact:
+        wrong |= receipt.utility_of_best < share - TOLERANCE
+        wrong |= share < 1 - TOLERANCE and not evidence.paged
+    broken = (
+        f"the receipt says {receipt.utility_of_best:.6f}, recomputed {share:.6f}" if wrong else ""
+    )
+    yield claim(
+        name, broken, f"{share:.6f} of the exact optimum, told {receipt.utility_of_best:.6f}"
+    )
+
+
+def _calibration(evidence: Evidence, document: Document, known: Known) -> Iterator[Claim]:
+    name = "distance to the user's own shares is right"
+    told = {gap.group_table: gap for gap in evidence.receipt.calibration}
+    several = len(document.tables) > 1
+    for kind, table, section in document.rules:
+        if kind != "calibrated":
+            continue
+        if evidence.candidates is None or not evidence.whole:
+            yield unchecked(name, "needs all candidates and all pages")
+            continue
+        target = user_shares(known, table, section.get("smoothing", 10))
+        if not any(target.values()):
+            continue
+        place = document.tables.index(table)
+
+        def distance(listed: Sequence[Sequence[str]], place: int = place) -> float:
+            whole = sum(worth(document.discount, rank) for rank in range(1, len(listed) + 1))
+            shares: Counter[str] = Counter()
+            for rank, rows in enumerate(listed, start=1):
+                label = rows[place].partition(":")[2] if several else rows[place]
+                shares[label] += worth(document.discount, rank) / whole  # type: ignore[assignment]
+            return sum(
+                float(q) * math.log(float(q) / (0.99 * shares[g] + 0.01 * float(q)))
+                for g, q in target.items()  # noqa: B023
+                if q
+            )
+
+        by_score = sorted(evidence.candidates.values(), key=lambda own: -own.score)
+        before = distance([own.groups for own in by_score[: len(evidence.items)]])
+        after = distance(rows_of(evidence))
+        gap = told.get(table)
+        wrong = gap is None or not close(gap.after, after)
+        if not wrong and len({own.score for own in by_score}) == len(by_score):
+            wrong = gap is None or not close(gap.before, before)
+        yield claim(name, f"recomputed {before:.4f} before, {after:.4f} after" if wrong else "",
+                     f"{before:.4f} before, {after:.4f} after")  # fmt: skip

@@ -1,0 +1,122 @@
+"""Prices of the bounds of overlapping groups: what one item more of a row is worth at each prefix.
+
+A price for each row and prefix makes the bounds part of the objective: what is left is to
+take, at each prefix, the items of the largest value and credit, and that sum is never less
+than the utility of a list that keeps the bounds (Lagrangian relaxation; Fisher, Management
+Science 1981). The beam search of `overlap_search` ranks its starts by it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.fairness.types import Float64, Int32
+from server.jit import kernel
+
+# Sweeps of the prices over the rows: more hardly lower the bound.
+_SWEEPS = 6
+
+
+@kernel
+def best_under(
+    values: Float64,
+    stock: Int32,
+    credit: Float64,
+    mine: Int32,
+    want: int,
+    k: int,
+    cells: Int32,
+    worth: Float64,
+) -> int:
+    """The k items of the largest value + credit, of the cells where `mine` is `want`; how many."""
+    n_cells = stock.shape[0]
+    taken = np.zeros(n_cells, np.int32)
+    head = np.full(n_cells, -np.inf)
+    for c in range(n_cells):
+        if mine[c] == want:
+            head[c] = values[c, 0] + credit[c]
+    for j in range(k):
+        best = 0
+        for c in range(1, n_cells):
+            if head[c] > head[best]:
+                best = c
+        if head[best] == -np.inf:
+            return j
+        cells[j] = best
+        worth[j] = head[best]
+        taken[best] += 1
+        if taken[best] < stock[best]:
+            head[best] = values[best, taken[best]] + credit[best]
+        else:
+            head[best] = -np.inf
+    return k
+
+
+@kernel
+def row_prices(
+    values: Float64, stock: Int32, rows: Int32, floors: Int32, ceilings: Int32, size: int
+) -> Float64:
+    """A price for each row and prefix, `[R, size + 1]`: what one item more of the row is worth there.
+
+    Multipliers of a Lagrangian relaxation: with the bounds of prefix k as prices, the k items of the
+    largest score + prices bound the sum of any k items that keep them. Each is set in turn to
+    its best value with the others fixed, which never raises the bound. Any prices are valid; above
+    0 they speak of the floor, below of the ceiling.
+    """
+    n_cells = stock.shape[0]
+    n_rows = floors.shape[0]
+    n_attributes = rows.shape[1]
+    prices = np.zeros((n_rows, size + 1))
+    credit = np.zeros(n_cells)
+    everywhere = np.zeros(n_cells, np.int32)
+    mine = np.empty(n_cells, np.int32)
+    cells = np.empty(size + 1, np.int32)
+    own = np.empty(size + 1)
+    other = np.empty(size + 1)
+    have = np.empty(n_rows, np.int32)
+    for k in range(1, size + 1):
+        prices[:, k] = prices[:, k - 1]
+        for _ in range(_SWEEPS):
+            best_under(values, stock, credit, everywhere, 0, k, cells, own)
+            have[:] = 0
+            for j in range(k):
+                for a in range(n_attributes):
+                    have[rows[cells[j], a]] += 1
+            settled = True
+            for r in range(n_rows):
+                low, high, price = floors[r, k], ceilings[r, k], prices[r, k]
+                if (
+                    low <= have[r] <= high
+                    and (price <= 0 or have[r] == low)
+                    and (price >= 0 or have[r] == high)
+                ):
+                    continue
+                settled = False
+                for c in range(n_cells):
+                    mine[c] = 0
+                    for a in range(n_attributes):
+                        if rows[c, a] == r:
+                            mine[c] = 1
+                            credit[c] -= price
+                n_own = best_under(values, stock, credit, mine, 1, min(high + 1, k), cells, own)
+                n_other = best_under(
+                    values, stock, credit, mine, 0, min(k - low + 1, k), cells, other
+                )
+                # Where the bound is the same over an interval, its middle: an end would leave the
+                # other rows no room, and the prices would stall.
+                price = 0.0
+                if low > 0 and n_own >= low and n_other > k - low:
+                    price = max(price, other[k - low] - own[low - 1])
+                    if price > 0 and low < n_own and low < k:
+                        price += (other[k - low - 1] - own[low] - price) / 2
+                if high < n_own and n_other >= k - high:
+                    price = min(price, other[k - high - 1] - own[high])
+                    if price < 0 and high > 0 and n_other > k - high:
+                        price -= (price - other[k - high] + own[high - 1]) / 2
+                prices[r, k] = price
+                for c in range(n_cells):
+                    if mine[c] == 1:
+                        credit[c] += price
+            if settled:
+                break
+    return prices
