@@ -94,7 +94,37 @@ def test_of_two_floors_at_one_prefix_the_first_group_is_told() -> None:
 def test_a_group_beyond_the_rim_of_the_table_is_refused(group: int) -> None:
     with pytest.raises(InvalidField) as refused:
         fair([0, group], 2, HALF)
-    assert refused.value.violations[0].field == "groups"
+    told = str(refused.value)
+    assert told.startswith("groups: got ")
+    assert str(group) in told.split(",", maxsplit=1)[0]
+    assert "allowed: 0 to 1, the rows of a, b" in told
+
+
+@pytest.mark.parametrize("count", [-1, 0, 13])
+def test_a_count_beyond_the_tables_is_refused(count: int) -> None:
+    with pytest.raises(InvalidField, match="count: got .*allowed: 1 to 12"):
+        fair([0, 1], count, HALF)
+    assert len(fair([0, 1], 1, HALF).order) == 1
+
+
+def test_groups_of_another_length_are_refused_unless_no_policy_reads_them() -> None:
+    scores, one = np.ones(2, np.float32), np.zeros(1, np.int32)
+    with pytest.raises(InvalidField, match="groups"):
+        rerank(scores, one, 2, HALF)
+    assert len(rerank(scores, one, 2, compiled("none", "", [])).order) == 2
+
+
+def test_a_list_without_a_policy_is_the_plain_one_and_says_so() -> None:
+    made = rerank(
+        np.array([0.1, 0.9, 0.5], np.float32), np.zeros(3, np.int32), 3, compiled("none", "", [])
+    )
+    assert made.order.tolist() == [1, 2, 0]
+    assert made.rank_by_score.tolist() == [1, 2, 3]
+    assert made.reasons.tolist() == [ReasonCode.SCORE] * 3
+    receipt = made.receipt
+    assert (receipt.status, receipt.utility_kept, receipt.places_moved) == (Status.SKIPPED, 1.0, 0)
+    assert receipt.exposure == ()
+    assert receipt.first_bad_prefix is None
 
 
 def test_a_group_without_candidates_asks_for_nothing_and_takes_no_room() -> None:
