@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.fairness.fair_ir import fail_probability, fair_ir_floors
@@ -73,9 +73,13 @@ def test_a_fair_list_fails_no_more_often_than_alpha(
     assert exact_fail(floors, p) <= alpha
 
 
+@example(size=1, p=Fraction(5, 6), alpha=Fraction(1, 6))
 @given(st.integers(1, 18), shares, alphas)
 def test_no_larger_table_of_the_family_keeps_alpha(size: int, p: Fraction, alpha: Fraction) -> None:
-    """The adjustment gives nothing away: the next table up fails too often."""
+    """The adjustment gives nothing away: the next table up fails too often.
+
+    Where a table fails with alpha exactly, floats may leave it out, which is the safe side.
+    """
     found = fair_ir_floors(size, p, alpha).tolist()
     family = {
         tuple(plain_floors(size, p, Fraction(step)))
@@ -83,8 +87,13 @@ def test_no_larger_table_of_the_family_keeps_alpha(size: int, p: Fraction, alpha
         for step in np.cumsum([comb(k, c) * p**c * (1 - p) ** (k - c) for c in range(k)])
         if step <= alpha
     }
-    keeping = [table for table in family if exact_fail(list(table), p) <= alpha]
-    assert tuple(found) == max(keeping, key=sum, default=(0,) * (size + 1))
+    nothing = (0,) * (size + 1)
+    fails = {table: exact_fail(list(table), p) for table in family}
+    keeping = [table for table in family if fails[table] <= alpha]
+    surely = [table for table in family if fails[table] < alpha]
+    assert tuple(found) in {
+        max(keeping, key=sum, default=nothing), max(surely, key=sum, default=nothing)
+    }  # fmt: skip
 
 
 @given(st.integers(1, 25), shares, st.data())
