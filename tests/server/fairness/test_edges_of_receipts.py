@@ -102,7 +102,7 @@ def test_a_group_beyond_the_rim_of_the_table_is_refused(group: int) -> None:
 
 @pytest.mark.parametrize("count", [-1, 0, 13])
 def test_a_count_beyond_the_tables_is_refused(count: int) -> None:
-    with pytest.raises(InvalidField, match="count: got .*allowed: 1 to 12"):
+    with pytest.raises(InvalidField, match=r"count: got .*allowed: 1 to 12"):
         fair([0, 1], count, HALF)
     assert len(fair([0, 1], 1, HALF).order) == 1
 
