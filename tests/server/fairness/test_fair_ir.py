@@ -74,26 +74,25 @@ def test_a_fair_list_fails_no_more_often_than_alpha(
 
 
 @example(size=1, p=Fraction(5, 6), alpha=Fraction(1, 6))
+@example(size=18, p=Fraction(2, 3), alpha=Fraction(1, 100))
 @given(st.integers(1, 18), shares, alphas)
 def test_no_larger_table_of_the_family_keeps_alpha(size: int, p: Fraction, alpha: Fraction) -> None:
     """The adjustment gives nothing away: the next table up fails too often.
 
-    Where a table fails with alpha exactly, floats may leave it out, which is the safe side.
+    Floats may leave out a table that fails with alpha exactly, which is the safe side, and may tell
+    two equal values of F apart, which makes a table between two of the family.
     """
     found = fair_ir_floors(size, p, alpha).tolist()
+    assert exact_fail(found, p) <= alpha
     family = {
         tuple(plain_floors(size, p, Fraction(step)))
         for k in range(1, size + 1)
         for step in np.cumsum([comb(k, c) * p**c * (1 - p) ** (k - c) for c in range(k)])
         if step <= alpha
     }
-    nothing = (0,) * (size + 1)
-    fails = {table: exact_fail(list(table), p) for table in family}
-    keeping = [table for table in family if fails[table] <= alpha]
-    surely = [table for table in family if fails[table] < alpha]
-    assert tuple(found) in {
-        max(keeping, key=sum, default=nothing), max(surely, key=sum, default=nothing)
-    }  # fmt: skip
+    for table in family:
+        if exact_fail(list(table), p) < alpha - Fraction(1, 10**11):
+            assert all(own >= low for own, low in zip(found, table, strict=True))
 
 
 @given(st.integers(1, 25), shares, st.data())
