@@ -187,16 +187,7 @@ def evaluate(
     results: dict[str, Any] = {
         "kind": "quality",
         "schema_version": 1,
-        "bundle_id": bundle.manifest.bundle_id,
-        "model_digest": bundle.manifest.model.digest,
-        "made_unix_ms": time.time_ns() // 1_000_000,
-        "dataset": {
-            "source": prepared.dataset.source,
-            "digest": prepared.dataset.digest(),
-            "users": prepared.dataset.n_users,
-            "items": prepared.dataset.n_items,
-            "events": prepared.dataset.n_events,
-        },
+        **made_of(bundle, prepared),
         "protocol": {
             "split": prepared.split.protocol,
             "on": protocol.on,
@@ -240,6 +231,23 @@ def evaluate(
         **{f"group/{name}": labels for name, labels in groups.items()},
     }
     return Evaluation(results, per_user)
+
+
+def made_of(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:
+    """What a results document says of the bundle, the data and its own time."""
+    dataset = prepared.dataset
+    return {
+        "bundle_id": bundle.manifest.bundle_id,
+        "model_digest": bundle.manifest.model.digest,
+        "made_unix_ms": time.time_ns() // 1_000_000,
+        "dataset": {
+            "source": dataset.source,
+            "digest": dataset.digest(),
+            "users": dataset.n_users,
+            "items": dataset.n_items,
+            "events": dataset.n_events,
+        },
+    }
 
 
 def _told(on_step: OnStep, what: str, total: int, done: int) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from bench.verify.bounds import worth
+
 Table = Sequence[Sequence[int]]
 
 # Beyond so many states the oracle gives no answer rather than none in time.
@@ -78,13 +80,6 @@ def best_utility(
             return None
         states = following
     return max(states.values())
-
-
-def worth(discount: str, rank: int) -> float:
-    """What a place is worth; rank from 1."""
-    if discount == "reciprocal":
-        return 1 / rank
-    return float(0.8 ** (rank - 1)) if discount == "top_heavy" else 1 / math.log2(rank + 1)
 
 
 def dcg(gains: Sequence[float], discount: str = "log2") -> float:

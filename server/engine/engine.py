@@ -39,7 +39,7 @@ from server.engine.rerank import answer_rerank
 from server.errors import BundleRefused, Reason, UnknownItem, UnknownName
 from server.events import EventKind, HistoryCache
 from server.exposures import ExposureLedger
-from server.fairness import rerank, shortage, warm_up
+from server.fairness import CompiledPolicy, rerank, shortage, warm_up
 from server.features import Candidates, generate_candidates, pair_features
 from server.features.types import History
 from server.model import OnnxScorer
@@ -56,6 +56,7 @@ class _Prepared:
 
     query: RecommendQuery
     policy: PolicyItems
+    compiled: CompiledPolicy
     bought: Counts
     items: NDArray[np.int32]
     sources: NDArray[np.int8]
@@ -233,6 +234,7 @@ class Engine:
             )
 
         bought = policy.bought(history.items)
+        compiled = policy.compiled.for_user(bought)
         excluded = self._known("exclude_item_ids", query.exclude_ids, strict=False)
         if query.candidate_ids:
             items = self._left(named, excluded, history, query.seen)
@@ -246,7 +248,7 @@ class Engine:
                 excluded,
                 seen=query.seen,
             )
-            items, sources = self._topped_up(found, policy, bought, excluded, history, query)
+            items, sources = self._topped_up(found, policy, compiled, excluded, history, query)
         if query.after is not None:
             # What was shown stays in the list, whatever became of its candidates since.
             gone = np.setdiff1d(np.array(query.after.shown, np.int32), items)
@@ -256,6 +258,7 @@ class Engine:
         return _Prepared(
             query=query,
             policy=policy,
+            compiled=compiled,
             bought=bought,
             items=items,
             sources=sources,
@@ -272,7 +275,7 @@ class Engine:
         self,
         found: Candidates,
         policy: PolicyItems,
-        bought: Counts,
+        compiled: CompiledPolicy,
         excluded: NDArray[np.int32],
         history: History,
         query: RecommendQuery,
@@ -282,7 +285,6 @@ class Engine:
         The generator knows no policy: what sells best may all be of one group, and a bound
         would then be broken by the choice of candidates instead of by want of items.
         """
-        compiled = policy.compiled.for_user(bought)
         if not compiled.labels:
             return found.items, found.sources
         rows = policy.rows
@@ -351,6 +353,7 @@ class Engine:
             ready.items,
             ready.query.count,
             ready.policy,
+            ready.compiled,
             ready.items.astype(np.int64),
             ready.bought,
             _positions(ready),

@@ -18,10 +18,11 @@ from server.bundle import Bundle
 from server.engine.groups import Counts, PolicyItems
 from server.engine.query import ScoredCandidates
 from server.exposures import ExposureAccount, ExposureLedger
-from server.fairness import FairList, rerank
+from server.fairness import CompiledPolicy, FairList, rerank
 from server.fairness.amortise import fair_co_boost, p_mmf_boost
 from server.fairness.compile import Amortisation
 from server.fairness.discount import discounts
+from server.fairness.policy_sections import Discount
 from server.features.vectors import item_vectors
 
 LIST_PLACES = 20
@@ -81,6 +82,7 @@ class FairStage:
         items: Int32,
         count: int,
         policy: PolicyItems,
+        compiled: CompiledPolicy,
         tie_break: NDArray[np.int64],
         bought: Counts,
         fixed: Int32 | None = None,
@@ -88,15 +90,16 @@ class FairStage:
         """The fair list.
 
         scores `[n]`; members `[A, n]` rows; items `[n]`, indices in the bundle, -1 where unknown;
-        bought: what the user's shares are taken from, for calibrated policies. fixed: positions of
+        compiled: the policy's tables, the user's own where it is calibrated to what he bought. fixed: positions of
         the candidates that were shown on earlier pages.
         """
-        compiled = policy.compiled.for_user(bought)
         providers = self._providers(members, items, policy)
         boosts = None
         if providers is not None and compiled.amortisation is not None:
             account = self._accounts[compiled.policy.digest]
-            boosts = boost_of(compiled.amortisation, account.totals(), providers)
+            boosts = boost_of(
+                compiled.amortisation, compiled.policy.discount, account.totals(), providers
+            )
         fair = rerank(
             scores,
             members,
@@ -104,7 +107,7 @@ class FairStage:
             compiled,
             tie_break,
             boost=boosts,
-            vectors=self._vectors_of(items) if policy.compiled.policy.shaping("diverse") else None,
+            vectors=self._vectors_of(items) if compiled.policy.shaping("diverse") else None,
             fixed=fixed,
         )
         return Made(fair, boosts, bought, providers)
@@ -138,7 +141,9 @@ class FairStage:
         return vectors
 
 
-def boost_of(evened: Amortisation, exposure: Float64, providers: Int32) -> Float32:
+def boost_of(
+    evened: Amortisation, discount: Discount, exposure: Float64, providers: Int32
+) -> Float32:
     """What to add to each candidate's score, `[n] float32`.
 
     exposure: `[G]`, over all lists; providers: `[n]`, rows or -1. A list counts as the exposure of
@@ -155,7 +160,7 @@ def boost_of(evened: Amortisation, exposure: Float64, providers: Int32) -> Float
     strength = float(Fraction(evened.rule.strength))
     targets /= targets.sum()
     # A group of average target that got nothing for so many lists is behind by `lists` of them.
-    step = strength / (evened.rule.lists * float(discounts(LIST_PLACES).sum()))
+    step = strength / (evened.rule.lists * float(discounts(LIST_PLACES, discount).sum()))
     if evened.rule.method == "p_mmf":
         gained = p_mmf_boost(exposure, targets, strength / n_here, step / n_here)
     else:

@@ -37,7 +37,8 @@ def answer_rerank(
     id_rank = np.empty(len(query.item_ids), np.int64)
     id_rank[sorted(range(len(id_rank)), key=query.item_ids.__getitem__)] = np.arange(len(id_rank))
     bought = policy.counted(query.bought)
-    made = stage.make(query.scores, members, known, query.count, policy, id_rank, bought)
+    compiled = policy.compiled.for_user(bought)
+    made = stage.make(query.scores, members, known, query.count, policy, compiled, id_rank, bought)
     stage.charge(made, policy, 0, len(made.fair.order))
     order = made.fair.order.tolist()
     return Answer(

@@ -88,7 +88,6 @@ class Rule:
 class Policy:
     """One policy as its owner wrote it.
 
-    group_table: the tables of `tables`, with commas between them.
     rules: in the document's order; none for kind "none".
     on_infeasible: "serve" the best list that the supply allows, or "refuse".
     digest: SHA-256 of the document's UTF-8 bytes, lower-case hex.
@@ -97,7 +96,6 @@ class Policy:
     name: str
     version: str
     kind: Kind
-    group_table: str
     reason: str
     on_infeasible: Literal["serve", "refuse"]
     document: str
@@ -116,6 +114,11 @@ class Policy:
         out), each once, in the order of the rules."""
         rules = self.bounds or tuple(rule for rule in self.rules if rule.group_table)
         return tuple(dict.fromkeys(rule.group_table for rule in rules))
+
+    @property
+    def group_table(self) -> str:
+        """The tables of `tables`, with commas between them."""
+        return ",".join(self.tables)
 
     def shaping(self, kind: Literal["amortised", "diverse"]) -> Rule | None:
         """The rule of that kind, of which there is one at most."""
@@ -165,7 +168,6 @@ def parse_policy(document: str, source: str) -> Policy:
         name=parsed.name,
         version=parsed.version,
         kind=parsed.kind,
-        group_table="",
         reason=parsed.reason,
         on_infeasible=parsed.on_infeasible,
         document=document,
@@ -174,7 +176,6 @@ def parse_policy(document: str, source: str) -> Policy:
         discount=parsed.discount,
     )
     _check_order(source, policy)
-    object.__setattr__(policy, "group_table", ",".join(policy.tables))
     return policy
 
 

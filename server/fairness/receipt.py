@@ -36,11 +36,13 @@ def receipt_of(
     ranks: Int32,
     *,
     shaped: bool,
+    continued: bool,
 ) -> Receipt:
     """The receipt of a list.
 
     by_score: `[n]`, positions in score order. members: `[A, n]` rows. ranks: `[k]`, by score.
-    shaped: whether the list was made of another order than that, or goes on after earlier pages.
+    shaped: whether the list was made of another order than that; continued: whether it goes on after
+    earlier pages.
     """
     size = len(found.places)
     worth = discounts(size, compiled.policy.discount)
@@ -51,7 +53,17 @@ def receipt_of(
     best = got
     if found.status is Status.MET:
         best = _best(
-            scores, by_score, members, compiled, found, got, ideal, worth, lowest, shaped=shaped
+            scores,
+            by_score,
+            members,
+            compiled,
+            found,
+            got,
+            ideal,
+            worth,
+            lowest,
+            shaped=shaped,
+            continued=continued,
         )
     return receipt_with(
         compiled,
@@ -149,6 +161,7 @@ def _best(
     lowest: float,
     *,
     shaped: bool,
+    continued: bool,
 ) -> float:
     """No list that keeps the bounds has a larger DCG.
 
@@ -163,7 +176,7 @@ def _best(
             _, _, bound = search(scores, members, by_score, compiled, len(worth))
         return max(got, bound - lowest * float(worth.sum()))
     both = compiled.has_floors and compiled.has_ceilings
-    if not both and not shaped:
+    if not (both or shaped or continued):
         return got
     free = compiled.unbounded
     sides = []

@@ -134,7 +134,8 @@ def rerank(
             compiled,
             found,
             ranks,
-            shaped=order is not by_score or len(fixed) > 0,
+            shaped=order is not by_score,
+            continued=len(fixed) > 0,
         ),
     )
 

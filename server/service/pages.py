@@ -13,6 +13,7 @@ import hashlib
 import json
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class PageTokens:
             )
         return Page(shown=tuple(content["shown"]), as_of_ms=content["as_of_ms"])
 
-    @property
+    @cached_property
     def _serializer(self) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(
             self.key,

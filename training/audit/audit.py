@@ -30,7 +30,6 @@ null means that nothing could be measured, and "reason" or "reasons" beside it s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +47,7 @@ from training.audit.item_side import SMOOTHING, facts_of
 from training.audit.tradeoff import tradeoff
 from training.audit.user_side import Cells
 from training.data.prepare import Prepared
-from training.evaluate import OnStep, Task, places_in_data, task_of
+from training.evaluate import OnStep, Task, made_of, places_in_data, task_of
 from training.intervals import Resampler
 from training.metrics import PerUser, hits, ndcg, recall
 from training.served import plain_policy, refuse_a_bundle_that_has_seen
@@ -157,16 +156,7 @@ def audit(
     return {
         "kind": "audit",
         "schema_version": 1,
-        "bundle_id": bundle.manifest.bundle_id,
-        "model_digest": bundle.manifest.model.digest,
-        "made_unix_ms": time.time_ns() // 1_000_000,
-        "dataset": {
-            "source": prepared.dataset.source,
-            "digest": prepared.dataset.digest(),
-            "users": prepared.dataset.n_users,
-            "items": prepared.dataset.n_items,
-            "events": prepared.dataset.n_events,
-        },
+        **made_of(bundle, prepared),
         "protocol": {
             "split": prepared.split.protocol,
             "on": protocol.on,
