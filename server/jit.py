@@ -28,7 +28,16 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class _OptionalCache(FunctionCache):
-    """numba's cache, except that nothing which goes wrong with its files is an error."""
+    """numba's cache, except that nothing which goes wrong with its files is an error, and that code
+    is old as soon as any source in its folder is newer.
+
+    numba looks at a kernel's own file alone: what it calls in another file would stay as it was.
+    """
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        stamp = (self._cache_file._source_stamp, _stamp_of_folder(function))
+        self._cache_file._source_stamp = stamp
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -43,6 +52,15 @@ class _OptionalCache(FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError, EOFError):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+
+
+def _stamp_of_folder(function: Callable[..., object]) -> tuple[tuple[str, int, int], ...]:
+    """(name, when it was changed in ns, size) of every source beside the function's own."""
+    folder = Path(function.__code__.co_filename).parent
+    with contextlib.suppress(OSError):
+        found = ((path.name, path.stat()) for path in sorted(folder.glob("*.py")))
+        return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+    return ()
 
 
 def private_cache_folder() -> Path | None:
@@ -62,12 +80,12 @@ def private_cache_folder() -> Path | None:
 def _cache_of(function: Callable[..., object]) -> FunctionCache | None:
     # numba says RuntimeError where it finds no folder.
     with contextlib.suppress(RuntimeError, OSError):
-        return _OptionalCache(function)  # type: ignore[no-untyped-call]
+        return _OptionalCache(function)
     folder = private_cache_folder()
     if folder is not None:
         numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
         with contextlib.suppress(RuntimeError, OSError):
-            return _OptionalCache(function)  # type: ignore[no-untyped-call]
+            return _OptionalCache(function)
     return None
 
 

@@ -22,6 +22,16 @@ def total(values):
         found += value
     return found
 """
+ONE = """
+from server.jit import kernel
+
+@kernel
+def one():
+    return {value}
+"""
+CALLS_ONE = SOURCE.replace("import kernel", "import kernel\nfrom one import one").replace(
+    "return found", "return found + one() - 1"
+)
 START = """
 import json, resource, sys
 import numpy as np
@@ -51,7 +61,9 @@ class Machine:
         """Nobody can keep anything beside the source: a file is where the folder would be."""
         (self.package / "__pycache__").write_text("")
 
-    def start(self, *arguments: str, home: str = NOWHERE, **environment: str) -> dict[str, object]:
+    def start(
+        self, *arguments: str, home: str = NOWHERE, total: int = 10, **environment: str
+    ) -> dict[str, object]:
         known = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
         run = subprocess.run(
             [sys.executable, "-B", "-c", START, *arguments],
@@ -69,7 +81,7 @@ class Machine:
         )
         assert run.returncode == 0, run.stderr
         told: dict[str, object] = json.loads(run.stdout)
-        assert told["total"] == 10
+        assert told["total"] == total
         return told
 
     def kept(self, ending: str) -> list[Path]:
@@ -117,6 +129,18 @@ def test_a_full_disk_costs_a_compilation_and_no_start(machine: Machine) -> None:
     machine.start("full")
     assert machine.start()["hits"] == 0
     assert machine.start()["hits"] == 1
+
+
+def test_code_is_old_where_a_kernel_that_it_calls_in_another_file_has_changed(
+    machine: Machine,
+) -> None:
+    (machine.package / "one.py").write_text(ONE.format(value=1))
+    (machine.package / "sums.py").write_text(CALLS_ONE)
+    machine.start()
+    assert machine.start()["hits"] == 1
+    (machine.package / "one.py").write_text(ONE.format(value=11))
+    assert machine.start(total=20)["hits"] == 0
+    assert machine.start(total=20)["hits"] == 1
 
 
 @pytest.mark.parametrize("ending", [".nbi", ".nbc"])
