@@ -363,6 +363,7 @@ class Engine:
         offset = 0 if ready.query.after is None else len(ready.query.after.shown)
         end = min(offset + (ready.query.page_size or len(chosen)), len(chosen))
         self._stage.charge(made, ready.policy, offset, end)
+        fair_ns = time.perf_counter_ns() - started_ns
         degraded = ready.degraded
         if len(chosen) < ready.query.count:
             degraded |= {Degraded.SHORT_LIST}
@@ -379,7 +380,7 @@ class Engine:
                 history_ns=ready.history_ns,
                 features_ns=ready.features_ns,
                 model_ns=model_ns,
-                fair_ns=time.perf_counter_ns() - started_ns,
+                fair_ns=fair_ns,
             ),
             candidates=made.candidates(
                 tuple(map(self._ids.__getitem__, ready.items.tolist())),

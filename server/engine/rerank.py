@@ -37,9 +37,11 @@ def answer_rerank(
     id_rank = np.empty(len(query.item_ids), np.int64)
     id_rank[sorted(range(len(id_rank)), key=query.item_ids.__getitem__)] = np.arange(len(id_rank))
     bought = policy.counted(query.bought)
+    looked_up_ns = time.perf_counter_ns()
     compiled = policy.compiled.for_user(bought)
     made = stage.make(query.scores, members, known, query.count, policy, compiled, id_rank, bought)
     stage.charge(made, policy, 0, len(made.fair.order))
+    fair_ns = time.perf_counter_ns() - looked_up_ns
     order = made.fair.order.tolist()
     return Answer(
         item_ids=tuple(query.item_ids[place] for place in order),
@@ -50,7 +52,7 @@ def answer_rerank(
         degraded=frozenset({Degraded.SHORT_LIST} if len(order) < query.count else ()),
         skipped_candidates=0,
         skipped_history=0,
-        phases=Phases(fair_ns=time.perf_counter_ns() - started_ns),
+        phases=Phases(features_ns=looked_up_ns - started_ns, fair_ns=fair_ns),
         candidates=made.candidates(query.item_ids, query.scores, members, policy)
         if query.with_candidates
         else None,
@@ -68,53 +70,55 @@ def _members(
     tables = policy.compiled.policy.tables
     if other and len(tables) > 1:
         raise InvalidField.of("group_table", other, f"none: the policy has {', '.join(tables)}")
-    members = np.zeros((len(tables), len(query.item_ids)), np.int32)
-    for place, groups in enumerate(query.groups):
-        if groups and len(groups) != len(tables) and tables:
-            raise InvalidField.of(
-                f"candidates[{place}].group{'s' if len(tables) > 1 else ''}",
-                ", ".join(groups),
-                f"one group of each of {', '.join(tables)}",
-            )
-        for table in range(len(tables)):
-            members[table, place] = (
-                _told(policy, table, groups[table], place)
-                if groups
-                else _looked_up(query, bundle, policy, table, place, int(known[place]))
-            )
+    members = _looked_up(bundle, policy, other, known)
+    told = np.fromiter(map(bool, query.groups), np.bool_, len(known))
+    if told.any() and tables:
+        _check_widths(query.groups, tables)
+        for table, own in enumerate(members):
+            row = policy.row_of[table]
+            own[told] = [row.get(groups[table], -1) for groups in query.groups if groups]
+    if (bad := np.argwhere(members.T < 0)).size:
+        place, table = bad[0].tolist()
+        raise _unknown(query, bundle, policy, table, place, int(known[place]))
     return members
 
 
-def _told(policy: PolicyItems, table: int, group: str, place: int) -> int:
-    row = policy.row_of[table].get(group)
-    if row is None:
-        raise _unknown(policy, table, group, place)
-    return row
-
-
 def _looked_up(
+    bundle: Bundle, policy: PolicyItems, other: str, known: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """`[A, n]`: rows by the bundle, of its group table `other` if named; -1 where there is none."""
+    rows = policy.rows
+    if other and len(rows):
+        table = bundle.groups[other]
+        row_of = np.array([policy.row_of[0].get(label, -1) for label in table.labels], np.int32)
+        rows = row_of[table.codes][np.newaxis]
+    return np.where(known >= 0, rows[:, known], np.int32(-1))
+
+
+def _check_widths(groups: Sequence[tuple[str, ...]], tables: Sequence[str]) -> None:
+    for place, own in enumerate(groups):
+        if own and len(own) != len(tables):
+            raise InvalidField.of(
+                f"candidates[{place}].group{'s' if len(tables) > 1 else ''}",
+                ", ".join(own),
+                f"one group of each of {', '.join(tables)}",
+            )
+
+
+def _unknown(
     query: RerankQuery, bundle: Bundle, policy: PolicyItems, table: int, place: int, item: int
-) -> int:
-    if item < 0:
-        raise InvalidField.of(
-            f"candidates[{place}].group",
-            "",
-            f"a group, since item {query.item_ids[place]!r} is not in the bundle",
+) -> InvalidField:
+    """Why a candidate has no row."""
+    field = f"candidates[{place}].group"
+    if query.groups[place]:
+        group = query.groups[place][table]
+    elif item < 0:
+        return InvalidField.of(
+            field, "", f"a group, since item {query.item_ids[place]!r} is not in the bundle"
         )
-    if not query.group_table:
-        return int(policy.rows[table, item])
-    other = bundle.groups[query.group_table]
-    group = other.labels[other.codes[item]]
-    row = policy.row_of[table].get(group)
-    if row is None:
-        raise _unknown(policy, table, group, place)
-    return row
-
-
-def _unknown(policy: PolicyItems, table: int, group: str, place: int) -> InvalidField:
+    else:
+        other = bundle.groups[query.group_table]
+        group = other.labels[other.codes[item]]
     labels: Sequence[str] = list(policy.row_of[table])
-    return InvalidField.of(
-        f"candidates[{place}].group",
-        group,
-        f"a group of policy {policy.compiled.policy.name!r}: {listed(labels)}",
-    )
+    name = policy.compiled.policy.name
+    return InvalidField.of(field, group, f"a group of policy {name!r}: {listed(labels)}")

@@ -794,7 +794,7 @@ class PhaseTimes(_message.Message):
     history_ns: _builtins.int
     """Reading the history from the event store or its cache."""
     features_ns: _builtins.int
-    """Choosing candidates and computing their features."""
+    """Choosing candidates and computing their features; of a Rerank, looking up items and groups."""
     model_ns: _builtins.int
     """The model, for the whole batch."""
     fair_ns: _builtins.int
