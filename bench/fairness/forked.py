@@ -1,5 +1,6 @@
 """Runs pytest once for each line that it reads, each time in a fork that has all imports behind it.
 
+A line names tests that are run alone, first; the others are not even collected where they fail.
 Starting Python, numba, pytest and Hypothesis takes longer than the test that kills a mutant. Nothing
 of the sources under test is imported before the fork. Writes the exit code, or -1 where the system
 ended it after LIMIT_S seconds on the CPU, however busy the machine is.
@@ -16,11 +17,13 @@ import sys
 
 HEAVY = (
     "numba", "numpy", "pydantic", "pytest", "hypothesis.strategies", "_hypothesis_pytestplugin",
-    "onnx", "onnxruntime", "grpc", "safetensors.numpy", "structlog",
+    "onnx", "onnxruntime", "grpc", "safetensors.numpy", "structlog", "scipy.optimize", "scipy.stats",
+    "google.protobuf.json_format", "charset_normalizer", "typeguard", "unittest.mock", "pdb",
+    "hypothesis.stateful", "hypothesis.extra.numpy",
 )  # fmt: skip
 
 
-def _test(arguments: list[str], limit_s: int) -> None:
+def _test(arguments: list[str], first: str, limit_s: int) -> None:
     """The child: as a process of its own, silent."""
     import pytest
 
@@ -30,7 +33,10 @@ def _test(arguments: list[str], limit_s: int) -> None:
         os.dup2(nowhere, stream)
     code = 1
     try:
-        code = int(pytest.main(arguments))
+        options = arguments[: next(n for n, one in enumerate(arguments) if "tests/" in one)]
+        code = int(pytest.main([*options, first])) if first else 0
+        if code == 0:
+            code = int(pytest.main(arguments))
     finally:
         os._exit(code)
 
@@ -40,10 +46,10 @@ def main() -> None:
     limit_s, arguments = int(sys.argv[1]), sys.argv[2:]
     for name in HEAVY:
         importlib.import_module(name)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            _test(arguments, limit_s)
+            _test(arguments, line.strip(), limit_s)
         _, status = os.waitpid(child, 0)
         print(os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1, flush=True)
 

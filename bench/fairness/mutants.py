@@ -8,6 +8,7 @@ is told in equivalent.toml, with the reason.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import itertools
@@ -36,7 +37,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 COPIED = ("server", "training", "tests", "bench", "proto", "pyproject.toml")
 # On the CPU, several times what all tests take. A mutant that loops for ever is as dead as one that
 # fails a test.
-LIMIT_S = 25
+LIMIT_S = 20
 GOAL = 0.95
 
 
@@ -46,22 +47,28 @@ class MutantsFailed(EquipoiseError):
 
 @dataclass(frozen=True)
 class Settings:
-    """modules: to plant faults in. tests: that should notice. leave_out: operators, as patterns."""
+    """modules: to plant faults in. tests: that should notice. leave_out: operators, as patterns.
+
+    first: of a module, the tests that notice most, which are run alone before all others.
+    """
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
     leave_out: tuple[str, ...]
+    first: Mapping[str, str]
 
     @classmethod
     def read(cls, path: Path = ROOT / "pyproject.toml") -> Settings:
         """From the project's own settings."""
         own = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["equipoise-mutants"]
-        return cls(tuple(own["modules"]), tuple(own["tests"]), tuple(own["leave-out"]))
+        return cls(
+            tuple(own["modules"]), tuple(own["tests"]), tuple(own["leave-out"]), own["first"]
+        )
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault: the line before and after it, and where."""
+    """One fault: the line before and after it, and where; function: the one it is in, if any."""
 
     module: str
     operator: str
@@ -69,6 +76,7 @@ class Mutant:
     line: int
     was: str
     becomes: str
+    function: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,16 @@ def _changed(source: str, mutated: str) -> tuple[int, str, str]:
     return 0, "", ""
 
 
+def _function_at(source: str, line: int) -> str:
+    """The innermost function around a line."""
+    around = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    return max(around, key=lambda node: node.lineno).name if around else ""
+
+
 def mutants_of(module: str, settings: Settings) -> Iterator[tuple[Mutant, str]]:
     """Every mutant of a module that Cosmic Ray makes, with its source."""
     from cosmic_ray.ast import get_ast
@@ -107,19 +125,20 @@ def mutants_of(module: str, settings: Settings) -> Iterator[tuple[Mutant, str]]:
             continue
         for occurrence in itertools.count():
             visitor = MutationVisitor(occurrence, kind())
-            mutated = visitor.walk(pickle.loads(tree)).get_code()
+            mutated = visitor.walk(pickle.loads(tree)).get_code()  # noqa: S301
             if not visitor.mutation_applied:
                 break
             line, was, becomes = _changed(source, mutated)
             # Types are strings that nobody reads.
             if was and not was.startswith(("def ", ") -> ", "tie_break: ")):
-                yield Mutant(module, name, occurrence, line, was, becomes), mutated
+                function = _function_at(source, line)
+                yield Mutant(module, name, occurrence, line, was, becomes, function), mutated
 
 
 class Workplace:
     """A copy of the sources, and a process that runs the tests on it."""
 
-    def __init__(self, place: Path, tests: Sequence[str]) -> None:
+    def __init__(self, place: Path, settings: Settings) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         for name in COPIED:
@@ -129,7 +148,7 @@ class Workplace:
                 shutil.copytree(source, place / name, ignore=ignored)
             else:
                 shutil.copy(source, place / name)
-        self._place = place
+        self._place, self._first = place, settings.first
         self._second = int(time.time())
         environment = {
             **os.environ,
@@ -138,7 +157,7 @@ class Workplace:
         }
         command = [
             sys.executable, "-m", "bench.fairness.forked", str(LIMIT_S), "-x",
-            "--hypothesis-profile", "mutants", "-p", "no:cacheprovider", *tests,
+            "--hypothesis-profile", "mutants", "-p", "no:cacheprovider", *settings.tests,
         ]  # fmt: skip
         self._forks = subprocess.Popen(
             command, cwd=place, env=environment, text=True,
@@ -152,7 +171,7 @@ class Workplace:
         original = (self._place / module).read_text(encoding="utf-8")
         self._write(module, source)
         try:
-            self._forks.stdin.write("\n")
+            self._forks.stdin.write(self._first.get(module, "") + "\n")
             self._forks.stdin.flush()
             return self._forks.stdout.readline().strip() == "0"
         finally:
@@ -175,7 +194,7 @@ class Workplaces:
     """A workplace for each core, closed on leaving."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        self._all = [Workplace(folder / f"copy-{n}", settings.tests) for n in range(CORES)]
+        self._all = [Workplace(folder / f"copy-{n}", settings) for n in range(CORES)]
         self._free: queue.Queue[Workplace] = queue.Queue()
 
     def __enter__(self) -> Workplaces:
@@ -198,10 +217,13 @@ class Workplaces:
 
 @dataclass(frozen=True)
 class Equivalents:
-    """Why mutants change nothing. lines: by (module, line before, after); patterns: of any after."""
+    """Why mutants change nothing. lines: by (module, line before, after); patterns: of any after;
+    functions: by (module, function), of all in it.
+    """
 
     lines: Mapping[tuple[str, str, str], str]
     patterns: Mapping[str, str]
+    functions: Mapping[tuple[str, str], str]
 
     @classmethod
     def read(cls, path: Path = EQUIVALENT) -> Equivalents:
@@ -210,11 +232,13 @@ class Equivalents:
         return cls(
             {(m["module"], m["was"], m["becomes"]): m["reason"] for m in known.get("mutant", [])},
             {one["becomes"]: one["reason"] for one in known.get("pattern", [])},
+            {(one["module"], one["name"]): one["reason"] for one in known.get("function", [])},
         )
 
     def reason(self, mutant: Mutant) -> str | None:
         """Why this one changes nothing; None: it may change something."""
-        own = self.lines.get((mutant.module, mutant.was, mutant.becomes))
+        own = self.functions.get((mutant.module, mutant.function))
+        own = own or self.lines.get((mutant.module, mutant.was, mutant.becomes))
         found = (why for form, why in self.patterns.items() if re.search(form, mutant.becomes))
         return own or next(found, None)
 

@@ -320,8 +320,6 @@ def arrange_head(
             while rest < n and gone.shape[0] > 0 and gone[rest]:
                 rest = after[rest]
             head[g] = rest
-            while queue[at] != g:
-                at += 1
             while at + 1 < waiting and head[queue[at + 1]] < rest:
                 queue[at] = queue[at + 1]
                 at += 1
@@ -454,6 +452,16 @@ def head_by_score(keys: Int64, depth: int, tie_break: Int64) -> Int32:
 
 
 @kernel
+def _needs_more() -> tuple[
+    Int32, Int32, Int8, tuple[int, int, int, int], float, float, float, int, Int32, Float64
+]:
+    """What `fair_list` returns where the order ends too early: nothing but `TOO_SHORT` is read."""
+    none = np.empty(0, np.int32)
+    bad = (TOO_SHORT, -1, 0, 0)
+    return none, none, np.empty(0, np.int8), bad, 0.0, 0.0, 0.0, 0, none, np.empty(0)
+
+
+@kernel
 def fair_list(
     scores: Float32,
     groups: Int32,
@@ -480,29 +488,26 @@ def fair_list(
     n_groups = floors.shape[0]
     nothing = np.empty(0, np.int32)
     order = head_by_score(keys, depth, tie_break)
-    short = (TOO_SHORT, -1, 0, 0)
     if order.shape[0] < size:
-        none = np.empty(0, np.int8)
-        return nothing, nothing, none, short, 0.0, 0.0, 0.0, 0, nothing, np.empty(0)
+        return _needs_more()
     places, ranks, reasons, bad = arrange_head(
         groups, order, supply, floors, ceilings, size, nothing
     )
     if bad[0] == TOO_SHORT:
-        return places, ranks, reasons, bad, 0.0, 0.0, 0.0, 0, nothing, np.empty(0)
+        return _needs_more()
     lowest = lowest_score(scores)
     got = gained(scores, places, discounts, lowest)
     ideal = gained(scores, order[:size], discounts, lowest)
     best = got
     if both and bad[0] == 0:
-        # Each of the two alone bounds what both together allow.
+        # Each of the two alone bounds what both together allow. Neither list reaches deeper into the
+        # order: with one side alone the list is the best in every prefix, its last item too.
         free = np.zeros((n_groups, size + 1), np.int32)
         by_floors = arrange_head(
             groups, order, supply, floors, free + np.int32(size), size, nothing
         )
         by_ceilings = arrange_head(groups, order, supply, free, ceilings, size, nothing)
-        if by_floors[3][0] == TOO_SHORT or by_ceilings[3][0] == TOO_SHORT:
-            return places, ranks, reasons, short, 0.0, 0.0, 0.0, 0, nothing, np.empty(0)
         best = gained(scores, by_floors[0], discounts, lowest)
         best = min(best, gained(scores, by_ceilings[0], discounts, lowest))
-    items, shares = exposed(groups.reshape(1, -1), places, discounts, n_groups)
+    items, shares = exposed(groups.reshape(1, groups.shape[0]), places, discounts, n_groups)
     return places, ranks, reasons, bad, got, ideal, best, places_moved(ranks), items, shares

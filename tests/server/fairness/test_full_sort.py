@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from server.fairness import CompiledPolicy, FairList, Status, kernels, rerank
 from server.fairness.bounded import bounded_list
+from server.fairness.types import PrefixViolation
 from strategies.fairness import KINDS, compiled, shares
 from strategies.full_sort import Told, fair_by_full_sort, sorted_fully, walked
 
@@ -108,6 +109,21 @@ def differs(fair: FairList, told: Told, policy: CompiledPolicy) -> list[str]:
     return [name for name, holds in right.items() if not holds]
 
 
+def first_broken(groups: list[int], policy: CompiledPolicy) -> tuple[int, int, int, int]:
+    """(prefix, group, bound, count) of the first bound that a list of these groups breaks, floors
+    first; prefix 0: none."""
+    for k in range(1, len(groups) + 1):
+        counts = [groups[:k].count(g) for g in range(len(policy.labels))]
+        low, high = policy.floors[:, k].tolist(), policy.ceilings[:, k].tolist()
+        for g, count in enumerate(counts):
+            if count < low[g]:
+                return k, g, low[g], count
+        for g, count in enumerate(counts):
+            if count > high[g]:
+                return k, g, high[g], count
+    return 0, -1, 0, 0
+
+
 @given(candidates())
 def test_a_list_and_its_receipt_are_those_of_a_full_sort(case: Case) -> None:
     scores, groups, count, policy, ties = case
@@ -128,6 +144,12 @@ def test_a_list_that_goes_on_from_shown_places_is_that_of_a_full_sort(
     assert found.places.tolist() == told.order
     assert found.ranks.tolist() == told.ranks
     assert found.reasons.tolist() == told.reasons
+    bad, status = told.bad, Status.INFEASIBLE
+    if bad[0] == 0:
+        bad = first_broken([int(groups[place]) for place in told.order], policy)
+        status = Status.NOT_FOUND if bad[0] else Status.MET
+    violation = PrefixViolation(bad[0], policy.labels[bad[1]], *bad[2:]) if bad[0] else None
+    assert (found.status, found.violation) == (status, violation)
 
 
 @given(case=candidates(), depth=st.floats(0, 1))
@@ -183,6 +205,49 @@ def test_equal_scores_across_the_end_of_what_is_sorted_go_by_their_tie_break() -
     ties = np.arange(400, dtype=np.int64)[::-1].copy()
     fair = rerank(scores, groups, 8, policy, ties)
     assert fair.order.tolist() == [5, 4, 3, 2, 1, 0, 399, 398]
+
+
+def test_what_was_shown_may_break_no_more_than_the_last_prefix() -> None:
+    policy = compiled("window", '[window]\na = "1/2"\n', ["a", "b"], 4)
+    # Shown when the items had other groups: two of b come first, and nothing after them mends that.
+    groups = np.int32([[1, 1, 0, 0, 0, 1, 1]])
+    order = np.arange(7, dtype=np.int32)
+    scores = np.linspace(1, 0, 7, dtype=np.float32)
+    broken = bounded_list(scores, groups, order, policy, 4, np.int32([0, 1, 2]))
+    assert broken.status is Status.NOT_FOUND
+    assert broken.violation == PrefixViolation(2, "a", 1, 0)
+    floor = compiled("floors", '[floors]\na = "1/4"\n', ["a", "b"], 4)
+    late = bounded_list(scores, groups, order, floor, 4, np.int32([0, 1, 5]))
+    assert late.status is Status.MET
+    last = bounded_list(scores, groups, order, floor, 4, np.int32([0, 1, 5, 6]))
+    assert (last.status, last.violation) == (Status.NOT_FOUND, PrefixViolation(4, "a", 1, 0))
+
+
+def test_where_all_scores_are_equal_the_tie_break_alone_decides() -> None:
+    policy = compiled("floors", '[floors]\nb = "1/4"\n', ["a", "b"], 8)
+    ties = np.arange(400, dtype=np.int64)[::-1].copy()
+    groups = np.tile(np.int32([0, 1]), 200)
+    fair = rerank(np.ones(400, np.float32), groups, 2, policy, ties)
+    assert fair.order.tolist() == [399, 398]
+
+
+def test_the_best_of_very_many_equals_comes_first_though_only_a_part_was_sorted() -> None:
+    policy = compiled("floors", '[floors]\nrare = "1/1"\n', ["rare", "other"], 1)
+    scores = np.concatenate([np.ones(60), np.linspace(0.9, 0, 340)]).astype(np.float32)
+    groups = np.ones(400, np.int32)
+    groups[28:36] = 0
+    ties = np.arange(400, dtype=np.int64)[::-1].copy()
+    assert rerank(scores, groups, 1, policy, ties).order.tolist() == [35]
+
+
+def test_a_window_tells_what_no_list_exceeds_and_does_not_reach() -> None:
+    policy = compiled("window", '[window]\na = "2/5"\nb = "2/5"\n', ["a", "b", "c"], 4)
+    scores = np.float32([8, 6, 3, 3, 2, 2, 2, 1])
+    groups = np.int32([1, 1, 2, 2, 2, 0, 0, 0])
+    fair = rerank(scores, groups, 4, policy)
+    assert differs(fair, fair_by_full_sort(scores, groups, 4, policy, None), policy) == []
+    assert fair.receipt.status is Status.MET
+    assert fair.receipt.utility_of_best < 0.96
 
 
 @pytest.mark.parametrize("best", [0, 1])
