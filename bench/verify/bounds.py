@@ -70,17 +70,23 @@ def read_document(text: str) -> Document:
 @dataclass(frozen=True)
 class Known:
     """What the bounds rest on besides the document: the catalogue's items in each group of each
-    table, how often the user bought of each, and the group of each item where that is known."""
+    table, how often the user bought of each, and the group of each item where that is known.
+
+    positive: the kinds of events that count as bought. until_ms: the end of the bundle's data; no
+    server's clock stands before it.
+    """
 
     items: Mapping[str, Mapping[str, int]]
     bought: Mapping[str, Mapping[str, int]]
     group_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    positive: frozenset[int] = frozenset()
+    until_ms: int = 0
 
 
 def worth(discount: str, rank: int) -> float:
     """What a place is worth; rank from 1."""
-    if discount not in ("log2", "reciprocal", "top_heavy"):
-        return math.nan  # of no policy: what is computed with it agrees with nothing
+    if discount not in ("log2", "reciprocal", "top_heavy") or rank < 1:
+        return math.nan  # of no policy or list: what is computed with it agrees with nothing
     return {
         "log2": lambda: 1 / log2(rank + 1),
         "reciprocal": lambda: 1 / rank,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.verify.bounds import worth
-from bench.verify.evidence import Evidence
+from equipoise.v1 import recommendation_pb2 as pb
 
 TOLERANCE = 1e-4
 """Scores travel as 32-bit floats."""
@@ -58,6 +58,6 @@ def discounted(scores: Sequence[float], lowest: float, discount: str) -> float:
     )
 
 
-def rows_of(evidence: Evidence) -> Sequence[Sequence[str]]:
+def rows_of(items: Sequence[pb.RankedItem]) -> Sequence[Sequence[str]]:
     """The groups of each place."""
-    return [list(item.groups) or ([item.group] if item.group else []) for item in evidence.items]
+    return [list(item.groups) or ([item.group] if item.group else []) for item in items]

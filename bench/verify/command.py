@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,9 @@ The files are the messages as protobuf JSON: RecommendRequest and
 RecommendResponse, or RerankRequest and RerankResponse. Of a list in pages give
 every page. A Recommend must have been asked with_candidates, otherwise most
 claims cannot be checked. --bundle: groups are looked up again in it, and a
-calibrated policy's catalogue shares are read.
+calibrated policy's catalogue shares are read. --events: what the user bought is
+counted again; give the store as it was when the list was made, or a copy, for
+what came late or was erased since reads like a lie.
 Exit code 0: every claim holds; 1: at least one is a lie; 3: none is a lie, but
 some could not be checked; 2: usage."""
 
@@ -50,12 +52,26 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="The bundle that answered: its groups are looked up again.",
 )
+@click.option(
+    "--events",
+    type=FILE,
+    help="The server's event store: the history of a request that brings none is read from it.",
+)
+@click.option(
+    "--max-history-events",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="How many of a user's newest events the server reads.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the claims as JSON.")
 def command(
     request: Path,
     responses: tuple[Path, ...],
     policy: Path,
     bundle: Path | None,
+    events: Path | None,
+    max_history_events: int,
     as_json: bool,
 ) -> None:
     """Recompute what a list and its receipt claim, without the server's code."""
@@ -63,15 +79,19 @@ def command(
     from bench.verify.bounds import read_document
     from bench.verify.claims import Verdict
     from bench.verify.evidence import read_evidence
+    from bench.verify.history import read_stored
     from bench.verify.recompute import verify
 
     evidence = read_evidence(request, responses)
+    if events is not None and evidence.history is not None:
+        stored = read_stored(evidence.history, events, max_history_events)
+        evidence = replace(evidence, history=stored)
     text = policy.read_text(encoding="utf-8")
     try:
         document = read_document(text)
     except (KeyError, ValueError) as error:
         raise InputRefused(str(policy), "", f"is no policy document: {error}") from error
-    known = None if bundle is None else _known(bundle, evidence.bundle_id, evidence.bought)
+    known = None if bundle is None else _known(bundle, evidence.bundle_id)
     if known is not None:
         missing = [table for table in document.tables if table not in known.items]
         if missing:
@@ -97,9 +117,10 @@ def command(
     sys.exit(1 if Verdict.LIE in verdicts else 3 if Verdict.NOT_CHECKED in verdicts else 0)
 
 
-def _known(bundle: Path, bundle_id: str, bought: Mapping[str, Mapping[str, int]]) -> Known:
+def _known(bundle: Path, bundle_id: str) -> Known:
     from bench.refused import InputRefused
     from bench.verify.bounds import Known
+    from equipoise.v1 import recommendation_pb2 as pb
     from server.bundle import load_bundle
 
     held = load_bundle(bundle)
@@ -112,7 +133,7 @@ def _known(bundle: Path, bundle_id: str, bought: Mapping[str, Mapping[str, int]]
             name: dict(zip(table.labels, table.sizes.items.tolist(), strict=True))
             for name, table in held.groups.items()
         },
-        bought,
+        {},
         {
             name: {
                 item: table.labels[code]
@@ -120,6 +141,11 @@ def _known(bundle: Path, bundle_id: str, bought: Mapping[str, Mapping[str, int]]
             }
             for name, table in held.groups.items()
         },
+        frozenset(
+            pb.EventKind.Value(f"EVENT_KIND_{kind.upper()}")
+            for kind in held.manifest.positive_kinds
+        ),
+        held.manifest.data.until_unix_ms,
     )
 
 

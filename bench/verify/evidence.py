@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
 from bench.refused import InputRefused
+from bench.verify.history import History, history_of
 from equipoise.v1 import recommendation_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -32,7 +33,9 @@ class Evidence:
 
     items: of all pages, in order. whole: whether they are the whole list that the receipt is of.
     told_groups: whether the request brought groups of its own. policy: that was asked for. allowed:
-    the items that the request names, None where the server was to choose. paged: in pages.
+    the items that the request names, None where the server was to choose. paged: in pages. history:
+    what a Recommend was to be made from; None of a Rerank, which brings `bought` itself. earlier: the
+    same list as it stood after each page before the last.
     """
 
     count: int
@@ -43,12 +46,13 @@ class Evidence:
     receipt: pb.FairnessReceipt
     bundle_id: str
     bought: Mapping[str, Mapping[str, int]]
-    receipts_agree: bool
     told_groups: bool = False
     policy: str = ""
     allowed: frozenset[str] | None = None
     paged: bool = False
     same_request: bool = True
+    history: History | None = None
+    earlier: tuple[Evidence, ...] = ()
 
 
 def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
@@ -67,10 +71,13 @@ def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
 
 def evidence_of(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) -> Evidence:
     """The evidence of one Recommend: its response, or those of all pages in order."""
+    earlier = tuple(_until(asked, pages[:end]) for end in range(1, len(pages)))
+    return replace(_until(asked, pages), earlier=earlier)
+
+
+def _until(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) -> Evidence:
+    """The list as it stood after these pages."""
     last = pages[-1]
-    bought: dict[str, dict[str, int]] = {}
-    for told in last.bought:
-        bought.setdefault(told.group_table, {})[told.group] = told.count
     return Evidence(
         count=asked.count,
         excluded=frozenset(asked.exclude_item_ids)
@@ -82,12 +89,12 @@ def evidence_of(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse
         whole=not last.next_page_token and pages[0].page_offset == 0,
         receipt=last.receipt,
         bundle_id=last.bundle_id,
-        bought=bought,
-        receipts_agree=all(page.receipt == last.receipt for page in pages),
+        bought=_added_up(last.bought),
         policy=asked.policy,
         allowed=frozenset(asked.candidate_item_ids) or None,
         paged=len(pages) > 1 or last.page_offset > 0,
         same_request=asked.request_id in ("", pages[0].request_id),
+        history=history_of(asked, last),
     )
 
 
@@ -97,10 +104,6 @@ def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Ev
     asked = _message(document, pb.RerankRequest(), request)
     answer = _message(_json(responses[0]), pb.RerankResponse(), responses[0])
     used = {told.item_id: told for told in answer.candidates}
-    bought: dict[str, dict[str, int]] = {}
-    for told in asked.bought:
-        own = bought.setdefault(told.group_table, {})
-        own[told.group] = own.get(told.group, 0) + told.count
     return Evidence(
         count=asked.count,
         excluded=frozenset(),
@@ -109,12 +112,19 @@ def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Ev
         whole=True,
         receipt=answer.receipt,
         bundle_id=answer.bundle_id,
-        bought=bought,
-        receipts_agree=True,
+        bought=_added_up(asked.bought),
         told_groups=any(own.group or own.groups for own in asked.candidates),
         policy=asked.policy,
         same_request=asked.request_id in ("", answer.request_id),
     )
+
+
+def _added_up(told: Iterable[pb.GroupCount]) -> dict[str, dict[str, int]]:
+    bought: dict[str, dict[str, int]] = {}
+    for part in told:
+        own = bought.setdefault(part.group_table, {})
+        own[part.group] = own.get(part.group, 0) + part.count
+    return bought
 
 
 def _candidates(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bench.verify.bounds import Document, Known, bounds, user_shares, worth
 from bench.verify.claims import TOLERANCE, Claim, claim, close, discounted, rows_of, unchecked
@@ -19,8 +20,14 @@ Table = Mapping[str, Sequence[tuple[int, int]]]
 
 def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> Iterator[Claim]:
     receipt = evidence.receipt
-    if known is None:
-        known = _known_from(evidence, document)
+    if evidence.candidates is None and any(kind == "calibrated" for kind, _, _ in document.rules):
+        why = "calibrated to what the user bought, which is not told: ask with_candidates"
+        yield unchecked("every prefix keeps its bounds", why)
+        return
+    # What was bought is told by each page anew.
+    known = (
+        _known_from(evidence, document) if known is None else replace(known, bought=evidence.bought)
+    )
     if known is None:
         why = "calibrated with smoothing, and the catalogue is not at hand: give --bundle"
         yield unchecked("every prefix keeps its bounds", why)
@@ -28,7 +35,7 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
     size = len(evidence.items)
     table = bounds(document, known, max(size, evidence.count))
     start = evidence.items[0].rank if evidence.items else 1
-    broken = _first_broken(rows_of(evidence), table) if start == 1 else None
+    broken = _first_broken(rows_of(evidence.items), table) if start == 1 else None
     told = ""
     name = "every prefix keeps its bounds, or the receipt says where not"
     if receipt.status == pb.RECEIPT_STATUS_MET:
@@ -60,7 +67,7 @@ def _known_from(evidence: Evidence, document: Document) -> Known | None:
         return None
     labels: dict[str, dict[str, int]] = {table: {} for table in document.tables}
     named = [own.groups for own in evidence.candidates.values()] + [
-        tuple(rows) for rows in rows_of(evidence)
+        tuple(rows) for rows in rows_of(evidence.items)
     ]
     for groups in named:
         for table, row in zip(document.tables, groups, strict=False):
@@ -131,7 +138,9 @@ def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Clai
         return
     scores = {item: own.score for item, own in evidence.candidates.items()}
     lowest = min(0.0, *scores.values())
-    own = discounted([item.score for item in evidence.items], lowest, document.discount)
+    # As scored for the last page: those of earlier ones may have other scores by now.
+    listed = [scores.get(item.item_id, item.score) for item in evidence.items]
+    own = discounted(listed, lowest, document.discount)
     best = largest_dcg(
         [(scores[item] - lowest, own.groups) for item, own in evidence.candidates.items()],
         table,
@@ -188,7 +197,7 @@ def _calibration(evidence: Evidence, document: Document, known: Known) -> Iterat
 
         by_score = sorted(evidence.candidates.values(), key=lambda own: -own.score)
         before = distance([own.groups for own in by_score[: len(evidence.items)]])
-        after = distance(rows_of(evidence))
+        after = distance(rows_of(evidence.items))
         gap = told.get(table)
         wrong = gap is None or not close(gap.after, after)
         if not wrong and len({own.score for own in by_score}) == len(by_score):

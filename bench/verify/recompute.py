@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from bench.verify.bought import bought_is_right
 from bench.verify.bounds import Document, Known, worth
 from bench.verify.claims import (
     Claim,
+    Verdict,
     claim,
     close,
     discounted,
@@ -21,6 +24,7 @@ from bench.verify.claims import (
     unchecked,
 )
 from bench.verify.evidence import Candidate, Evidence
+from bench.verify.paging import pages_agree, possible
 from bench.verify.prefixes import bounds_hold
 from equipoise.v1 import recommendation_pb2 as pb
 
@@ -35,14 +39,38 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
 
     text: the policy document. known: the catalogue's groups, None where no bundle is at hand.
     """
-    claims = [_policy(evidence, text, document), _places(evidence, document)]
+    claims = [_policy(evidence, text, document), _places(evidence)]
     claims += _against_candidates(evidence, document)
     if known is not None and not evidence.told_groups:
         claims.append(_groups_are_the_bundles(evidence, document, known))
+    claims += bought_is_right(evidence, document, known)
+    claims += pages_agree(evidence, document)
+    claims += _earlier_receipts(evidence, document, known)
+    return [*claims, *_receipt(evidence, document, known)]
+
+
+def _receipt(evidence: Evidence, document: Document, known: Known | None) -> Iterator[Claim]:
     if not document.tables or evidence.receipt.status == pb.RECEIPT_STATUS_SKIPPED:
-        return [*claims, *_skipped(evidence, document)]
-    claims.append(_exposure(evidence))
-    return [*claims, *bounds_hold(evidence, document, known)]
+        yield from _skipped(evidence, document)
+        return
+    yield _exposure(evidence)
+    yield from bounds_hold(evidence, document, known)
+
+
+def _earlier_receipts(
+    evidence: Evidence, document: Document, known: Known | None
+) -> Iterator[Claim]:
+    """What the receipts of earlier pages say, as far as the places shown by then decide it."""
+    name = "the earlier pages' receipts suit what they show"
+    for number, page in enumerate(evidence.earlier, start=1):
+        for found in (*_receipt(page, document, known), *possible(page)):
+            if found.verdict is Verdict.LIE:
+                yield claim(name, f"page {number}: {found.name}: {found.told}")
+                return
+    if any(page.candidates is None for page in evidence.earlier):
+        yield unchecked(name, "the responses have no candidates: ask with_candidates")
+    elif evidence.earlier:
+        yield claim(name, "", f"{len(evidence.earlier)} pages")
 
 
 def _policy(evidence: Evidence, text: str, document: Document) -> Claim:
@@ -68,7 +96,7 @@ def _policy(evidence: Evidence, text: str, document: Document) -> Claim:
     return claim("the receipt is of this policy", "; ".join(wrong), receipt.policy_digest[:12])
 
 
-def _places(evidence: Evidence, document: Document) -> Claim:
+def _places(evidence: Evidence) -> Claim:
     items = evidence.items
     ids = [item.item_id for item in items]
     start = items[0].rank if items else 1
@@ -85,15 +113,13 @@ def _places(evidence: Evidence, document: Document) -> Claim:
         broken = f"{len(ids)} items, {evidence.count} were asked for and there are enough"
     elif evidence.allowed is not None and set(ids) - evidence.allowed:
         broken = f"item {min(set(ids) - evidence.allowed)!r} was not among those to choose from"
-    elif not evidence.receipts_agree and "amortised" not in document.shaped_by:
-        broken = "the pages' receipts differ"
     return claim("places are in order, no item comes twice", broken, f"{len(ids)} items")
 
 
 def _groups_are_the_bundles(evidence: Evidence, document: Document, known: Known) -> Claim:
     name = "groups are those of the bundle"
     several = len(document.tables) > 1
-    for item, own in zip(evidence.items, rows_of(evidence), strict=True):
+    for item, own in zip(evidence.items, rows_of(evidence.items), strict=True):
         wanted = [
             f"{table}:{known.group_of[table][item.item_id]}" if several
             else known.group_of[table][item.item_id]
@@ -106,41 +132,60 @@ def _groups_are_the_bundles(evidence: Evidence, document: Document, known: Known
 
 
 def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Claim]:
-    candidates = evidence.candidates
+    """Each page by the candidates that it tells: scores and boosts may have moved since."""
     names = ("items are candidates, with their scores and groups", "ranks by score are right",
              "each group's best come first", "utility kept is right")  # fmt: skip
-    if candidates is None:
-        for name in names:
-            yield unchecked(name, "the response has no candidates: ask with_candidates")
-        return
-    items = evidence.items
-    strange = [
-        item.item_id
-        for item, own in zip(items, rows_of(evidence), strict=True)
-        if item.item_id not in candidates
-        or not same_score(item.score, candidates[item.item_id].score)
-        or (document.tables and tuple(own) != candidates[item.item_id].groups)
-    ]
+    pages: list[_Shown] = []
+    for page in (*evidence.earlier, evidence):
+        if page.candidates is None:
+            for name in names:
+                yield unchecked(name, "the response has no candidates: ask with_candidates")
+            return
+        first = len(pages[-1].before) + len(pages[-1].items) if pages else 0
+        pages.append(_Shown(page.items[:first], page.items[first:], page.candidates, page.paged))
+    last = pages[-1].candidates
+    strange = [item for page in pages for item in _strange(page, document)]
+    strange += [item.item_id for item in evidence.items if item.item_id not in last]
     yield claim(
         names[0], f"item {strange[0]!r} is not, or has another score or group" if strange else "",
-        f"{len(candidates)} candidates",
+        f"{len(last)} candidates",
     )  # fmt: skip
     if strange:
         return
-    yield claim(names[1], _wrong_rank(items, candidates, evidence.paged))
+    yield claim(names[1], next(filter(None, map(_wrong_rank, pages)), ""))
     if evidence.whole:
-        yield claim(names[2], _passed_over(evidence, document, candidates))
-        yield _utility(evidence, document, candidates, names[3])
+        passed_over = (_passed_over(page, document) for page in pages)
+        yield claim(names[2], next(filter(None, passed_over), ""))
+        yield _utility(evidence, document, pages, names[3])
     else:
         for name in names[2:]:
             yield unchecked(name, "not all pages are here")
 
 
-def _wrong_rank(
-    items: Sequence[pb.RankedItem], candidates: Mapping[str, Candidate], paged: bool
-) -> str:
-    scores = [candidate.score for candidate in candidates.values()]
-    for item in items:
+@dataclass(frozen=True)
+class _Shown:
+    """One page: the items of the pages before, its own, and the candidates of that moment."""
+
+    before: Sequence[pb.RankedItem]
+    items: Sequence[pb.RankedItem]
+    candidates: Mapping[str, Candidate]
+    paged: bool
+
+
+def _strange(page: _Shown, document: Document) -> list[str]:
+    candidates = page.candidates
+    return [
+        item.item_id
+        for item, own in zip(page.items, rows_of(page.items), strict=True)
+        if item.item_id not in candidates
+        or not same_score(item.score, candidates[item.item_id].score)
+        or (document.tables and tuple(own) != candidates[item.item_id].groups)
+    ]
+
+
+def _wrong_rank(page: _Shown) -> str:
+    scores = [candidate.score for candidate in page.candidates.values()]
+    for item in page.items:
         higher = sum(score > item.score for score in scores)
         equal = sum(score == item.score for score in scores)
         if not higher < item.rank_by_score <= higher + equal:
@@ -150,19 +195,19 @@ def _wrong_rank(
             )
         moved = item.rank_by_score - item.rank
         allowed = _UP if moved > 0 else _DOWN if moved < 0 else {pb.REASON_CODE_SCORE}
-        allowed |= {pb.REASON_CODE_SHOWN_BEFORE} if paged else set()
+        allowed |= {pb.REASON_CODE_SHOWN_BEFORE} if page.paged else set()
         if item.reason not in allowed:
             reason = pb.ReasonCode.Name(item.reason)
             return f"item {item.item_id!r} moved by {moved} places and gives {reason}"
     return ""
 
 
-def _passed_over(
-    evidence: Evidence, document: Document, candidates: Mapping[str, Candidate]
-) -> str:
+def _passed_over(page: _Shown, document: Document) -> str:
     """In the order that the list was made of, no item stands before a better one of its groups."""
     if "diverse" in document.shaped_by:
         return ""
+    shown = {item.item_id for item in page.before}
+    candidates = {item: own for item, own in page.candidates.items() if item not in shown}
     # Added as the server adds them: in 32 bits.
     boosted = "amortised" in document.shaped_by
     order = {item: own.score + own.boost * boosted for item, own in candidates.items()}
@@ -171,7 +216,9 @@ def _passed_over(
         left.setdefault(own.groups if document.tables else (), []).append(order[item])
     for scores in left.values():
         scores.sort()
-    for listed in evidence.items:
+    for listed in page.items:
+        if listed.item_id in shown:
+            return f"item {listed.item_id!r} comes twice"
         groups = candidates[listed.item_id].groups if document.tables else ()
         if order[listed.item_id] not in left[groups]:
             return f"item {listed.item_id!r} comes twice"
@@ -182,22 +229,39 @@ def _passed_over(
     return ""
 
 
-def _utility(
-    evidence: Evidence, document: Document, candidates: Mapping[str, Candidate], name: str
-) -> Claim:
-    receipt = evidence.receipt
+def _utility(evidence: Evidence, document: Document, pages: Sequence[_Shown], name: str) -> Claim:
+    receipt, candidates = evidence.receipt, pages[-1].candidates
     scores = sorted((own.score for own in candidates.values()), reverse=True)
     lowest = min(0.0, *scores)
-    got = discounted([item.score for item in evidence.items], lowest, document.discount)
+    listed = [candidates[item.item_id].score for item in evidence.items]
+    got = discounted(listed, lowest, document.discount)
     ideal = discounted(scores[: len(evidence.items)], lowest, document.discount)
     kept = got / ideal if ideal > 0 else 1.0
-    moved = sum(item.rank != item.rank_by_score for item in evidence.items)
+    moved, at_most = _moved(evidence.items, pages)
     broken = ""
     if not close(kept, receipt.utility_kept):
         broken = f"the receipt says {receipt.utility_kept:.6f}, recomputed {kept:.6f}"
-    elif moved != receipt.places_moved:
-        broken = f"the receipt says {receipt.places_moved} places moved, counted {moved}"
-    return claim(name, broken, f"{kept:.6f}, {moved} places moved")
+    elif not moved <= receipt.places_moved <= at_most:
+        counted = f"{moved}" if moved == at_most else f"{moved} to {at_most}"
+        broken = f"the receipt says {receipt.places_moved} places moved, counted {counted}"
+    return claim(name, broken, f"{kept:.6f}, {receipt.places_moved} places moved")
+
+
+def _moved(items: Sequence[pb.RankedItem], pages: Sequence[_Shown]) -> tuple[int, int]:
+    """The least and the most places not at their rank by score: one number, unless scores changed
+    between pages, for then the ranks that were told are old, and ties may go either way."""
+    now = {item: own.score for item, own in pages[-1].candidates.items()}
+    if all({i: own.score for i, own in page.candidates.items()} == now for page in pages[:-1]):
+        moved = sum(item.rank != item.rank_by_score for item in items)
+        return moved, moved
+    least = most = 0
+    for item in items:
+        higher = sum(score > now[item.item_id] for score in now.values())
+        equal = sum(score == now[item.item_id] for score in now.values())
+        here = higher < item.rank <= higher + equal
+        least += not here
+        most += not here or equal > 1
+    return least, most
 
 
 def _skipped(evidence: Evidence, document: Document) -> Iterator[Claim]:
@@ -218,7 +282,7 @@ def _exposure(evidence: Evidence) -> Claim:
     counts: Counter[str] = Counter()
     shares: Counter[str] = Counter()
     whole = sum(worth(receipt.discount, item.rank) for item in evidence.items)
-    for item, rows in zip(evidence.items, rows_of(evidence), strict=True):
+    for item, rows in zip(evidence.items, rows_of(evidence.items), strict=True):
         for row in rows:
             counts[row] += 1
             shares[row] += worth(receipt.discount, item.rank) / whole  # type: ignore[assignment]

@@ -2,71 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from google.protobuf.json_format import MessageToDict
 
-from bench.verify.command import command
 from equipoise.v1 import recommendation_pb2 as pb
+from strategies.lists import POLICIES, asked
 from strategies.live import LiveServer
+from strategies.tampering import more_bought, ranks_from_zero
+from strategies.verifying import Verifier, verifier_of
 
-POLICIES = [
-    "none",
-    "tiers",
-    "brands",
-    "categories",
-    "own-shares",
-    "crossed",
-    "stacked",
-    "over-time",
-    "varied",
-]
-
-Verifier = Callable[..., tuple[int, dict[str, Any]]]
 Told = tuple[pb.RecommendRequest, list[pb.RecommendResponse]]
 
 
 @pytest.fixture
 def verifier(tmp_path: Path, bundle_path: Path) -> Verifier:
-    """(exit code, the claims by name) of a request and its responses under a policy."""
-
-    def run(
-        request: Any, responses: list[Any], policy: str, *, bundle: bool = True
-    ) -> tuple[int, dict[str, Any]]:
-        flags = ["--policy", str(bundle_path / "policies" / f"{policy}.toml"), "--json"]
-        flags += ["--bundle", str(bundle_path)] if bundle else []
-        for flag, messages in (("--request", [request]), ("--response", responses)):
-            for number, message in enumerate(messages):
-                path = tmp_path / f"{flag.strip('-')}{number}.json"
-                path.write_text(
-                    json.dumps(MessageToDict(message, preserving_proto_field_name=True))
-                )
-                flags += [flag, str(path)]
-        result = CliRunner().invoke(command, flags)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-        claims = json.loads(result.stdout)["claims"]
-        return result.exit_code, {claim["claim"]: claim for claim in claims}
-
-    return run
+    return verifier_of(tmp_path, bundle_path)
 
 
 def told(live: LiveServer, policy: str, **fields: Any) -> Told:
-    history = [
-        pb.HistoryEvent(item_id=f"item-{n:03}", time_unix_ms=1_490_000_000_000 + n, kind=4)
-        for n in (1, 2, 7, 8, 13, 30, 50, 55)
-    ]
-    request = pb.RecommendRequest(
-        **{
-            "history": history, "policy": policy, "count": 20, "with_candidates": True,
-            "as_of_unix_ms": 1_500_000_000_000,
-        } | fields
-    )  # fmt: skip
+    request = asked(
+        policy, **{"with_candidates": True, "as_of_unix_ms": 1_500_000_000_000} | fields
+    )
     return request, [live.recommendation.Recommend(request, timeout=10)]
 
 
@@ -192,6 +152,10 @@ LIES: dict[str, tuple[str, Callable[[pb.RecommendResponse], None]]] = {
     "groups are the caller's": ("tiers", lambda r: setattr(r.receipt, "groups_from_caller", True)),
     "a discount that is none": ("tiers", lambda r: setattr(r.receipt, "discount", "foo")),
     "an item is missing": ("none", lambda r: r.items.pop()),
+    "ranks from zero": ("tiers", lambda r: ranks_from_zero(None, r)),
+    "purchases are counted that nothing rests on": ("tiers", more_bought),
+    "more was bought": ("own-shares", more_bought),
+    "nothing was bought": ("own-shares", lambda r: r.ClearField("bought")),
     "nothing at all": ("tiers", lambda r: r.ClearField("items")),
     "shown before, without pages": ("tiers", _all_shown_before),
     "the stage was skipped": ("tiers", lambda r: setattr(r.receipt, "status", 3)),
@@ -218,19 +182,6 @@ def test_without_candidates_it_says_what_it_could_not_check(
     assert (
         claims["every prefix keeps its bounds, or the receipt says where not"]["verdict"] == "holds"
     )
-
-
-def test_the_pages_of_a_list_are_verified_together(live: LiveServer, verifier: Verifier) -> None:
-    request, pages = told(live, "brands", page_size=7)
-    while pages[-1].next_page_token:
-        following = pb.RecommendRequest()
-        following.CopyFrom(request)
-        following.page_token = pages[-1].next_page_token
-        pages.append(live.recommendation.Recommend(following, timeout=10))
-    assert [len(page.items) for page in pages] == [7, 7, 6]
-    assert verifier(request, pages, "brands")[0] == 0
-    assert verifier(request, pages[:2], "brands")[0] == 3
-    assert verifier(request, [pages[0], pages[2]], "brands")[0] == 1
 
 
 def test_a_list_that_no_candidates_could_make_fair_is_proven_so(

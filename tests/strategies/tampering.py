@@ -146,6 +146,14 @@ def more_exposure(request: Any, response: Any) -> None:
         response.receipt.exposure[0].exposure_share += 0.01
 
 
+def more_bought(response: pb.RecommendResponse) -> None:
+    """One more purchase of the first group that the user bought of, or of some group."""
+    if response.bought:
+        response.bought[0].count += 1
+    else:
+        response.bought.add(group_table="category", group="category 1", count=1)
+
+
 def other_digest(request: Any, response: Any) -> None:
     response.receipt.policy_digest = "0" * 64
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,43 +14,14 @@ from server.bundle import load_bundle
 from server.engine import Page
 from server.errors import PageTokenInvalid, PageTokenStale, SettingsRefused
 from server.service.pages import PageTokens, read_key
+from strategies.lists import POLICIES, Shopper, asked, pages
 from strategies.live import LiveServer, live_server
 
-POLICIES = [
-    "none",
-    "tiers",
-    "brands",
-    "categories",
-    "own-shares",
-    "crossed",
-    "stacked",
-    "over-time",
-    "varied",
-]
 COUNT = 24
 
 
 def first(policy: str, **fields: Any) -> pb.RecommendRequest:
-    history = [
-        pb.HistoryEvent(item_id=f"item-{n:03}", time_unix_ms=1_490_000_000_000 + n, kind=4)
-        for n in (1, 2, 7, 8, 13, 30, 50, 55)
-    ]
-    return pb.RecommendRequest(
-        **{"history": history, "policy": policy, "count": COUNT, "page_size": 5} | fields
-    )
-
-
-def pages(
-    live: LiveServer, request: pb.RecommendRequest, between: Callable[[], None] = lambda: None
-) -> list[pb.RecommendResponse]:
-    found = [live.recommendation.Recommend(request, timeout=10)]
-    while found[-1].next_page_token:
-        between()
-        following = pb.RecommendRequest()
-        following.CopyFrom(request)
-        following.page_token = found[-1].next_page_token
-        found.append(live.recommendation.Recommend(following, timeout=10))
-    return found
+    return asked(policy, **{"count": COUNT, "page_size": 5} | fields)
 
 
 def refusal(live: LiveServer, request: pb.RecommendRequest) -> tuple[grpc.StatusCode, str]:
@@ -76,21 +46,10 @@ def test_the_pages_together_are_the_list_without_pages(live: LiveServer, policy:
 def test_what_is_bought_between_pages_neither_repeats_an_item_nor_breaks_a_bound(
     live: LiveServer, policy: str
 ) -> None:
-    user, bought = f"pages-{policy}", iter(range(100))
-
-    def buy() -> None:
-        # Dated back, so that it counts at the time of the list and moves scores and candidates.
-        events = [
-            pb.FeedbackEvent(
-                event_id=f"{user}-{n}", user_id=user, item_id=f"item-{(n * 17) % 60:03}", kind=4,
-                time_unix_ms=1_480_000_000_000 + n,
-            )
-            for n in (next(bought) for _ in range(6))
-        ]  # fmt: skip
-        live.recommendation.RecordFeedback(pb.RecordFeedbackRequest(events=events), timeout=10)
-
-    buy()
-    found = pages(live, first(policy, history=[], user_id=user, seen_items=2), buy)
+    shopper = Shopper(live, f"pages-{policy}")
+    shopper.buy()
+    request = first(policy, history=[], user_id=shopper.user, seen_items=2)
+    found = pages(live, request, shopper.buy)
     ids = [item.item_id for page in found for item in page.items]
     assert len(ids) == len(set(ids)) == COUNT
     assert [item.rank for page in found for item in page.items] == list(range(1, COUNT + 1))
