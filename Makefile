@@ -41,7 +41,7 @@ test-fast: $(READY) ## run the tests that need no server process and no real dat
 prove-fairness: $(READY) ## fair lists against brute force, other rules and solvers; ten minutes
 	@$(BIN)/python -m bench.fairness prove --seed $(SEED) --out out/fairness/proof.json
 
-soak-fairness: $(READY) ## COUNT lists (10^8), none outside its bounds; Ctrl-C keeps the count
+soak-fairness: $(READY) ## COUNT lists (10^8) and others of every kind, none outside its bounds; Ctrl-C keeps the count
 	@$(BIN)/python -m bench.fairness soak --seed $(SEED) --count $(COUNT)
 
 bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal

@@ -106,7 +106,7 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
 @main.command()
 @click.option(
     "--count", "lists", type=click.IntRange(1), default=10**8, show_default=True,
-    help="Lists in all, those of earlier runs with them.",
+    help="Lists of the kernel in all, those of earlier runs with them.",
 )  # fmt: skip
 @SEED
 @click.option(
@@ -115,7 +115,8 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
 )  # fmt: skip
 @JSON
 def soak(lists: int, seed: int, state: Path, as_json: bool) -> None:
-    """Very many lists, none outside its bounds. Exit code 1: one was; 130: interrupted."""
+    """Very many lists, of the kernel and with them of every kind through the whole stage, none outside
+    its bounds. Exit code 1: one was; 130: interrupted."""
     from dataclasses import asdict
 
     from bench.fairness.report import finish, soak_table

@@ -165,6 +165,21 @@ def backward(values: Int64, groups: Int32, floors: Int32, size: int) -> Int32:
 
 
 @compiled
+def can_be_kept(low: Int32, high: Int32, supply: Int64, size: int) -> bool:
+    """Whether a list keeps sound bounds: the supply covers the floors and fills every prefix."""
+    for g in range(low.shape[0]):
+        if low[g, size] > supply[g]:
+            return False
+    for k in range(1, size + 1):
+        room = 0
+        for g in range(low.shape[0]):
+            room += min(high[g, k], supply[g])
+        if room < k:
+            return False
+    return True
+
+
+@compiled
 def outside_bounds(
     groups: Int32, places: Int32, floors: Int32, ceilings: Int32, supply: Int64
 ) -> int:

@@ -39,12 +39,13 @@ def prove(
 ) -> dict[str, Any]:
     """Run every check; `told` hears of each line as it is done."""
     regret: dict[str, Any] = {}
+    several: dict[str, Any] = {}
     # (share of the time, the lines of a part)
     parts: tuple[tuple[float, Callable[[Progress], Iterator[Line]]], ...] = (
         (0.3, lambda on: exhaustive(extent.worlds, on)),
         (0.05, lambda on: iter([order_of_input(*extent.orders, on)])),
         (0.15, lambda on: random_instances(extent.random, seed, on)),
-        (0.15, lambda on: several_tables(extent.several, seed, on)),
+        (0.15, lambda on: several_tables(extent.several, seed, on, several)),
         (0.05, lambda on: own_tables(extent.several, seed, on)),
         (0.25, lambda on: solver_instances(extent.solved, seed, on, regret)),
         (0.05, lambda on: fa_ir_tables(extent.fa_ir_sizes, on)),
@@ -68,4 +69,5 @@ def prove(
         "mismatches": sum(line.mismatches for line in lines),
         "lines": [as_plain(line) for line in lines],
         "window_regret": regret,
+        "several_tables_regret": several,
     }

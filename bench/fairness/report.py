@@ -116,19 +116,27 @@ def fa_ir_table(tables: Mapping[tuple[int, str, str], tuple[list[int], list[int]
 
 
 def soak_table(count: Count) -> Table:
-    """The count of a soak."""
+    """The count of a soak, a row for what went through the kernel alone and one for each kind."""
     per_million_s = count.seconds / max(count.lists, 1) * 1e6
-    row = (
-        f"seed {count.seed}",
-        f"{count.lists:,}",
-        f"{count.infeasible:,}",
-        f"[bold red]{count.violations:,}[/]" if count.violations else "0",
-        f"{count.seconds:,.0f}",
-        f"{per_million_s:.1f}",
-        count.example,
+    counted = {"kernel: floors, fa_ir, window, cap, drawn": count.kernel}
+    counted |= {f"whole stage: {kind}": tally for kind, tally in count.stage.items()}
+    rows = [
+        (
+            name,
+            f"{tally.lists:,}",
+            f"{tally.infeasible:,}",
+            f"{tally.not_found:,}",
+            f"[bold red]{tally.violations:,}[/]" if tally.violations else "0",
+            tally.example,
+        )
+        for name, tally in counted.items()
+    ]
+    title = (
+        f"lists outside their bounds: seed {count.seed}, {count.seconds:,.0f} s, "
+        f"{per_million_s:.1f} s for 10^6 lists"
     )
-    columns = ("soak", "lists", "none keeps", "violations", "seconds", "seconds per 10^6", "")
-    return table("lists of the fair stage outside their bounds", columns, [row])
+    columns = ("lists of", "lists", "none keeps", "not found", "violations", "")
+    return table(title, columns, rows)
 
 
 def mutants_table(scored: Mapping[str, Any]) -> Table:

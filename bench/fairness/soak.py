@@ -1,16 +1,18 @@
 """`soak`: very many lists of the fair stage, none of which may leave its bounds where it can keep them.
 
-Policies of every kind as the server compiles them and drawn bounds, over up to 64 groups; the kernel
-as the server calls it. Owns the count: it is kept in a file after each chunk, belongs to one seed and
-one state of the sources, and goes on where it was interrupted.
+Most go through the kernel as the server calls it: floors, FA*IR, windows and caps as the server
+compiles them, and drawn bounds, over up to 64 groups. With each chunk of them some go through the whole
+fair stage, under every kind of policy. Owns the count: it is kept in a file after each chunk, belongs
+to one seed and one state of the sources, and goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +21,8 @@ import numpy as np
 from bench.fairness.compiled import SOURCES, compiled, in_threads
 from bench.fairness.draw import KINDS, draw_bounds, draw_candidates, draw_pool
 from bench.fairness.kernel import fair_places
-from bench.fairness.oracles import outside_bounds
+from bench.fairness.oracles import can_be_kept, outside_bounds
+from bench.fairness.soak_stage import Tally, stage_chunk
 from bench.whole import write_whole
 from server.fairness.types import Int32, Int64
 
@@ -28,21 +31,12 @@ POLICIES = 128
 MAX_GROUPS, MAX_COUNT = 64, 50
 # Lists under one table: drawing a table costs more than a list.
 LISTS_PER_TABLE = 8
-
-
-@compiled
-def can_be_kept(low: Int32, high: Int32, supply: Int64, size: int) -> bool:
-    """Whether a list keeps sound bounds: the supply covers the floors and fills every prefix."""
-    for g in range(low.shape[0]):
-        if low[g, size] > supply[g]:
-            return False
-    for k in range(1, size + 1):
-        room = 0
-        for g in range(low.shape[0]):
-            room += min(high[g, k], supply[g])
-        if room < k:
-            return False
-    return True
+# Lists of each kind through the whole stage with a chunk: a millisecond of Python each, five minutes
+# of it in 10^8 lists.
+STAGED = 42
+# Two threads of Python hinder each other at every kernel that lets go of the interpreter: one at a
+# time, and kernels beside it.
+_PYTHON = threading.Lock()
 
 
 @compiled
@@ -84,7 +78,10 @@ def soak_chunk(
 
 @dataclass
 class Count:
-    """What has been soaked. chunks: how many from the first; ahead: numbers of later ones done."""
+    """What has been soaked. chunks: how many from the first; ahead: numbers of later ones done.
+
+    lists, infeasible: of the kernel. stage: by kind, of the whole stage. violations: of both.
+    """
 
     seed: int
     sources: str = SOURCES
@@ -95,8 +92,22 @@ class Count:
     seconds: float = 0.0
     chunks: int = 0
     ahead: list[int] = field(default_factory=list)
+    stage: dict[str, Tally] = field(default_factory=dict)
 
-    def add(self, number: int, lists: int, found: tuple[int, int, int], seed: int) -> None:
+    @property
+    def kernel(self) -> Tally:
+        """The lists that went through the kernel alone."""
+        staged = sum(tally.violations for tally in self.stage.values())
+        return Tally(self.lists, self.infeasible, 0, self.violations - staged)
+
+    def add(
+        self,
+        number: int,
+        lists: int,
+        found: tuple[int, int, int],
+        staged: Mapping[str, Tally],
+        seed: int,
+    ) -> None:
         """Count a chunk."""
         infeasible, wrong, place = found
         self.lists += lists
@@ -104,6 +115,10 @@ class Count:
         self.violations += wrong
         if wrong and not self.example:
             self.example = f"seed {seed}, list {place}"
+        for kind, tally in staged.items():
+            self.stage[kind] = self.stage.get(kind, Tally()).plus(tally)
+            self.violations += tally.violations
+            self.example = self.example or tally.example
         self.ahead.append(number)
         while self.chunks in self.ahead:
             self.ahead.remove(self.chunks)
@@ -113,31 +128,42 @@ class Count:
 def resumed(path: Path, seed: int) -> Count:
     """The count so far; a new one where there is none of this seed and these sources."""
     try:
-        kept = Count(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        read = json.loads(path.read_text(encoding="utf-8"))
+        stage = {kind: Tally(**own) for kind, own in read.pop("stage", {}).items()}
+        kept = Count(**read, stage=stage)
+    except (OSError, ValueError, TypeError, AttributeError):
         return Count(seed)
     return kept if (kept.seed, kept.sources) == (seed, SOURCES) else Count(seed)
 
 
 def soak(
-    count: Count, path: Path, lists: int, progress: Callable[[float], None], chunk: int = CHUNK
+    count: Count,
+    path: Path,
+    lists: int,
+    progress: Callable[[float], None],
+    chunk: int = CHUNK,
+    staged: int = STAGED,
 ) -> Count:
-    """Go on until so many lists are done; keeps the count in `path` after every chunk.
+    """Go on until so many lists of the kernel are done, and `staged` of each kind through the whole
+    stage with each chunk; keeps the count in `path` after every chunk.
 
     KeyboardInterrupt passes through, at most a chunk later, and loses nothing that is counted.
     """
     started, before_s = time.monotonic(), count.seconds
 
-    def one(number: int) -> tuple[int, int, tuple[int, int, int]]:
+    def one(number: int) -> tuple[int, int, tuple[int, int, int], dict[str, Tally]]:
         own = int(np.random.SeedSequence([count.seed, number]).generate_state(1)[0])
-        pool = draw_pool(random.Random(own), POLICIES, KINDS, MAX_GROUPS, MAX_COUNT)
-        return number, own, soak_chunk(own, chunk, pool.floors, pool.ceilings, pool.sizes)
+        with _PYTHON:
+            pool = draw_pool(random.Random(own), POLICIES, KINDS, MAX_GROUPS, MAX_COUNT)
+            stage = stage_chunk(own, staged)
+        found = soak_chunk(own, chunk, pool.floors, pool.ceilings, pool.sizes)
+        return number, own, found, stage
 
     every = range(count.chunks, -(-lists // chunk))
     jobs = [(number,) for number in every if number not in count.ahead]
     progress(count.lists)
-    for number, own, found in in_threads(one, jobs):
-        count.add(number, chunk, found, own)
+    for number, own, found, stage in in_threads(one, jobs):
+        count.add(number, chunk, found, stage, own)
         count.seconds = round(before_s + time.monotonic() - started, 1)
         write_whole(path, json.dumps(asdict(count), indent=1) + "\n")
         progress(count.lists)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.fairness import exhaustive, fa_ir, kernel, oracles
+from bench.fairness import exhaustive, fa_ir, kernel, oracles, overlap_gap, several
 from bench.fairness.__main__ import main
 from bench.fairness.exact import by_assignment, by_program
+from server.fairness import overlap
 from server.fairness.fair_ir import fail_probability
 from server.fairness.metrics import dcg
 
@@ -23,6 +24,9 @@ def test_the_short_proof_has_no_mismatch() -> None:
     assert (ran.exit_code, result["mismatches"], result["seed"]) == (0, 0, 7)
     assert all(line["instances"] for line in result["lines"])
     assert result["instances"] > 200_000
+    regret = result["several_tables_regret"]
+    assert (regret["instances"], regret["goal"], regret["silent"]) == (25, 0.001, 0)
+    assert 0 < regret["near"] <= regret["can_be_kept"] <= 25
 
 
 def test_a_list_in_score_order_is_found_to_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +38,22 @@ def test_a_list_in_score_order_is_found_to_be_wrong(monkeypatch: pytest.MonkeyPa
     _, _, mismatches, example = exhaustive._try_all.py_func(floors, ceilings, 4, False, True)
     assert mismatches > 0
     assert floors[example].any()
+
+
+def test_a_list_of_several_tables_that_breaks_a_floor_in_silence_is_a_mismatch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def by_score_alone(instance, beam_width):
+        order = np.argsort(-instance.scores, kind="stable")[: instance.size]
+        utility = float(instance.scores[order] @ instance.discounts)
+        return overlap_gap.Arranged(order, (0, 0), overlap.KEPT, utility, utility)
+
+    honest = overlap_gap.overlap_gap(10, 1)
+    monkeypatch.setattr(overlap_gap, "arranged", by_score_alone)
+    lying = overlap_gap.overlap_gap(10, 1)
+    assert honest.silent == 0 < lying.silent
+    assert several.regret_of([honest, lying])["silent"] == lying.silent
+    assert several.regret_of([honest])["near"] == honest.near > 0
 
 
 def _random(seed: int, n: int, n_groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,167 @@
+"""Lists of the whole fair stage, of every kind, as the server makes them: what a soak of its kernels
+does not reach.
+
+Each user's own tables, boosts from exposure that moves from list to list, diverse orders, several
+tables at once, and pages. `bench.fairness.soak_judge` says whether a list is right.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bench.fairness.soak_draw import ONE, Case, Drawn, draw_case, draw_policy
+from bench.fairness.soak_judge import GRID, boosts_of, fault
+from bench.verify.bounds import worth
+from server.engine.fair import boost_of
+from server.fairness import FairList, Status, rerank
+from server.fairness.amortise import accumulate
+from server.fairness.discount import discounts
+from server.fairness.types import Float32, Float64, Int32
+
+KINDS = (*ONE, "pages")
+# Lists under one policy, in whose course exposure moves.
+RUN = 7
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Lists of one kind. not_found: told so of several tables, though a list is there."""
+
+    lists: int = 0
+    infeasible: int = 0
+    not_found: int = 0
+    violations: int = 0
+    example: str = ""
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together; the first example stays."""
+        return Tally(
+            self.lists + other.lists,
+            self.infeasible + other.infeasible,
+            self.not_found + other.not_found,
+            self.violations + other.violations,
+            self.example or other.example,
+        )
+
+
+class Exposure:
+    """What the lists of a run showed: summed as in the server's ledger, and counted here."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        self._drawn = drawn
+        self._evened = drawn.compiled.amortisation
+        labels = () if self._evened is None else self._evened.labels
+        self._sums, self._own = np.zeros(len(labels)), [0] * len(labels)
+
+    @property
+    def miscounted(self) -> str:
+        """Where the two differ, in words; both are exact."""
+        counted = (self._sums * GRID).tolist()
+        return "" if counted == self._own else f"exposure {counted}, not {self._own}"
+
+    def boosts(self, members: Int32) -> tuple[Float32 | None, Float64 | None]:
+        """The server's boosts of each candidate, and those of the definitions."""
+        evened, document = self._evened, self._drawn.document
+        if evened is None:
+            return None, None
+        discount = self._drawn.compiled.policy.discount
+        server = boost_of(evened, discount, self._sums, members[0])
+        items = list(self._drawn.items["t0"].values())
+        section = document.rules[0][2]
+        return server, boosts_of(section, document.discount, items, self._own, members[0])
+
+    def charge(self, members: Int32, order: Int32, first: int, end: int) -> None:
+        """Count the places after `first` and up to `end`, as they are shown."""
+        if self._evened is None:
+            return
+        shown = members[0, order[first:end]]
+        values = discounts(len(order), self._drawn.compiled.policy.discount)
+        accumulate(self._sums, shown, values[first:end])
+        for rank, group in enumerate(shown.tolist(), start=first + 1):
+            self._own[group] += round(worth(self._drawn.document.discount, rank) * GRID)
+
+
+def _made(case: Case, boost: Float32 | None, fixed: Int32 | None = None) -> FairList:
+    asked = case.asked
+    return rerank(
+        asked.scores,
+        asked.members,
+        asked.count,
+        case.compiled,
+        case.ties,
+        boost=boost,
+        vectors=asked.vectors,
+        fixed=fixed,
+    )
+
+
+def whole(case: Case, exposure: Exposure) -> tuple[Status, str]:
+    """(verdict, what is wrong) of a list that is shown at once."""
+    boost, own = exposure.boosts(case.asked.members)
+    fair = _made(case, boost)
+    status = fair.receipt.status
+    wrong = fault(replace(case.asked, boosts=own), *case.bounds, fair.order, status)
+    if not wrong:
+        exposure.charge(case.asked.members, fair.order, 0, len(fair.order))
+    return status, wrong or exposure.miscounted
+
+
+def paged(case: Case, exposure: Exposure, page: int) -> tuple[Status, str]:
+    """The same of a list that is shown page by page, each made anew after what was shown before.
+
+    Nothing changes between pages but exposure, and what was shown can be gone on from: so each page
+    tells what the first did, and where nothing is evened out all pages are the list as it was.
+    """
+    shown, size, first = np.empty(0, np.int32), case.asked.size, None
+    while True:
+        boost, _ = exposure.boosts(case.asked.members)
+        fair = _made(case, boost, shown if len(shown) else None)
+        status, end = fair.receipt.status, min(len(shown) + page, size)
+        if first is None:
+            first = fair
+        if not np.array_equal(fair.order[: len(shown)], shown):
+            return status, f"what was shown on {len(shown)} places does not stay"
+        if len(fair.order) != size or status is not first.receipt.status:
+            return status, f"after {len(shown)} places {status.name} of {len(fair.order)} places"
+        exposure.charge(case.asked.members, fair.order, len(shown), end)
+        shown = fair.order[:end].copy()
+        if end == size:
+            break
+    wrong = fault(case.asked, *case.bounds, shown, status)
+    if not wrong and boost is None and not np.array_equal(shown, first.order):
+        wrong = "the pages together are not the list"
+    return status, wrong or exposure.miscounted
+
+
+def stage_chunk(seed: int, lists: int) -> dict[str, Tally]:
+    """So many lists of each kind; the same seed, the same lists."""
+    tallies = {}
+    for kind in KINDS:
+        # A string seeds alike in every process.
+        rng, tally = random.Random(f"{seed} {kind}"), Tally()
+        for number in range(lists):
+            if number % RUN == 0:
+                drawn = draw_policy(rng, rng.choice(ONE) if kind == "pages" else kind)
+                exposure = Exposure(drawn)
+            case = draw_case(rng, drawn)
+            if kind == "pages":
+                status, wrong = paged(case, exposure, rng.randint(3, 12))
+            else:
+                status, wrong = whole(case, exposure)
+            tally = tally.plus(_counted(case, status, wrong, f"seed {seed}, {kind}, list {number}"))
+        tallies[kind] = tally
+    return tallies
+
+
+def _counted(case: Case, status: Status, wrong: str, place: str) -> Tally:
+    known = status is Status.NOT_FOUND and case.asked.planted is not None
+    return Tally(
+        lists=1,
+        infeasible=int(status is Status.INFEASIBLE),
+        not_found=int(known),
+        violations=int(bool(wrong)),
+        example=f"{place}: {wrong}" if wrong else "",
+    )
