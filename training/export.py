@@ -84,9 +84,10 @@ def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int =
         ParityFailed: a difference above 1e-4, or another top 20.
     """
     rng = np.random.default_rng(seed)
-    # Random as features are: a column that is constant in training has a tiny deviation, and a
-    # value three units off would be thousands of deviations, where float32 has no digits left.
-    mean, deviation = model.mean.numpy(), 1 / model.inverse_std.numpy()
+    # Random as features are: three units off may be thousands of deviations, where float32 has no
+    # digits left. A column that counts for nothing may be anything.
+    mean, inverse = model.mean.numpy(), model.inverse_std.numpy()
+    deviation = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-9), 1.0)
     worst = 0.0
     for shape in SHAPES:
         random = (mean + deviation * rng.normal(0, 3, (*shape, len(mean)))).astype(np.float32)

@@ -7,12 +7,16 @@ from torch import Tensor, nn
 
 FAMILY = "pair-feature-mlp"
 
+CONSTANT = 1e-6
+"""A feature that deviates less, as a share of its mean, is constant but for rounding."""
+
 
 class PairRanker(nn.Module):
     """Features `[batch, n, F]` -> probabilities `[batch, n]`.
 
     Standardisation (fitted on the training part) and calibration (Platt 1999: a scale and an
-    offset on the logit, fitted on validation) are buffers: they travel in the graph.
+    offset on the logit, fitted on validation) are buffers: they travel in the graph. A feature
+    that training saw with one value only counts for nothing: nothing was learned of others.
     """
 
     mean: Tensor
@@ -23,7 +27,8 @@ class PairRanker(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor, hidden: tuple[int, int]) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
-        self.register_buffer("inverse_std", 1.0 / std)
+        varies = std > CONSTANT * mean.abs().clamp_min(1.0)
+        self.register_buffer("inverse_std", varies / std.clamp_min(CONSTANT))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
         first, second = hidden

@@ -47,8 +47,7 @@ def train_ranker(
     labels = torch.from_numpy(np.concatenate([part.labels for part in lists])).float()
     starts = _starts(lists)
     ptr = np.concatenate([starts, [len(labels)]])
-    # Constant columns would divide by zero.
-    model = PairRanker(features.mean(0), features.std(0).clamp_min(1e-6), settings.hidden)
+    model = PairRanker(features.mean(0), features.std(0), settings.hidden)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )

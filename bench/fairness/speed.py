@@ -17,6 +17,7 @@ from bench.fairness.dual import Dual
 from bench.fairness.inputs import VARIED, Given, amortised, calibrated, diverse, given, intersection
 from bench.fairness.kernel import fair_batch
 from bench.fairness.lines import Progress
+from bench.fairness.served import served
 from bench.fairness.start import starts
 from bench.fairness.timing import Call, Row, in_turns_us
 from server.fairness import compile_policy, parse_policy, rerank
@@ -221,8 +222,9 @@ SECTIONS: list[tuple[float, Callable[[int, Progress], Iterator[Row]]]] = [
     (0.05, fa_ir_tables),
     (0.1, shaped),
     (0.1, amortised_step),
-    (0.4, growth),
-    (0.2, ready),
+    (0.3, growth),
+    (0.1, ready),
+    (0.2, served),
 ]
 """(share of the time, what is measured)"""
 

@@ -184,3 +184,16 @@ def test_standardisation_is_fitted_on_the_training_part_and_travels_in_the_model
     deviations = train.features.std(0, ddof=1)[:-1]
     assert model.inverse_std.numpy()[:-1] == pytest.approx(1 / deviations, rel=1e-3)
     assert {"mean", "inverse_std", "scale", "offset"} <= set(model.state_dict())
+
+
+def test_a_feature_that_training_saw_with_one_value_only_counts_for_nothing() -> None:
+    mean, std = torch.full((F,), 400.0), torch.full((F,), 2.0)
+    std[3] = 1e-5  # of rounding
+    model = PairRanker(mean, std, (8, 4)).eval()
+    usual, other = torch.full((1, 2, F), 401.0), torch.full((1, 2, F), 401.0)
+    other[..., 3] = -7.0
+    other[:, 1, 2] = 3.0
+    with torch.no_grad():
+        expected, given = model.logits(usual)[0], model.logits(other)[0]
+    assert given[0] == expected[0]
+    assert given[1] != expected[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.fairness import inputs, kernel, speed, start
+from bench.fairness import inputs, kernel, served, speed, start
 from bench.fairness.dual import Dual
 from bench.fairness.report import console, speed_table
 from bench.fairness.timing import Row, in_turns_us
@@ -70,3 +70,19 @@ def test_a_read_only_install_starts_without_writing_beside_it(tmp_path: Path) ->
     copy = start.read_only_copy(tmp_path)
     assert (copy / "server/fairness/__pycache__").is_file()
     assert (copy / "server/__pycache__").is_file()
+
+
+@pytest.mark.slow
+def test_the_phase_of_a_served_list_is_told_for_each_method_and_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(served, "WARM_CALLS", 1)
+    done: list[float] = []
+    rows = list(served.served(1, done.append))
+    names = [row.name for row in rows]
+    assert [("Rerank" in name, "4 in flight" in name) for name in names] == [
+        (True, False), (True, True), (False, False), (False, True),
+    ]  # fmt: skip
+    assert all(row.value > 1 and row.unit == "us" for row in rows)
+    assert all("40 lists" in row.note for row in rows)
+    assert done[-1] == 1.0
