@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from server.fairness import PrefixViolation
+    from server.fairness.clashing import Clash
     from server.fairness.feasible import CatalogueCheck
 
 EXAMPLES = """\b
@@ -21,7 +24,11 @@ Examples:
 Checked are the document, its groups, rules that clash, rules that ask for
 nothing, and whether a list of the whole catalogue keeps every bound. A list of
 a few candidates may still fail: its receipt says so. A calibrated policy is
-checked for a user of whom nothing is known.
+checked for a user of whom nothing is known. Where rules cannot be kept, it names
+the one, the two, or more that clash, if that is proven. Over several tables a
+search decides: what it can neither find nor exclude is told as not found, and
+the place told is where the list that breaks the least, as far as was found,
+breaks first.
 Exit code 0: it can be met; 1: it cannot, or asks for nothing; 2: it makes no
 sense, and the line says which key."""
 
@@ -53,6 +60,7 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
     from server.engine.groups import PolicyItems
     from server.errors import PolicyRefused
     from server.fairness import compile_tables, parse_policy
+    from server.fairness.clashing import clashing_rules
     from server.fairness.feasible import check_on_catalogue
 
     try:
@@ -63,7 +71,12 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
     held = load_bundle(bundle)
     tables = {name: table.sizes for name, table in held.groups.items()}
     compiled = compile_tables(policy, tables, count)
-    found = check_on_catalogue(compiled, PolicyItems.of(held, compiled).rows, count)
+    rows = PolicyItems.of(held, compiled).rows
+    found = check_on_catalogue(compiled, rows, count)
+    clash = clashing_rules(compiled, tables, rows, count, found)
+    if clash is not None and clash.rules:
+        # A proof for some of the rules is one for all, where the search for all found none.
+        found = replace(found, proven=True)
     facts = {
         "policy": policy.name,
         "version": policy.version,
@@ -72,18 +85,25 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
         "bundle_id": held.manifest.bundle_id,
         "count": min(count, len(held.items.ids)),
         "can_be_met": found.met,
+        "proven_impossible": found.proven,
         "first_bad_prefix": found.bad and vars(found.bad),
+        "clash": clash
+        and {
+            "rules": list(clash.rules),
+            "first_bad_prefix": clash.bad and vars(clash.bad),
+            "unproven_pairs": [list(pair) for pair in clash.unproven_pairs],
+        },
         "asks_for_nothing": list(found.idle),
         "groups": [vars(group) for group in found.groups],
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
-        _show(facts, found)
+        _show(facts, found, clash)
     sys.exit(0 if found.met and not found.idle else 1)
 
 
-def _show(facts: dict[str, Any], found: CatalogueCheck) -> None:
+def _show(facts: dict[str, Any], found: CatalogueCheck, clash: Clash | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -104,12 +124,30 @@ def _show(facts: dict[str, Any], found: CatalogueCheck) -> None:
     for rule in found.idle:
         console.print(f"[bold]asks for nothing[/]: {rule}", soft_wrap=True)
     if found.bad is not None:
-        bad = found.bad
-        proven = "cannot be met" if found.proven else "no list that keeps it was found"
-        console.print(
-            f"[bold]{proven}[/]: the first {bad.prefix} places want {bad.needed} of group "
-            f"{bad.group!r}, the catalogue gives {bad.available}",
-            soft_wrap=True,
-        )
+        verdict = "cannot be met" if found.proven else "no list that keeps it was found"
+        told = _where(found.bad) if clash is None else _told(clash, found.bad)
+        console.print(f"[bold]{verdict}[/]: {told}", soft_wrap=True)
     elif not found.idle:
         console.print("can be met: a list of the catalogue keeps every bound at every prefix")
+
+
+def _where(bad: PrefixViolation) -> str:
+    asked = "want" if bad.available < bad.needed else "may have"
+    return (
+        f"the first {bad.prefix} places {asked} {bad.needed} of group {bad.group!r}, "
+        f"the best list has {bad.available}"
+    )
+
+
+def _told(clash: Clash, whole: PrefixViolation) -> str:
+    """Which rules clash and where, claiming no more than is proven."""
+    pairs = "; ".join(" and ".join(pair) for pair in clash.unproven_pairs)
+    known = f"neither a list nor a proof was found for {pairs}" if pairs else "any two can be kept"
+    if clash.bad is None:
+        return f"{_where(whole)}; which rules clash is not proven: {known}"
+    *others, last = clash.rules
+    if not others:
+        return f"{last} cannot be kept, even alone: {_where(clash.bad)}"
+    if len(others) == 1:
+        known = "each can be kept alone"
+    return f"{', '.join(others)} and {last} clash: {known}, but together {_where(clash.bad)}"

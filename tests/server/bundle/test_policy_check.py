@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from server.commands.policy import command
 from server.errors import PolicyRefused
+from server.fairness import clashing, feasible
 from strategies.fairness import document
 
 
@@ -149,6 +152,143 @@ def test_a_stranger_reads_what_is_wrong(tmp_path: Path, bundle_path: Path) -> No
     file = tmp_path / "p.toml"
     file.write_text(of("floors", "provider_tier", '[floors]\nsmall = "1/2"\n'))
     result = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle_path)])
-    assert "the first 26 places want 13 of group 'small', the catalogue gives 12" in " ".join(
+    assert "the first 26 places want 13 of group 'small', the best list has 12" in " ".join(
         result.stdout.split()
     )
+
+
+def said(path: Path, bundle: Path, text: str, *flags: str) -> str:
+    """The last line of the answer in words."""
+    file = path / "p.toml"
+    file.write_text(text)
+    result = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle), *flags])
+    return result.stdout.splitlines()[-1]
+
+
+# No item of category 1 is Private, so that four places of each leave room for five small makers.
+THREE = stack(
+    floors("provider_tier", 'small = "3/4"'),
+    cap("category", 4, 8),
+    floors("brand", 'Private = "1/2"'),
+    floors("category", '"category 1" = "1/2"'),
+)
+PAIR = stack(
+    floors("provider_tier", 'small = "1/5"'),
+    floors("brand", 'Private = "1/1"'),
+    cap("category", 2, 10),
+)
+# The search neither finds a list nor has tried all: a better one may, and then this needs another.
+UNPROVEN = (
+    floors("provider_tier", 'large = "3/9", medium = "1/9", small = "5/9"').replace(
+        "floors", "window"
+    ),
+    floors(
+        "category",
+        ", ".join(f'"category {group}" = "{n}/21"' for group, n in enumerate((8, 3, 3, 5, 1, 1))),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "rules", "line"),
+    [
+        (
+            PAIR, 10, ["stack.1.floors", "stack.2.cap"],
+            "cannot be met: stack.1.floors and stack.2.cap clash: each can be kept alone, but "
+            "together the first 7 places may have 2 of group 'category:category 0', the best list "
+            "has 3",
+        ),
+        (
+            stack(floors("brand", 'Private = "1/10"'), floors("provider_tier", 'small = "1/2"')),
+            40, ["stack.1.floors"],
+            "cannot be met: stack.1.floors cannot be kept, even alone: the first 26 places want 13 "
+            "of group 'provider_tier:small', the best list has 12",
+        ),
+        (
+            THREE, 8, ["stack.0.floors", "stack.2.floors", "stack.3.floors"],
+            "cannot be met: stack.0.floors, stack.2.floors and stack.3.floors clash: any two can be "
+            "kept, but together the first 8 places want 4 of group 'category:category 1', the best "
+            "list has 3",
+        ),
+        (
+            stack(cap("provider_tier", 20, 60, '"large"'), cap("provider_tier", 10, 60, '"medium"')),
+            45, ["stack.0.cap", "stack.1.cap"],
+            "cannot be met: stack.0.cap and stack.1.cap clash: each can be kept alone, but together "
+            "the first 43 places may have 20 of group 'large', the best list has 21",
+        ),
+    ],
+)  # fmt: skip
+def test_the_rules_that_clash_on_this_catalogue_are_named(
+    tmp_path: Path, bundle_path: Path, text: str, count: int, rules: list[str], line: str
+) -> None:
+    flags = ("--count", str(count))
+    code, facts = checked(tmp_path, bundle_path, text, *flags)
+    assert (code, facts["can_be_met"], facts["proven_impossible"]) == (1, False, True)
+    assert (facts["clash"]["rules"], facts["clash"]["unproven_pairs"]) == (rules, [])
+    bad = facts["clash"]["first_bad_prefix"]
+    assert f"the first {bad['prefix']} places" in line
+    assert (
+        f"{bad['needed']} of group {bad['group']!r}, the best list has {bad['available']}" in line
+    )
+    assert said(tmp_path, bundle_path, text, *flags) == line
+
+
+@pytest.mark.parametrize("count", ["6", "7"])
+def test_rules_that_do_not_clash_yet_are_not_named(
+    tmp_path: Path, bundle_path: Path, count: str
+) -> None:
+    met = count == "6"
+    code, facts = checked(tmp_path, bundle_path, PAIR, "--count", count)
+    assert (code, facts["clash"] is None, facts["can_be_met"]) == (0 if met else 1, met, met)
+    assert facts["proven_impossible"] is not met
+    line = said(tmp_path, bundle_path, PAIR, "--count", count)
+    assert ("clash" in line, "can be met" in line) == (not met, met)
+
+
+def test_what_the_search_does_not_decide_is_told_as_not_proven(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    text = stack(cap("category", 15, 20), *UNPROVEN)
+    code, facts = checked(tmp_path, bundle_path, text, "--count", "21")
+    assert (code, facts["can_be_met"], facts["proven_impossible"]) == (1, False, False)
+    assert facts["clash"] == {
+        "rules": [],
+        "first_bad_prefix": None,
+        "unproven_pairs": [["stack.1.window", "stack.2.floors"]],
+    }
+    line = said(tmp_path, bundle_path, text, "--count", "21")
+    assert line.startswith("no list that keeps it was found: the first ")
+    assert line.endswith(
+        "; which rules clash is not proven: neither a list nor a proof was found for "
+        "stack.1.window and stack.2.floors"
+    )
+
+
+def test_a_proof_for_two_rules_is_one_for_the_policy(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unproven(*args: Any) -> feasible.CatalogueCheck:
+        return replace(clashing.check_on_catalogue(*args), proven=False)
+
+    monkeypatch.setattr(feasible, "check_on_catalogue", unproven)
+    _, facts = checked(tmp_path, bundle_path, PAIR, "--count", "10")
+    assert facts["clash"]["rules"] == ["stack.1.floors", "stack.2.cap"]
+    assert facts["proven_impossible"]
+    assert said(tmp_path, bundle_path, PAIR, "--count", "10").startswith("cannot be met: ")
+
+
+def test_a_policy_of_one_rule_names_no_other(tmp_path: Path, bundle_path: Path) -> None:
+    text = of("floors", "provider_tier", '[floors]\nsmall = "1/2"\n')
+    _, facts = checked(tmp_path, bundle_path, text)
+    assert (facts["clash"], facts["proven_impossible"]) == (None, True)
+
+
+def test_the_documents_example_says_what_the_document_says(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/policies.md").read_text(encoding="utf-8")
+    shown = re.search(
+        r'```toml\n(name = "own-and-varied".*?)```.*?```text\n(.*?)\n```', page, re.DOTALL
+    )
+    assert shown is not None
+    assert said(tmp_path, bundle_path, shown[1], "--count", "20") == shown[2]
