@@ -63,7 +63,7 @@ def rule_bounds(policy: str, rule: Rule, labels: Sequence[str], max_count: int) 
                 floors[rows[group]] = prefix * share.numerator // share.denominator
         case "fa_ir":
             assert isinstance(rule.section, FairIr)
-            _fair_ir(policy, rule, rule.section, rows, floors)
+            _fair_ir(rule, rule.section, rows, floors)
         case "window":
             left_over = 1 - sum(share for _, share in rule.shares)
             if left_over == 0:
@@ -91,8 +91,12 @@ def rule_bounds(policy: str, rule: Rule, labels: Sequence[str], max_count: int) 
     return floors, ceilings
 
 
-def _fair_ir(policy: str, rule: Rule, section: FairIr, rows: dict[str, int], floors: Int32) -> None:
-    """Write FA*IR's floors into `floors`."""
+def _fair_ir(rule: Rule, section: FairIr, rows: dict[str, int], floors: Int32) -> None:
+    """Write FA*IR's floors into `floors`.
+
+    Each group fails its floors with at most its part of alpha, so a multinomial list fails none with
+    at least 1 - alpha > 0: there is one, and the floors of a prefix add up to no more than its places.
+    """
     max_count = floors.shape[1] - 1
     first = min(section.within_first, max_count)
     for group, share in rule.shares:
@@ -104,15 +108,6 @@ def _fair_ir(policy: str, rule: Rule, section: FairIr, rows: dict[str, int], flo
         )
         floors[rows[group], : first + 1] = own[: first + 1]
         floors[rows[group], first + 1 :] = own[first]
-    crowded = np.flatnonzero(floors.sum(axis=0) > np.arange(max_count + 1))
-    if len(crowded):
-        k = int(crowded[0])
-        raise PolicyRefused(
-            policy,
-            f"{rule.path}.shares",
-            f"the floors of the first {k} places add up to {floors[:, k].sum()}; "
-            "lower alpha or the shares",
-        )
 
 
 def combined(parts: Sequence[Bounds], n_groups: int, max_count: int) -> Bounds:
