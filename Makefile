@@ -42,7 +42,7 @@ prove-fairness: $(READY) ## fair lists against brute force, other rules and solv
 	@$(BIN)/python -m bench.fairness prove --seed $(SEED) --out out/fairness/proof.json
 
 soak-fairness: $(READY) ## COUNT lists (10^8) and others of every kind, none outside its bounds; Ctrl-C keeps the count
-	@$(BIN)/python -m bench.fairness soak --seed $(SEED) --count $(COUNT)
+	@$(BIN)/python -m bench.fairness soak --seed $(SEED) --count $(COUNT) --out out/fairness/soak.json
 
 bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal
 	@$(BIN)/python -m bench.fairness speed --out out/fairness/speed.json
@@ -54,6 +54,9 @@ mutants: $(READY) ## plant faults in the fair stage and see whether its tests no
 	@$(BIN)/python -c 'import cosmic_ray' 2>/dev/null || $(BIN)/python -m pip install \
 		--disable-pip-version-check --quiet --constraint constraints.txt --editable '.[mutants]'
 	@$(BIN)/python -m bench.fairness mutants --out out/fairness/mutants.json
+
+fairness-evidence: $(READY) ## make docs/fairness-evidence.md of what these commands left in out/fairness
+	@$(BIN)/python -m bench.fairness evidence
 
 test-bounds: $(READY) ## the fair stage's tests and the short proof with every array index checked
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m pytest tests/server/fairness
@@ -84,4 +87,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables mutants test-bounds lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables fairness-evidence mutants test-bounds lint format stubs baseline clean

@@ -18,8 +18,10 @@ SEED = click.option("--seed", default=1, show_default=True, help="The same seed,
 
 
 @click.group(context_settings={"max_content_width": 100})
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """What is claimed of the fair stage, counted."""
+    context.obj = time.monotonic()
 
 
 @main.command()
@@ -110,11 +112,12 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
 )  # fmt: skip
 @SEED
 @click.option(
-    "--state", type=FILE, default=Path("out/fairness/soak.json"), show_default=True,
+    "--state", type=FILE, default=Path("out/fairness/soak-state.json"), show_default=True,
     help="The count so far. Ctrl-C keeps it; the next run goes on.",
 )  # fmt: skip
+@OUT
 @JSON
-def soak(lists: int, seed: int, state: Path, as_json: bool) -> None:
+def soak(lists: int, seed: int, state: Path, out: Path | None, as_json: bool) -> None:
     """Very many lists, of the kernel and with them of every kind through the whole stage, none outside
     its bounds. Exit code 1: one was; 130: interrupted."""
     from dataclasses import asdict
@@ -130,7 +133,8 @@ def soak(lists: int, seed: int, state: Path, as_json: bool) -> None:
             run(count, state, lists, progress)
         except KeyboardInterrupt:
             stopped = True
-    finish(asdict(count), soak_table(count), None, as_json)
+    whole = None if stopped else out
+    finish({"kind": "fairness_soak", **asdict(count)}, soak_table(count), whole, as_json)
     if stopped:
         click.echo(f"stopped; the count is kept in {state}", err=True)
     sys.exit(1 if count.violations else 130 if stopped else 0)
@@ -153,14 +157,34 @@ def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: b
     settings = Settings.read()
     with bar("mutants", 1.0, left=True) as progress:
         try:
-            fates = hunt(settings, folder.resolve(), modules or settings.modules, progress)
+            fates, seconds = hunt(settings, folder.resolve(), modules or settings.modules, progress)
         except MutantsFailed as failed:
             raise click.ClickException(str(failed)) from failed
-    result = scored(fates)
+    result = scored(fates, seconds)
     finish(result, mutants_table(result), out, as_json)
     for one in result["survivors"] if not as_json else ():
         click.echo(f"{one['module']}:{one['line']}\n  - {one['was']}\n  + {one['becomes']}")
     sys.exit(1 if result["score"] < result["goal"] else 0)
+
+
+@main.command()
+@click.option(
+    "--results", type=click.Path(path_type=Path, file_okay=False), show_default=True,
+    default=Path("out/fairness"), help="Where the other commands left theirs.",
+)  # fmt: skip
+def evidence(results: Path) -> None:
+    """Keep the results of the other commands in docs/evidence and make docs/fairness-evidence.md of
+    them. What was not measured anew stays as it was."""
+    from bench.fairness.evidence import PAGE, collect, read, write
+
+    collect(results)
+    try:
+        write(read())
+    except FileNotFoundError as missing:
+        raise click.ClickException(
+            f"no {missing.filename}: run the command first that leaves it in {results}"
+        ) from missing
+    click.echo(f"made {PAGE}")
 
 
 if __name__ == "__main__":

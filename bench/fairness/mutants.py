@@ -252,26 +252,27 @@ def _state(settings: Settings) -> str:
     return read.hexdigest()
 
 
-def _kept(path: Path, state: str) -> dict[str, str]:
-    """Fates of an earlier run that was interrupted, by mutant."""
+def _kept(path: Path, state: str) -> tuple[dict[str, str], float]:
+    """(fates by mutant, seconds) of an earlier run that was interrupted."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    fates: dict[str, str] = kept["fates"] if kept.get("state") == state else {}
-    return fates
+        return {}, 0.0
+    same = kept.get("state") == state
+    return (kept["fates"], kept.get("seconds", 0.0)) if same else ({}, 0.0)
 
 
 def hunt(
     settings: Settings, folder: Path, modules: Sequence[str], progress: Progress
-) -> list[Fate]:
-    """Try every mutant of the modules; goes on where it was interrupted.
+) -> tuple[list[Fate], float]:
+    """Try every mutant of the modules; goes on where it was interrupted. (fates, seconds in all).
 
     Raises:
         MutantsFailed: the tests fail without a mutant, or pass with a module that raises.
     """
     equivalents, path, state = Equivalents.read(), folder / "fates.json", _state(settings)
-    known = _kept(path, state)
+    known, before_s = _kept(path, state)
+    started = time.monotonic()
     every = [
         (mutant, mutated, equivalents.reason(mutant))
         for module in modules
@@ -286,12 +287,15 @@ def hunt(
         jobs = [(m, text) for m, text, why in every if why is None and repr(m) not in known]
         for done, (mutant, fate) in enumerate(in_threads(try_one, jobs), start=1):
             known[repr(mutant)] = fate
-            write_whole(path, json.dumps({"state": state, "fates": known}) + "\n")
+            seconds = before_s + time.monotonic() - started
+            kept = {"state": state, "seconds": seconds, "fates": known}
+            write_whole(path, json.dumps(kept) + "\n")
             progress(done / len(jobs))
-    return [
+    fates = [
         Fate(mutant, known[repr(mutant)] if why is None else "equivalent")
         for mutant, _, why in every
     ]
+    return fates, before_s + time.monotonic() - started
 
 
 def _check(places: Workplaces, module: str) -> None:
@@ -302,7 +306,7 @@ def _check(places: Workplaces, module: str) -> None:
         raise MutantsFailed(f"the tests pass although {module} raises: they read another copy")
 
 
-def scored(fates: Sequence[Fate]) -> Mapping[str, Any]:
+def scored(fates: Sequence[Fate], seconds: float) -> Mapping[str, Any]:
     """Counts by module and in all, and the survivors."""
     parts: dict[str, dict[str, int]] = {}
     for fate in fates:
@@ -313,6 +317,7 @@ def scored(fates: Sequence[Fate]) -> Mapping[str, Any]:
     return {
         "kind": "fairness_mutants",
         "schema_version": 1,
+        "seconds": round(seconds, 1),
         "score": killed / max(killed + survived, 1),
         "goal": GOAL,
         "modules": parts,

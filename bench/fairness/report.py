@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.fairness.conditions import conditions
 from bench.fairness.lines import Line
 from bench.fairness.simulation import RULES, Measured
 from bench.fairness.soak import Count
@@ -36,8 +38,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def finish(result: Mapping[str, Any], shown: Table, out: Path | None, as_json: bool) -> None:
-    """Write the result, print it as a table or as JSON."""
-    text = json.dumps(result, indent=1, allow_nan=False)
+    """Write the result with where it was measured, print it as a table or as JSON.
+
+    The time is that since the command began: see `bench.fairness.__main__.main`.
+    """
+    started: float = click.get_current_context().find_root().obj
+    whole = {**result, "measured_on": conditions(time.monotonic() - started)}
+    text = json.dumps(whole, indent=1, allow_nan=False)
     if out is not None:
         write_whole(out, text + "\n")
     if as_json:

@@ -161,6 +161,14 @@ def _spend(spare: Int32, first: int, end: int) -> int:
 
 
 @kernel
+def _first_full(spare: Int32, first: int) -> int:
+    """The first prefix, from `first` on, in which no place is to spare; the length of `spare`: none."""
+    while first < spare.shape[0] and spare[first] > 0:
+        first += 1
+    return first
+
+
+@kernel
 def supply_of(groups: Int32, n_groups: int) -> tuple[Int32, bool]:
     """The items of each group `[G] int32`, and whether all have a group that is a row."""
     supply = np.zeros(n_groups, np.int32)
@@ -241,9 +249,7 @@ def arrange_head(
             deadline[g] = 1
             while asked[deadline[g]] == 0:
                 deadline[g] += 1
-    tight = 1
-    while tight <= size and spare[tight] > 0:
-        tight += 1
+    tight = _first_full(spare, 1)
 
     # What is left, best first, group by group: head[g] is the rank of the group's best item and
     # after[rank] that of the next one. Read from the order as far as places need them.
@@ -331,9 +337,7 @@ def arrange_head(
         if full_from > 0:
             tight = full_from
         elif tight <= t:
-            tight = max(t + 1, deadline[g])
-            while tight <= size and spare[tight] > 0:
-                tight += 1
+            tight = _first_full(spare, max(t + 1, deadline[g]))
         have[g] += 1
         while deadline[g] <= size and floors[g, deadline[g]] <= have[g]:
             deadline[g] += 1

@@ -23,7 +23,7 @@ def test_the_settings_name_modules_and_tests_that_exist() -> None:
 
 def test_the_score_leaves_out_equivalent_mutants() -> None:
     fates = ["killed"] * 3 + ["survived", "equivalent", "equivalent"]
-    result = scored([Fate(_mutant(line=n), fate) for n, fate in enumerate(fates)])
+    result = scored([Fate(_mutant(line=n), fate) for n, fate in enumerate(fates)], 60.0)
     assert result["score"] == 0.75
     assert result["modules"] == {"a.py": {"killed": 3, "survived": 1, "equivalent": 2}}
     assert [one["line"] for one in result["survivors"]] == [3]

@@ -93,7 +93,7 @@ def test_of_two_floors_at_one_prefix_the_first_group_is_told() -> None:
 @pytest.mark.parametrize("group", [-1, -2, 2, 3])
 def test_a_group_beyond_the_rim_of_the_table_is_refused(group: int) -> None:
     with pytest.raises(InvalidField) as refused:
-        fair([0, group], 2, HALF)
+        fair([0, 1, group], 2, HALF)
     told = str(refused.value)
     assert told.startswith("groups: got ")
     assert str(group) in told.split(",", maxsplit=1)[0]

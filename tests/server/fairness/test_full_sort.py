@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from server.fairness import CompiledPolicy, FairList, Status, kernels, rerank
 from server.fairness.bounded import bounded_list
+from server.fairness.discount import discounts
 from server.fairness.types import PrefixViolation
 from strategies.fairness import KINDS, compiled, shares
 from strategies.full_sort import Told, fair_by_full_sort, sorted_fully, walked
@@ -181,21 +182,86 @@ def test_an_order_that_ends_early_gives_the_same_list_or_says_that_it_is_too_sho
         assert found[3] == told[3]
 
 
-def test_a_list_that_reaches_deeper_than_was_sorted_is_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The floor's items are the last of all, where no even spread would have them."""
-    called = []
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many items were sorted for each try at a list."""
+    depths: list[int] = []
     kernel = kernels.fair_list
     monkeypatch.setattr(
-        kernels, "fair_list", lambda *given: called.append(given[3]) or kernel(*given)
+        kernels, "fair_list", lambda *given: depths.append(given[3]) or kernel(*given)
     )
+    return depths
+
+
+def test_a_list_that_reaches_deeper_than_was_sorted_is_whole(tries: list[int]) -> None:
+    """The floor's items are the last of all, where no even spread would have them."""
     policy = compiled("floors", '[floors]\nb = "1/2"\n', ["a", "b"], 10)
     groups = np.repeat(np.int32([0, 1]), 200)
     fair = rerank(np.linspace(1, 0, 400, dtype=np.float32), groups, 10, policy)
     assert fair.rank_by_score.tolist() == [1, 201, 2, 202, 3, 203, 4, 204, 5, 205]
-    assert len(called) == 2
-    assert called[0] < 200 < called[1] == 400
+    assert len(tries) == 2
+    assert tries[0] < 200 < tries[1] == 400
+
+
+@pytest.mark.parametrize("ties", [None, np.arange(400, dtype=np.int64)])
+def test_a_list_of_well_spread_groups_sorts_a_part_once(
+    ties: NDArray[np.int64] | None, tries: list[int]
+) -> None:
+    policy = compiled("floors", '[floors]\nb = "1/2"\n', ["a", "b"], 10)
+    scores = np.linspace(1, 0, 400, dtype=np.float32)
+    fair = rerank(scores, np.tile(np.int32([0, 1]), 200), 10, policy, ties)
+    assert fair.receipt.status is Status.MET
+    assert len(tries) == 1
+    assert tries[0] < 200
+
+
+def measured(
+    scores: NDArray[np.float32], groups: NDArray[np.int32], size: int, policy: CompiledPolicy
+) -> tuple:
+    """One try at a list, of as many items as are likely to be enough."""
+    floors, ceilings = policy.floors, policy.ceilings
+    keys, supply, depth = kernels.ready_to_sort(scores, groups, floors, ceilings, size)
+    keys.sort()
+    both, worth = policy.has_floors and policy.has_ceilings, discounts(size)
+    return kernels.fair_list(
+        scores, groups, keys, depth, NO_TIES, supply, floors, ceilings, both, worth
+    )
+
+
+def test_a_list_that_too_few_items_leave_unfinished_is_not_measured() -> None:
+    """Its last places hold no positions: measuring them would read any memory."""
+    policy = compiled("floors", '[floors]\nb = "1/2"\n', ["a", "b"], 10)
+    groups = np.repeat(np.int32([0, 1]), 200)
+    places, *_, bad, _, _, _, _, items, _ = measured(
+        np.linspace(1, 0, 400, dtype=np.float32), groups, 10, policy
+    )
+    assert bad[0] == kernels.TOO_SHORT
+    assert (len(places), len(items)) == (0, 0)
+
+
+def test_where_no_list_keeps_the_bounds_none_is_the_best_of_those_that_do() -> None:
+    scores = np.float32([8, 6, 3, 3, 2, 2, 2, 1])
+    groups = np.int32([1, 1, 2, 2, 2, 0, 0, 0])
+    named = compiled("window", '[window]\na = "2/5"\nb = "2/5"\n', ["a", "b", "c"], 4)
+    absent = dataclasses.replace(
+        named,
+        floors=np.vstack([named.floors, np.int32([[0, 0, 0, 0, 1]])]),
+        ceilings=np.vstack([named.ceilings, np.int32([[0, 1, 2, 3, 4]])]),
+    )
+    *_, bad, got, _, best, _, _, _ = measured(scores, groups, 4, named)
+    assert bad[0] == 0
+    assert best > got
+    *_, bad, got, _, best, _, _, _ = measured(scores, groups, 4, absent)
+    assert bad == (4, 3, 1, 0)
+    assert best == got
+
+
+@given(candidates())
+def test_the_first_bound_that_a_list_breaks_is_told_as_by_its_definition(case: Case) -> None:
+    scores, groups, count, policy, _ = case
+    places = np.arange(min(count, len(scores)), dtype=np.int32)
+    told = kernels.first_broken(groups[np.newaxis], places, policy.floors, policy.ceilings)
+    assert told == first_broken(groups[places].tolist(), policy)
 
 
 def test_equal_scores_across_the_end_of_what_is_sorted_go_by_their_tie_break() -> None:
@@ -229,6 +295,14 @@ def test_where_all_scores_are_equal_the_tie_break_alone_decides() -> None:
     groups = np.tile(np.int32([0, 1]), 200)
     fair = rerank(np.ones(400, np.float32), groups, 2, policy, ties)
     assert fair.order.tolist() == [399, 398]
+
+
+@pytest.mark.parametrize("first", range(8))
+def test_of_a_few_equals_any_may_come_first_though_only_a_part_was_sorted(first: int) -> None:
+    policy = compiled("floors", '[floors]\nb = "1/4"\n', ["a", "b"], 8)
+    ties = np.where(np.arange(8) == first, 0, 1)
+    groups = np.tile(np.int32([0, 1]), 4)
+    assert rerank(np.ones(8, np.float32), groups, 1, policy, ties).order.tolist() == [first]
 
 
 def test_the_best_of_very_many_equals_comes_first_though_only_a_part_was_sorted() -> None:

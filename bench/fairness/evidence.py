@@ -1,0 +1,298 @@
+"""The page of evidence: what the commands of this folder found, as Markdown. Measures nothing.
+
+Results are kept as the commands wrote them, in docs/evidence; the page is made of them alone, so no
+number stands in it that no command printed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.whole import write_whole
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FOLDER = DOCS / "evidence"
+PAGE = DOCS / "fairness-evidence.md"
+
+COMMANDS = {
+    "proof": "make prove-fairness",
+    "soak": "make soak-fairness",
+    "mutants": "make mutants",
+    "speed": "make bench-fairness",
+    "tables": "make fairness-tables",
+}
+"""Result, by the name of its file -> what wrote it."""
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What a kind promises. proof: how the checks that stand behind it begin; soak: kinds there."""
+
+    kind: str
+    text: str
+    proof: tuple[str, ...]
+    soak: tuple[str, ...]
+
+
+GUARANTEES = (
+    Guarantee(
+        "floors",
+        "every prefix meets its floors; every prefix sum of scores is the largest possible, so DCG "
+        "is, for every discount that does not rise",
+        ("floors, ", "order of the input"),
+        ("one table",),
+    ),
+    Guarantee(
+        "window",
+        "floor(kp) to ceil(kp) of each group in the first k; DCG near the best, and the receipt "
+        "bounds the distance",
+        ("floors and ceilings, ", "windows: "),
+        ("one table",),
+    ),
+    Guarantee(
+        "fa_ir",
+        "a fair list fails its floors with at most alpha, exactly; several groups share alpha "
+        "equally (a union bound); optimal as floors are",
+        ("FA*IR", "floors, FA*IR and caps"),
+        ("one table",),
+    ),
+    Guarantee(
+        "calibrated",
+        "of each group at least and at most what the user's own shares allow, in every prefix; the "
+        "receipt tells the divergence before and after, and bounds the distance to the best",
+        ("calibrated: ",),
+        ("calibrated",),
+    ),
+    Guarantee(
+        "cap",
+        "at most c of a group in the first k, several caps at once; optimal as floors are",
+        ("ceilings, ", "floors, FA*IR and caps"),
+        ("one table",),
+    ),
+    Guarantee(
+        "intersection",
+        "the bounds of several overlapping tables; never a broken one without INFEASIBLE (proven) "
+        "or NOT_FOUND (not proven); the receipt bounds the distance to the best",
+        ("several tables",),
+        ("several tables",),
+    ),
+    Guarantee(
+        "amortised",
+        "raises scores by what a group lacks of its exposure over all lists, before the bounds: the "
+        "rules after it hold in each list; exposure is summed exactly",
+        (),
+        ("amortised",),
+    ),
+    Guarantee(
+        "diverse",
+        "MMR, or greedy MAP of a DPP, before the bounds: the rules after it hold in each list",
+        (),
+        ("mmr", "dpp"),
+    ),
+    Guarantee(
+        "pages",
+        "the pages of a list together keep what the list has to keep; no item comes twice",
+        (),
+        ("pages",),
+    ),
+)
+
+
+def collect(source: Path) -> None:
+    """Keep the results that the commands left in `source`; those that are not there stay."""
+    for name in COMMANDS:
+        path = source / f"{name}.json"
+        if path.is_file():
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, FOLDER / path.name)
+
+
+def read(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+    """The kept results, by name."""
+    return {
+        name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in COMMANDS
+    }
+
+
+def write(results: Results) -> None:
+    """Write the page."""
+    write_whole(PAGE, page(results))
+
+
+def page(results: Results) -> str:
+    """The page as Markdown."""
+    parts = [
+        "# Evidence\n",
+        "Made by `python -m bench.fairness evidence` from the results in "
+        "[evidence](evidence), as the commands named here wrote them. What each kind means is in "
+        "[policies.md](policies.md), why the exact ones are exact in [proof.md](proof.md).\n",
+        _measured_on(results),
+        "## What is guaranteed\n",
+        _guarantees(results),
+        "## Lists against oracles\n",
+        _proof(results["proof"]),
+        "## Lists in bulk\n",
+        _soak(results["soak"]),
+        "## Would the tests notice?\n",
+        _mutants(results["mutants"]),
+        "## Speed\n",
+        _speed(results["speed"]),
+        "## Published results, reproduced\n",
+        _tables(results["tables"]),
+    ]
+    return "\n".join(parts)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    told = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(told) + "\n"
+
+
+def _measured_on(results: Results) -> str:
+    rows = []
+    for name, command in COMMANDS.items():
+        on = results[name]["measured_on"]
+        rows.append(
+            (
+                f"`{command}`",
+                f"{on['cores']} cores of {on['processor']}",
+                f"{on['load_15_minutes']:.1f}",
+                f"{results[name].get('seconds', on['seconds']):,.0f} s",
+                ", ".join(f"{package} {on[package]}" for package in ("python", "numpy", "numba")),
+            )
+        )
+    columns = ("command", "measured on", "load average at its end, 15 min", "it took", "with")
+    return _table(columns, rows)
+
+
+def _guarantees(results: Results) -> str:
+    lines = results["proof"]["lines"]
+    stage = results["soak"]["stage"]
+    rows = []
+    for one in GUARANTEES:
+        checked = [line for line in lines if line["check"].startswith(one.proof or ("-",))]
+        soaked = [tally for kind, tally in stage.items() if kind in one.soak]
+        against = sum(line["instances"] for line in checked)
+        wrong = sum(line["mismatches"] for line in checked)
+        lists = sum(tally["lists"] for tally in soaked)
+        outside = sum(tally["violations"] for tally in soaked)
+        rows.append(
+            (
+                f"`{one.kind}`" if one.kind != "pages" else "pages",
+                one.text,
+                f"{against:,} / {wrong:,}" if checked else "",
+                f"{lists:,} / {outside:,}" if soaked else "",
+            )
+        )
+    columns = ("kind", "guarantee", "instances / mismatches", "whole lists / violations")
+    return _table(columns, rows)
+
+
+def _proof(proof: Mapping[str, Any]) -> str:
+    told = (
+        f"`{COMMANDS['proof']}`: {proof['instances']:,} instances, seed {proof['seed']}, "
+        f"{proof['mismatches']:,} mismatches.\n\n"
+    )
+    rows = [
+        (line["check"], f"{line['instances']:,}", f"{line['mismatches']:,}", line["note"])
+        for line in proof["lines"]
+    ]
+    several = proof["several_tables_regret"]
+    missed = several["can_be_kept"] - several["near"]
+    goal = (
+        f"\nSeveral tables have a goal: within {several['goal']:.1%} of the integer program's "
+        f"optimum. {several['near']:,} of {several['can_be_kept']:,} lists are; {missed:,} are "
+        f"not, of which {several['not_found']:,} were not found. The worst is "
+        f"{several['worst']:.2%} off.\n"
+    )
+    return told + _table(("check", "instances", "mismatches", "of them"), rows) + goal
+
+
+def _soak(soak: Mapping[str, Any]) -> str:
+    staged = sum(tally["violations"] for tally in soak["stage"].values())
+    kernel = (soak["lists"], soak["infeasible"], 0, soak["violations"] - staged)
+    rows = [("kernel: floors, fa_ir, window, cap, drawn", *(f"{count:,}" for count in kernel))]
+    for kind, tally in soak["stage"].items():
+        counts = (tally["lists"], tally["infeasible"], tally["not_found"], tally["violations"])
+        rows.append((f"whole stage: {kind}", *(f"{count:,}" for count in counts)))
+    told = (
+        f"`{COMMANDS['soak']}`: seed {soak['seed']}, up to 64 groups; "
+        f"{soak['violations']:,} lists outside their bounds.\n\n"
+    )
+    columns = ("lists of", "lists", "none keeps", "not found", "violations")
+    return told + _table(columns, rows)
+
+
+def _mutants(mutants: Mapping[str, Any]) -> str:
+    told = (
+        f"`{COMMANDS['mutants']}`: {mutants['score']:.1%} of the faults planted in the fair stage "
+        f"were noticed (goal: {mutants['goal']:.0%}). Equivalent ones change no answer; each has "
+        "its reason in `bench/fairness/equivalent.toml`.\n\n"
+    )
+    rows = [
+        (f"`{module}`", *(f"{counts[fate]:,}" for fate in ("killed", "survived", "equivalent")))
+        for module, counts in mutants["modules"].items()
+    ]
+    survivors = [
+        (
+            f"`{one['module'].rpartition('/')[2]}:{one['line']}`",
+            _code(one["was"]),
+            _code(one["becomes"]),
+        )
+        for one in mutants["survivors"]
+    ]
+    listed = "\nSurvivors:\n\n" + _table(("at", "line", "fault"), survivors) if survivors else ""
+    return told + _table(("module", "killed", "survived", "equivalent"), rows) + listed
+
+
+def _code(line: str) -> str:
+    quote = "``" if "`" in line else "`"
+    return f"{quote}{line}{quote}"
+
+
+def _speed(speed: Mapping[str, Any]) -> str:
+    words = {True: "met", False: "**missed**", None: ""}
+    rows = [
+        (
+            row["name"],
+            f"{row['value']:.2f} {row['unit']}",
+            "" if row["goal"] is None else f"{row['goal']:g}",
+            words[row["met"]],
+            row["note"],
+        )
+        for row in speed["rows"]
+    ]
+    told = (
+        f"`{COMMANDS['speed']}`: medians of {speed['rounds']} interleaved rounds, CPU time unless "
+        f"told otherwise; {speed['missed']} goals missed.\n\n"
+    )
+    return told + _table(("measured", "value", "goal, at most", "", "from"), rows)
+
+
+def _tables(tables: Mapping[str, Any]) -> str:
+    told = (
+        f"`{COMMANDS['tables']}`: the simulation of Geyik et al. (KDD 2019), seed "
+        f"{tables['seed']}, lists of 100, with this system's floors beside the paper's rules. It "
+        "prints FA*IR's m-tables too.\n\n"
+    )
+    rows = [
+        (
+            str(one["groups"]),
+            one["rule"],
+            f"{one['ndcg']:.4f}",
+            f"{one['infeasible_index']:.2f}",
+            f"{one['broken']:.1%}",
+            f"{one['ndkl']:.3f}",
+        )
+        for one in tables["simulation"]
+    ]
+    columns = ("groups", "rule", "NDCG", "InfeasibleIndex", "lists broken", "NDKL")
+    return told + _table(columns, rows)
