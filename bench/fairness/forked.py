@@ -34,7 +34,7 @@ def _test(arguments: list[str], first: str, limit_s: int) -> None:
     code = 1
     try:
         options = arguments[: next(n for n, one in enumerate(arguments) if "tests/" in one)]
-        code = int(pytest.main([*options, first])) if first else 0
+        code = int(pytest.main([*options, *first.split()])) if first else 0
         if code == 0:
             code = int(pytest.main(arguments))
     finally:

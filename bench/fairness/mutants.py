@@ -49,7 +49,7 @@ class MutantsFailed(EquipoiseError):
 class Settings:
     """modules: to plant faults in. tests: that should notice. leave_out: operators, as patterns.
 
-    first: of a module, the tests that notice most, which are run alone before all others.
+    first: of a module, the tests that notice most (paths), which are run alone before all others.
     """
 
     modules: tuple[str, ...]
