@@ -114,10 +114,14 @@ def collect(source: Path) -> None:
             shutil.copyfile(path, FOLDER / path.name)
 
 
-def read(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
-    """The kept results, by name."""
+def read() -> dict[str, dict[str, Any]]:
+    """The kept results, by name.
+
+    Raises:
+        FileNotFoundError: one is not there.
+    """
     return {
-        name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in COMMANDS
+        name: json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in COMMANDS
     }
 
 

@@ -1,0 +1,83 @@
+"""The page of evidence says what the kept results say, also where they are bad."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench.fairness import evidence
+from bench.fairness.__main__ import main
+
+
+@pytest.fixture
+def results() -> dict[str, dict[str, Any]]:
+    return evidence.read()
+
+
+def test_the_page_is_made_of_the_kept_results(results: dict[str, dict[str, Any]]) -> None:
+    made = evidence.page(results)
+    assert evidence.PAGE.read_text(encoding="utf-8") == made, "run: make fairness-evidence"
+
+
+def test_every_check_of_the_proof_stands_behind_a_guarantee(
+    results: dict[str, dict[str, Any]],
+) -> None:
+    for guarantee in evidence.GUARANTEES:
+        assert guarantee.proof or guarantee.soak
+    checks = [line["check"] for line in results["proof"]["lines"]]
+    for begin in (one for guarantee in evidence.GUARANTEES for one in guarantee.proof):
+        assert any(check.startswith(begin) for check in checks), begin
+    for check in checks:
+        assert any(check.startswith(one.proof) for one in evidence.GUARANTEES if one.proof), check
+    soaked = {kind for guarantee in evidence.GUARANTEES for kind in guarantee.soak}
+    assert soaked == set(results["soak"]["stage"])
+
+
+def test_what_went_wrong_is_told(results: dict[str, dict[str, Any]]) -> None:
+    worse = copy.deepcopy(results)
+    worse["proof"]["lines"][0]["mismatches"] = 77_001
+    worse["soak"]["stage"]["pages"]["violations"] = 88_002
+    worse["speed"]["rows"][0]["met"] = False
+    worse["mutants"]["survivors"] = [
+        {"module": "a/b.py", "line": 9, "was": "x = a | b", "becomes": "x = a & b"}
+    ]
+    told = evidence.page(worse)
+    floors = next(line for line in told.splitlines() if line.startswith("| `floors` |"))
+    pages = next(line for line in told.splitlines() if line.startswith("| pages |"))
+    assert "/ 77,001 |" in floors
+    assert "/ 88,002 |" in pages
+    first = next(line for line in told.splitlines() if worse["speed"]["rows"][0]["name"] in line)
+    assert "**missed**" in first
+    assert "| `b.py:9` | `x = a \\| b` | `x = a & b` |" in told
+
+
+def test_every_row_of_a_table_has_its_columns(results: dict[str, dict[str, Any]]) -> None:
+    width = 0
+    for line in evidence.page(results).splitlines():
+        cells = len(re.split(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        assert not (width and cells) or cells == width, line
+        width = cells
+
+
+def test_results_are_kept_and_the_page_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: dict[str, dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path / "kept")
+    monkeypatch.setattr(evidence, "PAGE", tmp_path / "page.md")
+    empty = CliRunner().invoke(main, ["evidence", "--results", str(tmp_path)])
+    assert empty.exit_code == 1
+    assert "proof.json: run the command first" in empty.output
+    for name, result in results.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+    made = CliRunner().invoke(main, ["evidence", "--results", str(tmp_path)])
+    assert made.exit_code == 0, made.output
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == evidence.page(results)
+    # What is not measured anew stays.
+    (tmp_path / "proof.json").unlink()
+    assert CliRunner().invoke(main, ["evidence", "--results", str(tmp_path)]).exit_code == 0
