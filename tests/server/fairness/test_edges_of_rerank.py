@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -131,6 +132,14 @@ def test_a_boost_raises_for_exposure_and_lowers_who_makes_room() -> None:
     ]
     # Before anything has been shown there is no boost.
     assert rerank(SCORES, GROUPS, 3, EVENED, vectors=VECTORS).order.tolist() == [0, 1, 2]
+
+
+def test_what_a_boost_costs_is_told_against_the_best_list_that_keeps_the_bounds() -> None:
+    policy = dataclasses.replace(HALF, amortisation=EVENED.amortisation)
+    fair = rerank(SCORES, GROUPS, 2, policy, boost=np.float32([0, 0, 1, 0]))
+    assert fair.order.tolist() == [2, 3]
+    second = 0.1 / math.log2(3)
+    assert fair.receipt.utility_of_best == pytest.approx((0.7 + second) / (0.9 + second))
 
 
 # Pages: what was shown stays.
