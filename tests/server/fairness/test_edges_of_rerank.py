@@ -68,6 +68,13 @@ def test_of_several_tables_each_gives_every_candidate_a_group() -> None:
         rerank(SCORES, rows[:, :3], 2, policy)
 
 
+def test_more_groups_or_more_tables_than_there_are_are_refused() -> None:
+    with pytest.raises(InvalidField, match="got '5 values', allowed: 4, one for each score"):
+        rerank(SCORES, np.int32([0, 0, 0, 1, 1]), 2, HALF)
+    with pytest.raises(InvalidField, match="groups of 2 tables"):
+        rerank(SCORES, np.stack([GROUPS, GROUPS]), 2, HALF)
+
+
 def test_narrow_numbers_give_the_same_list() -> None:
     narrow = rerank(SCORES.astype(np.float16), GROUPS.astype(np.int8), 3, HALF)
     assert narrow.order.tolist() == rerank(SCORES, GROUPS, 3, HALF).order.tolist()
