@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -65,6 +66,13 @@ def test_of_several_tables_each_gives_every_candidate_a_group() -> None:
     assert (fair.order.tolist(), fair.receipt.status) == ([0, 3], Status.MET)
     with pytest.raises(InvalidField, match="got '3 values', allowed: 4, one for each score"):
         rerank(SCORES, rows[:, :3], 2, policy)
+
+
+def test_more_groups_or_more_tables_than_there_are_are_refused() -> None:
+    with pytest.raises(InvalidField, match="got '5 values', allowed: 4, one for each score"):
+        rerank(SCORES, np.int32([0, 0, 0, 1, 1]), 2, HALF)
+    with pytest.raises(InvalidField, match="groups of 2 tables"):
+        rerank(SCORES, np.stack([GROUPS, GROUPS]), 2, HALF)
 
 
 def test_narrow_numbers_give_the_same_list() -> None:
@@ -131,6 +139,14 @@ def test_a_boost_raises_for_exposure_and_lowers_who_makes_room() -> None:
     ]
     # Before anything has been shown there is no boost.
     assert rerank(SCORES, GROUPS, 3, EVENED, vectors=VECTORS).order.tolist() == [0, 1, 2]
+
+
+def test_what_a_boost_costs_is_told_against_the_best_list_that_keeps_the_bounds() -> None:
+    policy = dataclasses.replace(HALF, amortisation=EVENED.amortisation)
+    fair = rerank(SCORES, GROUPS, 2, policy, boost=np.float32([0, 0, 1, 0]))
+    assert fair.order.tolist() == [2, 3]
+    second = 0.1 / math.log2(3)
+    assert fair.receipt.utility_of_best == pytest.approx((0.7 + second) / (0.9 + second))
 
 
 # Pages: what was shown stays.
