@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.fairness.timing import in_words
 from bench.whole import write_whole
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -267,7 +268,7 @@ def _speed(speed: Mapping[str, Any]) -> str:
     rows = [
         (
             row["name"],
-            f"{row['value']:.2f} {row['unit']}",
+            f"{in_words(row['value'])} {row['unit']}",
             "" if row["goal"] is None else f"{row['goal']:g}",
             words[row["met"]],
             row["note"],

@@ -17,7 +17,7 @@ from bench.fairness.conditions import conditions
 from bench.fairness.lines import Line
 from bench.fairness.simulation import RULES, Measured
 from bench.fairness.soak import Count
-from bench.fairness.timing import Row
+from bench.fairness.timing import Row, in_words
 from bench.whole import write_whole
 
 
@@ -81,7 +81,7 @@ def speed_table(title: str, measured: Sequence[Row]) -> Table:
     rows = [
         (
             row.name,
-            f"{row.value:.2f}",
+            in_words(row.value),
             row.unit,
             "" if row.goal is None else f"{row.goal:g}",
             _MET[row.met],

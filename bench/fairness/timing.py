@@ -15,6 +15,16 @@ from typing import Any
 # Rounds before the first that counts: caches, branch predictors, first calls.
 WARM_ROUNDS = 2
 
+
+def in_words(value: float) -> str:
+    """A measured value for people; small ones with their power of ten.
+
+    >>> in_words(0.4649), in_words(2.15e-07), in_words(134.7)
+    ('0.46', '2.2e-07', '134.70')
+    """
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.1e}"
+
+
 Call = Callable[[Any], object]
 
 
