@@ -84,6 +84,23 @@ def test_the_largest_counts_stay_exact() -> None:
     assert ceilings[0, 1000] == min(1000, math.ceil(Fraction(9999, 1000) * share * 1000))
 
 
+def test_of_a_huge_catalogue_bounds_stay_exact_beyond_64_bits() -> None:
+    items = np.array([1, 2_000_000_000])
+    rule = Calibrated(at_least="9999/10000", at_most="9999/9998", smoothing=10_000)
+    floors, ceilings = Calibration.of(rule, "t", 0, items).bounds(np.array([49_999, 50_001]), 1000)
+    share = (49_999 + Fraction(10_000, 2_000_000_001)) / (100_000 + 10_000)
+    for k in (1, 7, 999, 1000):
+        assert floors[0, k] == math.floor(Fraction(9999, 10_000) * share * k)
+        assert ceilings[0, k] == math.ceil(Fraction(9999, 9998) * share * k)
+
+
+def test_what_a_user_never_buys_counts_nothing_in_the_divergence() -> None:
+    target, listed = np.array([0.5, 0.5, 0.0]), np.array([0.5, 0.0, 0.5])
+    expected = 0.5 * math.log(0.5 / 0.5) + 0.5 * math.log(0.5 / 0.005)
+    assert divergence(target, listed) == pytest.approx(expected)
+    assert divergence(np.array([0.2, 0.8, 0.0]), np.array([0.2, 0.8, 0.0])) >= 0
+
+
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.lists(st.integers(0, 9), min_size=5))
 def test_the_divergence_is_kullback_and_leiblers_and_zero_for_the_target_alone(
     target: list[int], listed: list[int]
