@@ -80,10 +80,7 @@ def _until(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) ->
     last = pages[-1]
     return Evidence(
         count=asked.count,
-        excluded=frozenset(asked.exclude_item_ids)
-        | frozenset(
-            event.item_id for event in asked.history if asked.seen_items == pb.SEEN_ITEMS_EXCLUDE
-        ),
+        excluded=frozenset(asked.exclude_item_ids) | _bought_before(asked),
         candidates=_candidates(last.candidates, {}) if last.candidates else None,
         items=[item for page in pages for item in page.items],
         whole=not last.next_page_token and pages[0].page_offset == 0,
@@ -95,6 +92,22 @@ def _until(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) ->
         paged=len(pages) > 1 or last.page_offset > 0,
         same_request=asked.request_id in ("", pages[0].request_id),
         history=history_of(asked, last),
+    )
+
+
+def _bought_before(asked: pb.RecommendRequest) -> frozenset[str]:
+    """Items that must not come back because the request tells that the user bought them.
+
+    Views and the like count where the bundle says so, which is not known here.
+    """
+    if asked.seen_items != pb.SEEN_ITEMS_EXCLUDE or asked.personalisation == pb.PERSONALISATION_OFF:
+        return frozenset()
+    latest = asked.as_of_unix_ms
+    return frozenset(
+        event.item_id
+        for event in asked.history
+        if event.kind in (pb.EVENT_KIND_UNSPECIFIED, pb.EVENT_KIND_PURCHASE)
+        and (not latest or event.time_unix_ms <= latest)
     )
 
 
