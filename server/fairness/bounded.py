@@ -157,16 +157,18 @@ def _rest(
     prefix = np.arange(size - first + 1)
     floors = np.clip(compiled.floors[:, first : size + 1] - have, 0, prefix)
     ceilings = np.clip(compiled.ceilings[:, first : size + 1] - have, 0, prefix)
-    left = order[~np.isin(order, fixed)]
-    if not len(left) or size == first:
-        return fixed[:size], overlap.NOT_FOUND
-    blocks = np.array([*compiled.starts, len(compiled.labels)], np.int32)
-    worth = discounts(size, compiled.policy.discount)[first:].copy()
-    rest, _, verdict, _, _ = overlap.arrange_overlapping(
-        values, members, blocks, left, floors.astype(np.int32), ceilings.astype(np.int32), worth,
-        size - first, BEAM_WIDTH,
-    )  # fmt: skip
-    places = np.concatenate([fixed, rest])
+    places, verdict = fixed, overlap.KEPT
+    if size > first:
+        blocks = np.array([*compiled.starts, len(compiled.labels)], np.int32)
+        worth = discounts(size, compiled.policy.discount)[first:].copy()
+        # The kernel numbers its items from 0 and takes all of them for supply: those left alone.
+        left = order[~np.isin(order, fixed)]
+        rest, _, verdict, _, _ = overlap.arrange_overlapping(
+            values[left], np.ascontiguousarray(members[:, left]), blocks,
+            np.arange(len(left), dtype=np.int32), floors.astype(np.int32),
+            ceilings.astype(np.int32), worth, size - first, BEAM_WIDTH,
+        )  # fmt: skip
+        places = np.concatenate([fixed, left[rest]])
     broken = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)
     kept = verdict == overlap.KEPT and broken[0] == 0
     return places, overlap.KEPT if kept else overlap.NOT_FOUND
