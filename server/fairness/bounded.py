@@ -104,7 +104,7 @@ def search(
     """
     blocks = np.array([*compiled.starts, len(compiled.labels)], np.int32)
     worth = discounts(size, compiled.policy.discount)
-    places, (_, row), verdict, _, bound = overlap.arrange_overlapping(
+    places, _, verdict, _, bound = overlap.arrange_overlapping(
         values,
         members,
         blocks,
@@ -116,7 +116,8 @@ def search(
         BEAM_WIDTH,
     )
     if verdict == overlap.BAD_ROW:
-        raise _bad_row(compiled, row)
+        first, after = np.array(compiled.blocks).T[..., np.newaxis]
+        raise _bad_row(compiled, int(members[(members < first) | (members >= after)][0]))
     return places, verdict, bound
 
 

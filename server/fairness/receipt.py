@@ -25,6 +25,8 @@ from server.fairness.types import (
 )
 
 _NOTHING_FIXED = np.empty(0, np.int32)
+# Sums of the same numbers in another order differ by less, as a share.
+_ROUNDING = 1e-12
 
 
 def receipt_of(
@@ -145,8 +147,9 @@ def as_scored(
 
 
 def _ratio(got: float, best: float) -> float:
-    # A best of 0 (or of NaN) has nothing to lose; what differs by rounding is the same.
-    return got / best if best > 0 and abs(got - best) > 1e-12 * best else 1.0
+    # A best of 0 (or of NaN) has nothing to lose; what differs by rounding is the same; NaN stays.
+    same = not best > 0 or abs(got - best) <= _ROUNDING * best
+    return 1.0 if same else got / best
 
 
 def _best(
@@ -174,14 +177,14 @@ def _best(
         bound = found.bound
         if bound is None or shaped:
             _, _, bound = search(scores, members, by_score, compiled, len(worth))
-        return max(got, bound - lowest * float(worth.sum()))
+        shift = lowest * float(worth.sum())
+        slack = _ROUNDING * (abs(bound) + abs(shift))
+        return bound - shift if bound - shift > got + slack else got
     both = compiled.has_floors and compiled.has_ceilings
     if not (both or shaped or continued):
         return got
     free = compiled.unbounded
-    sides = []
-    if compiled.has_floors or not both:
-        sides.append((compiled.floors, free[1] if both else compiled.ceilings))
+    sides = [(compiled.floors, free[1] if both else compiled.ceilings)]
     if both:
         sides.append((free[0], compiled.ceilings))
     size = len(worth)

@@ -107,11 +107,14 @@ def test_of_several_tables_a_floor_without_supply_is_infeasible() -> None:
     assert receipt.first_bad_prefix == PrefixViolation(2, "u:x", 1, 0)
 
 
-@pytest.mark.parametrize("rows", [(Z, Y + 1), (Z - 1, Y), (W, Y)])
+@pytest.mark.parametrize(
+    ("rows", "bad"), [((Z, Y + 1), Y + 1), ((Z - 1, Y), Z - 1), ((W, Y), W), ((Z, Z), Z)]
+)
 def test_of_several_tables_a_group_that_is_no_row_of_its_table_is_refused(
-    rows: tuple[int, int],
+    rows: tuple[int, int], bad: int
 ) -> None:
-    with pytest.raises(InvalidField, match="allowed: 0 to 3, the rows of u:x, u:z, v:w, v:y"):
+    told = rf"groups: got {bad}, allowed: 0 to 3, the rows of u:x, u:z, v:w, v:y"
+    with pytest.raises(InvalidField, match=told):
         fair([(Z, Y), (Z, Y), rows], 2, HALF_X)
 
 

@@ -249,12 +249,27 @@ def told(got: float, ideal: float, best: float) -> tuple[float, float]:
 
 def test_a_ratio_is_one_where_it_differs_by_rounding_or_there_was_nothing_to_get() -> None:
     assert told(0, 0, 0) == (1, 1)
+    assert told(math.nan, math.nan, math.nan) == (1, 1)
     assert told(3, 3 + 1e-15, 3 - 1e-15) == (1, 1)
     assert told(3e-6, 3e-6 + 1e-20, 3e-6) == (1, 1)
     assert told(0, 3, 1e-3) == (0, 0)
     assert told(3, 4, 3 + 1e-9) == (0.75, pytest.approx(1, abs=1e-9))
     assert told(3, 4, 3 + 1e-9)[1] < 1
     assert told(3e-6, 4e-6, 6e-6) == pytest.approx((0.75, 0.5))
+    assert math.isnan(told(math.nan, 3, 3)[0])
+
+
+@pytest.mark.parametrize(("score", "n"), [(-0.1, 3), (-0.7, 3), (-1.1, 6), (0.0, 3), (0.7, 5)])
+def test_of_equal_scores_every_list_of_several_tables_is_the_best(score: float, n: int) -> None:
+    scores, rows = np.full(n, score, np.float32), np.array([[1] * n, [3] * n], np.int32)
+    receipt = rerank(scores, rows, n, of_two_tables()).receipt
+    assert (receipt.status, receipt.utility_of_best) == (Status.MET, 1.0)
+
+
+def test_an_item_without_a_score_that_a_floor_raises_makes_the_utility_unknown() -> None:
+    receipt = rerank(np.float32([0.9, 0.8, np.nan]), np.int32([0, 0, 1]), 2, FLOORS).receipt
+    assert receipt.status is Status.MET
+    assert math.isnan(receipt.utility_kept)
 
 
 # Calibrated: two tables, each user known in one of them, or in both.
