@@ -148,8 +148,9 @@ def as_scored(
 
 def _ratio(got: float, best: float) -> float:
     # A best of 0 (or of NaN) has nothing to lose; what differs by rounding is the same; NaN stays.
-    same = not best > 0 or abs(got - best) <= _ROUNDING * best
-    return 1.0 if same else got / best
+    if not best > 0 or got == best or abs(got - best) <= _ROUNDING * best:
+        return 1.0
+    return got / best
 
 
 def _best(

@@ -249,6 +249,7 @@ def told(got: float, ideal: float, best: float) -> tuple[float, float]:
 
 def test_a_ratio_is_one_where_it_differs_by_rounding_or_there_was_nothing_to_get() -> None:
     assert told(0, 0, 0) == (1, 1)
+    assert told(math.inf, math.inf, math.inf) == (1, 1)
     assert told(math.nan, math.nan, math.nan) == (1, 1)
     assert told(3, 3 + 1e-15, 3 - 1e-15) == (1, 1)
     assert told(3e-6, 3e-6 + 1e-20, 3e-6) == (1, 1)

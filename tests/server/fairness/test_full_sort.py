@@ -76,7 +76,10 @@ def same(a: float, b: float) -> bool:
 
 
 def ratio(got: float, best: float) -> float:
-    return got / best if best > 0 and abs(got - best) > 1e-12 * best else 1.0
+    """NaN stays NaN; two infinite sums are the same."""
+    if best > 0 and not math.isclose(got, best, rel_tol=1e-12):
+        return got / best
+    return 1.0
 
 
 def differs(fair: FairList, told: Told, policy: CompiledPolicy) -> list[str]:
