@@ -213,7 +213,7 @@ def p_mmf_boost(exposure: Float64, targets: Float64, strength: float, step: floa
     """
     n = exposure.shape[0]
     n_part = 0
-    for p in range(n):
+    for p in range(targets.shape[0]):
         n_part += targets[p] > 0.0
     if n_part == n:
         return _poured(exposure, targets, strength, step)

@@ -194,7 +194,7 @@ def test_fair_co_gives_the_best_treated_nothing_and_closes_each_gap_in_proportio
     assert boost.min() == 0
 
 
-@pytest.mark.parametrize(("strength", "step"), [(0.0, 0.1), (0.1, 0.0), (-1.0, 0.1)])
+@pytest.mark.parametrize(("strength", "step"), [(0.0, 0.1), (0.1, 0.0), (-1.0, 0.1), (0.1, -1.0)])
 def test_no_strength_or_no_step_is_no_boost(strength: float, step: float) -> None:
     targets = np.array([0.5, 0.5])
     assert p_mmf_boost(np.array([0.0, 9.0]), targets, strength, step).tolist() == [0, 0]
@@ -210,7 +210,7 @@ def test_no_target_at_all_and_nothing_shown_yet_are_no_boost() -> None:
 # Counters
 
 
-@pytest.mark.parametrize("groups", [[0, 3], [-1], [0] * 11])
+@pytest.mark.parametrize("groups", [[0, 3], [0, 4], [2, 1_000_000], [-1], [1, -2], [0] * 11])
 def test_a_list_that_does_not_fit_the_counters_is_refused_whole(groups: list[int]) -> None:
     exposure = np.zeros(3)
     with pytest.raises(IndexError):

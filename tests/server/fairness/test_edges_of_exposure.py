@@ -147,3 +147,4 @@ def test_no_providers_are_no_boost() -> None:
     none = np.zeros(0)
     assert p_mmf_boost(none, none, 1.0, 1.0).shape == (0,)
     assert fair_co_boost(none, none, 1.0).shape == (0,)
+    assert project_dual(none, none, 1.0).shape == (0,)
