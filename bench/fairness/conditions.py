@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ PACKAGES = ("numpy", "numba", "scipy")
 
 
 def conditions(seconds: float) -> dict[str, Any]:
-    """The seconds that it took, the processor, how many of its cores, the load of the last minutes, and versions.
+    """The sources, the seconds that it took, the processor, how many of its cores, the load of the last minutes, and versions.
 
     load_15_minutes: processes that ran or waited; what was measured is one or more of them.
     """
     return {
+        "commit": _commit(),
         "processor": _processor(),
         "cores": CORES,
         "seconds": round(seconds, 1),
@@ -26,6 +28,22 @@ def conditions(seconds: float) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _commit() -> str:
+    """The state of the sources: a commit, with a "+" where files that it tracks have changed since."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _processor() -> str:

@@ -168,13 +168,14 @@ def _measured_on(results: Results) -> str:
         rows.append(
             (
                 f"`{command}`",
+                f"`{on.get('commit', 'unknown')}`",
                 f"{on['cores']} cores of {on['processor']}",
                 f"{on['load_15_minutes']:.1f}",
                 f"{results[name].get('seconds', on['seconds']):,.0f} s",
                 ", ".join(f"{package} {on[package]}" for package in ("python", "numpy", "numba")),
             )
         )
-    columns = ("command", "measured on", "load average at its end, 15 min", "it took", "with")
+    columns = ("command", "commit", "measured on", "load, last 15 min", "it took", "with")
     return _table(columns, rows)
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from bench.fairness import evidence
 from bench.fairness.__main__ import main
+from bench.fairness.conditions import conditions
 
 
 @pytest.fixture
@@ -81,3 +82,10 @@ def test_results_are_kept_and_the_page_is_written(
     # What is not measured anew stays.
     (tmp_path / "proof.json").unlink()
     assert CliRunner().invoke(main, ["evidence", "--results", str(tmp_path)]).exit_code == 0
+
+
+def test_a_result_says_of_which_sources_it_is() -> None:
+    measured = conditions(12.34)
+    assert measured["seconds"] == 12.3
+    assert measured["cores"] >= 1
+    assert re.fullmatch(r"[0-9a-f]{12}\+?|unknown", measured["commit"])
