@@ -90,4 +90,4 @@ def prepared_source(
 def _one_of(**sources: object) -> None:
     if sum(source is not None for source in sources.values()) != 1:
         *first, last = (f"--{name}" for name in sources)
-        raise click.UsageError(f"Give one of {', '.join(first)} and {last}.")
+        raise click.UsageError(f"Give one, and only one, of {', '.join(first)} and {last}.")

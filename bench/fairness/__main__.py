@@ -177,14 +177,15 @@ def evidence(results: Path) -> None:
     them. What was not measured anew stays as it was."""
     from bench.fairness.evidence import PAGE, collect, read, write
 
-    collect(results)
+    kept = collect(results)
     try:
         write(read())
     except FileNotFoundError as missing:
         raise click.ClickException(
             f"no {missing.filename}: run the command first that leaves it in {results}"
         ) from missing
-    click.echo(f"made {PAGE}")
+    found = f"of {', '.join(kept)} from {results}" if kept else f"nothing new in {results}"
+    click.echo(f"made {PAGE}: {found}")
 
 
 if __name__ == "__main__":

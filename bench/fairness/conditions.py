@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -21,6 +22,7 @@ def conditions(seconds: float) -> dict[str, Any]:
     """
     return {
         "commit": _commit(),
+        "ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": CORES,
         "seconds": round(seconds, 1),

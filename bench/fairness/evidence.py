@@ -106,13 +106,13 @@ GUARANTEES = (
 )
 
 
-def collect(source: Path) -> None:
-    """Keep the results that the commands left in `source`; those that are not there stay."""
-    for name in COMMANDS:
-        path = source / f"{name}.json"
-        if path.is_file():
-            FOLDER.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, FOLDER / path.name)
+def collect(source: Path) -> list[str]:
+    """Keep the results that the commands left in `source`, and name them; others stay as they were."""
+    found = [name for name in COMMANDS if (source / f"{name}.json").is_file()]
+    for name in found:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / f"{name}.json", FOLDER / f"{name}.json")
+    return found
 
 
 def read() -> dict[str, dict[str, Any]]:
@@ -149,7 +149,7 @@ def page(results: Results) -> str:
         _mutants(results["mutants"]),
         "## Speed\n",
         _speed(results["speed"]),
-        "## Published results, reproduced\n",
+        "## The KDD 2019 simulation, run again\n",
         _tables(results["tables"]),
     ]
     return "\n".join(parts)
@@ -170,13 +170,18 @@ def _measured_on(results: Results) -> str:
                 f"`{command}`",
                 f"`{on.get('commit', 'unknown')}`",
                 f"{on['cores']} cores of {on['processor']}",
+                on.get("ended", "unknown"),
                 f"{on['load_15_minutes']:.1f}",
                 f"{results[name].get('seconds', on['seconds']):,.0f} s",
                 ", ".join(f"{package} {on[package]}" for package in ("python", "numpy", "numba")),
             )
         )
-    columns = ("command", "commit", "measured on", "load, last 15 min", "it took", "with")
-    return _table(columns, rows)
+    columns = ("command", "commit", "measured on", "ended", "load", "it took", "with")
+    told = (
+        "\nLoad: how many processes ran or waited on the machine, the mean of the last 15 minutes; "
+        'those measured are among them. A "+" behind a commit: with changes since.\n'
+    )
+    return _table(columns, rows) + told
 
 
 def _guarantees(results: Results) -> str:
@@ -194,12 +199,18 @@ def _guarantees(results: Results) -> str:
             (
                 f"`{one.kind}`" if one.kind != "pages" else "pages",
                 one.text,
-                f"{against:,} / {wrong:,}" if checked else "",
+                f"{against:,} / {wrong:,}" if checked else "no oracle",
                 f"{lists:,} / {outside:,}" if soaked else "",
             )
         )
-    columns = ("kind", "guarantee", "instances / mismatches", "whole lists / violations")
-    return _table(columns, rows)
+    columns = ("kind", "guarantee", "against an oracle / mismatches", "in bulk / violations")
+    told = (
+        "\nAgainst an oracle: instances whose list was compared with brute force, another rule, an "
+        "assignment or an integer program; one instance may stand behind several kinds. In bulk: "
+        "lists made through the whole fair stage and recounted from the policy's text; floors, "
+        "windows, FA*IR and caps share theirs.\n"
+    )
+    return _table(columns, rows) + told
 
 
 def _proof(proof: Mapping[str, Any]) -> str:
@@ -231,7 +242,9 @@ def _soak(soak: Mapping[str, Any]) -> str:
         rows.append((f"whole stage: {kind}", *(f"{count:,}" for count in counts)))
     told = (
         f"`{COMMANDS['soak']}`: seed {soak['seed']}, up to 64 groups; "
-        f"{soak['violations']:,} lists outside their bounds.\n\n"
+        f"{soak['violations']:,} lists outside their bounds. None keeps: no list of the candidates "
+        "can keep the bounds, and the receipt says so. Not found: there was one, and the receipt says "
+        "NOT_FOUND.\n\n"
     )
     columns = ("lists of", "lists", "none keeps", "not found", "violations")
     return told + _table(columns, rows)
@@ -240,8 +253,9 @@ def _soak(soak: Mapping[str, Any]) -> str:
 def _mutants(mutants: Mapping[str, Any]) -> str:
     told = (
         f"`{COMMANDS['mutants']}`: {mutants['score']:.1%} of the faults planted in the fair stage "
-        f"were noticed (goal: {mutants['goal']:.0%}). Equivalent ones change no answer; each has "
-        "its reason in `bench/fairness/equivalent.toml`.\n\n"
+        f"were noticed (goal: {mutants['goal']:.0%}, "
+        f"{_words(mutants['score'] >= mutants['goal'])}). Equivalent ones change no answer and do "
+        "not count; each has its reason in `bench/fairness/equivalent.toml`.\n\n"
     )
     rows = [
         (f"`{module}`", *(f"{counts[fate]:,}" for fate in ("killed", "survived", "equivalent")))
@@ -264,21 +278,27 @@ def _code(line: str) -> str:
     return f"{quote}{line}{quote}"
 
 
+def _words(met: bool | None) -> str:
+    return {True: "met", False: "**missed**", None: ""}[met]
+
+
 def _speed(speed: Mapping[str, Any]) -> str:
-    words = {True: "met", False: "**missed**", None: ""}
     rows = [
         (
             row["name"],
             f"{in_words(row['value'])} {row['unit']}",
             "" if row["goal"] is None else f"{row['goal']:g}",
-            words[row["met"]],
+            _words(row["met"]),
             row["note"],
         )
         for row in speed["rows"]
     ]
     told = (
         f"`{COMMANDS['speed']}`: medians of {speed['rounds']} interleaved rounds, CPU time unless "
-        f"told otherwise; {speed['missed']} goals missed.\n\n"
+        f"told otherwise; {speed['missed']} goals missed. The rows of a server are wall-clock time: "
+        "callers, event loop and fair stage share the cores, a stage that was not just run finds its "
+        "code and data outside of the caches, and at the 99th percentile another thread had its turn "
+        "in the middle of it.\n\n"
     )
     return told + _table(("measured", "value", "goal, at most", "", "from"), rows)
 
@@ -286,8 +306,10 @@ def _speed(speed: Mapping[str, Any]) -> str:
 def _tables(tables: Mapping[str, Any]) -> str:
     told = (
         f"`{COMMANDS['tables']}`: the simulation of Geyik et al. (KDD 2019), seed "
-        f"{tables['seed']}, lists of 100, with this system's floors beside the paper's rules. It "
-        "prints FA*IR's m-tables too.\n\n"
+        f"{tables['seed']}, lists of 100, with this system's floors beside the paper's rules. Floors "
+        "are the least that a group gets, and the exact list keeps the most NDCG of those that keep "
+        "them; NDKL measures the distance from the shares themselves, which windows and the paper's "
+        "rules aim at. FA*IR's published m-tables are a check of their own, above.\n\n"
     )
     rows = [
         (
