@@ -3,9 +3,9 @@
 Owns what is asked of the kernels, in which order, and what the receipt states. Pure: arrays in,
 arrays out; the same input gives the same list. Knows neither items nor the wire.
 
-Scores are finite: that is the caller's business, and the service refuses others.
-NaN is ranked last, neither crashes nor hangs, and makes `utility_kept` NaN if it
-comes into the list.
+Scores are finite: the service refuses others. Here NaN is ranked last, neither crashes nor hangs,
+and makes `utility_kept` NaN if it comes into the list; only a policy of several tables, whose search
+adds scores up, refuses what is not finite.
 
 >>> from server.fairness import compile_policy, parse_policy
 >>> policy = parse_policy('''
@@ -84,7 +84,8 @@ def rerank(
 
     Raises:
         PolicyInfeasible: no list keeps the policy and it says "refuse".
-        InvalidField: count, a group or a length is outside the above.
+        InvalidField: count, a group, a length or a position is outside the above, or a score is not
+            finite under a policy of several tables.
     """
     n = len(scores)
     if not 1 <= count <= compiled.max_count:
@@ -101,21 +102,28 @@ def rerank(
         )
     if compiled.calibrations and not compiled.targets:
         compiled = compiled.for_user({})
-    fixed = _NOTHING_FIXED if fixed is None else _owned(fixed, _INT32)
-    scores = _owned(scores, _FLOAT32)
-    ties = _NO_TIES if tie_break is None else _owned(tie_break, _INT64)
+    fixed = _NOTHING_FIXED if fixed is None else _owned("fixed", fixed, _INT32)
+    if len(fixed):
+        _check_fixed(fixed, min(count, n), n)
+    if vectors is not None and (vectors.ndim != 2 or len(vectors) != n):
+        raise InvalidField.of("vectors", f"shape {vectors.shape}", f"({n}, d), one for each score")
+    scores = _owned("scores", scores, _FLOAT32)
+    ties = _NO_TIES if tie_break is None else _owned("tie_break", tie_break, _INT64)
     size = min(count, n)
     if compiled.policy.kind == "none":
         by_score = kernels.score_order(scores, ties)
         return as_scored(by_score, compiled, Skip.POLICY_NONE, size, fixed, scores)
     if compiled.one_table and boost is None and vectors is None and not len(fixed):
         own = groups if groups.ndim == 1 else _members(groups, compiled)[0]
-        plain = _plain(scores, _owned(own, _INT32), ties, compiled, size)
+        plain = _plain(scores, _owned("groups", own, _INT32), ties, compiled, size)
         if plain is not None:
             return plain
     members = _members(groups, compiled) if compiled.labels else _NO_MEMBERS
     by_score = kernels.score_order(scores, ties)
     order, values, raised = _shaped(scores, by_score, ties, compiled, size, boost, vectors)
+    if len(compiled.starts) > 1:
+        _check_finite("scores", scores)
+        _check_finite("boost", values)
     found = bounded_list(values, members, order, compiled, size, fixed)
     if found.status is not Status.NOT_FOUND or not len(fixed):
         _check(found.violation, compiled)
@@ -214,14 +222,14 @@ def _shaped(
     """The order that the list is made of, what it is by, and why an item is raised in it."""
     order, values, raised = by_score, scores, ReasonCode.SCORE
     if boost is not None and compiled.amortisation is not None:
-        values, raised = _owned(scores + boost, _FLOAT32), ReasonCode.RAISED_FOR_EXPOSURE
+        values, raised = _owned("boost", scores + boost, _FLOAT32), ReasonCode.RAISED_FOR_EXPOSURE
         order = kernels.score_order(values, ties)
     rule = compiled.policy.shaping("diverse")
     if vectors is not None and rule is not None:
         assert isinstance(rule.section, Diverse)
         pick = diversify.mmr_order if rule.section.method == "mmr" else diversify.dpp_order
         trade_off = float(Fraction(rule.section.trade_off))
-        picked = pick(values, _owned(vectors, _FLOAT32), order, size, trade_off)
+        picked = pick(values, _owned("vectors", vectors, _FLOAT32), order, size, trade_off)
         order = np.concatenate([picked, order[~np.isin(order, picked)]])
         # The bounds are kept at the least cost in places of this order.
         values = np.empty(len(order), np.float32)
@@ -232,7 +240,7 @@ def _shaped(
 
 def _members(groups: Int32, compiled: CompiledPolicy) -> Int32:
     """`[A, n] int32`, all of them rows of their table."""
-    members = _owned(groups if groups.ndim == 2 else groups[np.newaxis], _INT32)
+    members = _owned("groups", groups if groups.ndim == 2 else groups[np.newaxis], _INT32)
     if len(members) != len(compiled.starts):
         raise InvalidField.of(
             "groups", f"groups of {len(members)} tables", f"of {listed(compiled.policy.tables)}"
@@ -245,12 +253,43 @@ def _check_length(field: str, column: NDArray[Any], n: int) -> None:
         raise InvalidField.of(field, f"{column.shape[-1]} values", f"{n}, one for each score")
 
 
-def _owned(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _owned(field: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array as the kernels are compiled for it.
 
     A read-only, strided or wider one would compile them anew, for a second, in a request.
+
+    Raises:
+        InvalidField: whole numbers are asked for, and one is none or has too many digits.
     """
-    return array if array.dtype == dtype and array.flags.carray else np.array(array, dtype)
+    if array.dtype == dtype and array.flags.carray:
+        return array
+    with np.errstate(invalid="ignore", over="ignore"):
+        owned = np.array(array, dtype)
+    if owned.dtype.kind == "i" and not np.array_equal(owned, array):
+        other = array[owned != array].ravel()[0]
+        raise InvalidField.of(field, other.item(), f"whole numbers of {dtype.itemsize * 8} bits")
+    return owned
+
+
+def _check_finite(field: str, column: Float32) -> None:
+    finite = np.isfinite(column)
+    if not finite.all():
+        bad = int(finite.argmin())
+        raise InvalidField.of(
+            f"{field}[{bad}]", float(column[bad]), "a finite sum of score and boost"
+        )
+
+
+def _check_fixed(fixed: Int32, size: int, n: int) -> None:
+    if len(fixed) > size:
+        raise InvalidField.of(
+            "fixed", f"{len(fixed)} positions", f"at most {size}, the list's places"
+        )
+    outside = fixed[(fixed < 0) | (fixed >= n)]
+    if len(outside):
+        raise InvalidField.of("fixed", int(outside[0]), f"0 to {n - 1}, positions of candidates")
+    if len(np.unique(fixed)) < len(fixed):
+        raise InvalidField.of("fixed", "a position twice", "each once")
 
 
 def _reasons(ranks: Int32, found: Bounded, raised: ReasonCode) -> Int8:
