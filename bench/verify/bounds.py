@@ -73,7 +73,7 @@ class Known:
     table, how often the user bought of each, and the group of each item where that is known.
 
     positive: the kinds of events that count as bought. until_ms: the end of the bundle's data; no
-    server's clock stands before it.
+    server's clock stands before it. ids: all items of the bundle. model_digest: of its model.
     """
 
     items: Mapping[str, Mapping[str, int]]
@@ -81,6 +81,8 @@ class Known:
     group_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     positive: frozenset[int] = frozenset()
     until_ms: int = 0
+    ids: frozenset[str] = frozenset()
+    model_digest: str = ""
 
 
 def worth(discount: str, rank: int) -> float:
