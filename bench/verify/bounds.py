@@ -1,4 +1,4 @@
-"""A policy document -> what it asks of each group at each prefix, in plain Python.
+"""A policy's rules -> what it asks of each group at each prefix, in plain Python.
 
 Written from the definitions, for an auditor to read, and sharing nothing with the
 server: a wrong kernel or compiler there cannot vouch for itself here. Proportions are
@@ -8,7 +8,6 @@ exact fractions; only FA*IR's binomial probabilities are floats.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -43,28 +42,6 @@ class Document:
     def shaped_by(self) -> str:
         """What changes the order before bounds are kept: "amortised", "diverse", both or nothing."""
         return " and ".join(kind for kind, _, _ in self.rules if kind in SHAPING)
-
-
-def read_document(text: str) -> Document:
-    """The rules of a policy document; malformed ones raise KeyError or ValueError."""
-    policy = tomllib.loads(text)
-    kind = policy["kind"]
-    if kind == "stack":
-        rules = [(r["kind"], r.get("group_table", ""), r[r["kind"]]) for r in policy["stack"]]
-    elif kind == "intersection":
-        rules = [("floors", table, shares) for table, shares in policy["intersection"].items()]
-    elif kind == "none":
-        rules = []
-    else:
-        rules = [(kind, policy.get("group_table", ""), policy[kind])]
-    return Document(
-        policy["name"],
-        policy["version"],
-        kind,
-        policy.get("discount", "log2"),
-        policy.get("on_infeasible", "serve") == "refuse",
-        tuple(rules),
-    )
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,9 @@ def command(
 ) -> None:
     """Recompute what a list and its receipt claim, without the server's code."""
     from bench.refused import InputRefused
-    from bench.verify.bounds import read_document
     from bench.verify.catalogue import read_known
     from bench.verify.claims import Verdict
+    from bench.verify.document import check_groups, read_document
     from bench.verify.evidence import read_evidence
     from bench.verify.history import read_stored
     from bench.verify.recompute import verify
@@ -96,17 +96,18 @@ def command(
     if events is not None and evidence.history is not None:
         stored = read_stored(evidence.history, events, max_history_events)
         evidence = replace(evidence, history=stored)
-    text = policy.read_text(encoding="utf-8")
     try:
-        document = read_document(text)
-    except (KeyError, ValueError) as error:
-        raise InputRefused(str(policy), "", f"is no policy document: {error}") from error
+        text = policy.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputRefused(str(policy), "", f"is not UTF-8: {error}") from error
+    document = read_document(text, str(policy))
     known = None if bundle is None else read_known(bundle, evidence.bundle_id)
     if known is not None:
         tables = (*document.tables, *filter(None, [evidence.group_table]))
         missing = [table for table in tables if table not in known.items]
         if missing:
             raise InputRefused(str(bundle), "", f"has no group table {missing[0]!r}")
+        check_groups(document, known, str(policy))
     claims = verify(evidence, text, document, known)
     verdicts = {claim.verdict for claim in claims}
     if as_json:
