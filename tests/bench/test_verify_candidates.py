@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 
+from bench.verify.bounds import Known
+from bench.verify.chosen import candidates_are_right
+from bench.verify.claims import Verdict
+from bench.verify.document import read_document
+from bench.verify.evidence import Candidate, Evidence
 from equipoise.v1 import recommendation_pb2 as pb
 from strategies.bundles import DATA_UNTIL_MS, TIERS
 from strategies.lists import Shopper, asked, pages
@@ -225,3 +230,22 @@ def test_groups_of_a_rerank_without_candidates_are_not_at_hand(
     code, claims = verifier(request, [response], "tiers")
     assert code == 3, claims
     assert not [c for c in claims.values() if c["verdict"] == "lie"]
+
+
+@pytest.mark.parametrize(("table", "verdict"), [("", Verdict.LIE), ("other", Verdict.HOLDS)])
+def test_a_rerank_may_have_groups_looked_up_in_another_table(table: str, verdict: Verdict) -> None:
+    document = read_document(
+        'name = "p"\nversion = "1"\nkind = "floors"\ngroup_table = "t"\nreason = "made for a test"\n'
+        'floors = {a = "1/5"}\n'
+    )
+    sizes = {"a": 1, "b": 1}
+    known = Known(
+        {"t": sizes, "other": sizes}, {}, {"t": {"x": "a", "y": "b"}, "other": {"x": "b", "y": "a"}}
+    )
+    evidence = Evidence(
+        count=1, excluded=frozenset(), items=[pb.RankedItem(rank=1, item_id="x", group="b")],
+        candidates={"x": Candidate(2, ("b",), 0), "y": Candidate(1, ("a",), 0)}, whole=True,
+        receipt=pb.FairnessReceipt(), bundle_id="", bought={}, group_table=table,
+    )  # fmt: skip
+    (found,) = candidates_are_right(evidence, document, known)
+    assert (found.name, found.verdict) == (GROUPS, verdict)
