@@ -100,7 +100,7 @@ def live(out: Path) -> None:
     store = folder / "events.db"
     copy_store(out / "events.db", store)
     with server(out / "bundle", store, folder / "server.log") as serving:
-        lists = hold(serving.target, out / "requests.jsonl", out / "bundle" / "policies")
+        lists = hold(serving.target, out / "requests.jsonl", out / "bundle")
         lists["ready_s"] = serving.ready_s
         _load(out, serving)
         _invariants(out, serving)

@@ -17,8 +17,10 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from matplotlib.figure import Figure
 
-from bench.verify.bounds import read_document, worth
+from bench.verify.bounds import worth
+from bench.verify.catalogue import read_known
 from bench.verify.claims import Verdict
+from bench.verify.document import read_document
 from bench.verify.evidence import evidence_of
 from bench.verify.recompute import verify
 from equipoise.v1 import recommendation_pb2 as pb
@@ -78,12 +80,13 @@ def over_time(session: Asks, users: Sequence[str], policy: str, table: str) -> d
     return {"policy": policy, "table": table, "rows": rows}
 
 
-def verified(session: Asks, user: str, document: Path) -> dict[str, Any]:
+def verified(session: Asks, user: str, document: Path, bundle: Path) -> dict[str, Any]:
     """Every claim of one list, recomputed in plain Python; a lie stops the demo."""
     text = document.read_text(encoding="utf-8")
-    policy = read_document(text)
+    policy = read_document(text, str(document))
     request = session.request(user, policy.name, with_candidates=True)
-    claims = verify(evidence_of(request, [session.send(request)]), text, policy, None)
+    evidence = evidence_of(request, [session.send(request)])
+    claims = verify(evidence, text, policy, read_known(bundle, evidence.bundle_id))
     lies = [claim for claim in claims if claim.verdict is Verdict.LIE]
     if lies:
         raise click.ClickException(f"verify: {lies[0].name}: {lies[0].told}")

@@ -142,10 +142,10 @@ def _closed_loop(session: Session, user: str, data_until_ms: int) -> dict[str, A
     }
 
 
-def hold(target: str, requests: Path, policies: Path) -> dict[str, Any]:
+def hold(target: str, requests: Path, bundle: Path) -> dict[str, Any]:
     """Ask a live server for the demo's lists and keep the answers as plain data.
 
-    policies: the folder of the policy documents that it serves.
+    bundle: the one that it serves.
     """
     with grpc.insecure_channel(target) as channel:
         session = Session(channel)
@@ -167,7 +167,9 @@ def hold(target: str, requests: Path, policies: Path) -> dict[str, Any]:
             "info": _as_dict(info),
             "own_taste": own_taste(session, users, TASTE, plain),
             "over_time": over_time(session, users, OVER_TIME, EVENED_TABLE),
-            "verified": verified(session, shown[0].user, policies / f"{default}.toml"),
+            "verified": verified(
+                session, shown[0].user, bundle / "policies" / f"{default}.toml", bundle
+            ),
             "households": [
                 {"user": pair.user, "before": _as_dict(pair.before), "after": _as_dict(pair.after)}
                 for pair in shown

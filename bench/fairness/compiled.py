@@ -30,6 +30,7 @@ _REACHED = (
     "server/jit.py",
     # What lists of the whole stage are made and judged with, beside the loops.
     "bench/verify/bounds.py",
+    "bench/verify/document.py",
     "server/engine/fair.py",
 )
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from bench.fairness.draw import labels_of
 from bench.fairness.soak_judge import Asked, bounds_of
-from bench.verify.bounds import Document, Known, read_document
+from bench.verify.bounds import Document, Known
+from bench.verify.document import read_document
 from server.errors import PolicyRefused
 from server.fairness import CompiledPolicy, TableGroups, compile_tables, parse_policy
 from server.fairness.types import Int32, Int64

@@ -1,4 +1,4 @@
-"""A policy document -> what it asks of each group at each prefix, in plain Python.
+"""A policy's rules -> what it asks of each group at each prefix, in plain Python.
 
 Written from the definitions, for an auditor to read, and sharing nothing with the
 server: a wrong kernel or compiler there cannot vouch for itself here. Proportions are
@@ -8,7 +8,6 @@ exact fractions; only FA*IR's binomial probabilities are floats.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -45,35 +44,13 @@ class Document:
         return " and ".join(kind for kind, _, _ in self.rules if kind in SHAPING)
 
 
-def read_document(text: str) -> Document:
-    """The rules of a policy document; malformed ones raise KeyError or ValueError."""
-    policy = tomllib.loads(text)
-    kind = policy["kind"]
-    if kind == "stack":
-        rules = [(r["kind"], r.get("group_table", ""), r[r["kind"]]) for r in policy["stack"]]
-    elif kind == "intersection":
-        rules = [("floors", table, shares) for table, shares in policy["intersection"].items()]
-    elif kind == "none":
-        rules = []
-    else:
-        rules = [(kind, policy.get("group_table", ""), policy[kind])]
-    return Document(
-        policy["name"],
-        policy["version"],
-        kind,
-        policy.get("discount", "log2"),
-        policy.get("on_infeasible", "serve") == "refuse",
-        tuple(rules),
-    )
-
-
 @dataclass(frozen=True)
 class Known:
     """What the bounds rest on besides the document: the catalogue's items in each group of each
     table, how often the user bought of each, and the group of each item where that is known.
 
     positive: the kinds of events that count as bought. until_ms: the end of the bundle's data; no
-    server's clock stands before it.
+    server's clock stands before it. ids: all items of the bundle. model_digest: of its model.
     """
 
     items: Mapping[str, Mapping[str, int]]
@@ -81,6 +58,8 @@ class Known:
     group_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     positive: frozenset[int] = frozenset()
     until_ms: int = 0
+    ids: frozenset[str] = frozenset()
+    model_digest: str = ""
 
 
 def worth(discount: str, rank: int) -> float:

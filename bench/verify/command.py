@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bench.verify.bounds import Known
     from bench.verify.claims import Claim
 
 EXAMPLES = """\b
@@ -19,17 +18,27 @@ Examples:
   equipoise recommend --user 1 --count 20 --evidence out/evidence
   equipoise verify --request out/evidence/request.json \\
       --response out/evidence/response.json \\
-      --policy out/demo/bundle/policies/provider-tiers.toml
-  equipoise verify --request r.json --response p1.json --response p2.json --policy p.toml
+      --policy out/demo/bundle/policies/provider-tiers.toml \\
+      --bundle out/demo/bundle
+  equipoise verify --request r.json --response p1.json --response p2.json \\
+      --policy p.toml --bundle bundle
 
 \b
 The files are the messages as protobuf JSON: RecommendRequest and
 RecommendResponse, or RerankRequest and RerankResponse. Of a list in pages give
 every page. A Recommend must have been asked with_candidates, otherwise most
-claims cannot be checked. --bundle: groups are looked up again in it, and a
-calibrated policy's catalogue shares are read. --events: what the user bought is
-counted again; give the store as it was when the list was made, or a copy, for
-what came late or was erased since reads like a lie.
+claims cannot be checked. --bundle: every candidate's groups are looked up again
+in it, candidates that the request named must be there, and a calibrated policy's
+catalogue shares are read; without it groups are not checked, but where a Rerank
+brought them. --events: what the user bought is counted again; give the store as
+it was when the list was made, or a copy, for what came late or was erased since
+reads like a lie.
+
+\b
+Taken as told: scores and boosts, and which candidates the server chose where the
+request named none. Checked is what was made of them.
+
+\b
 Exit code 0: every claim holds; 1: at least one is a lie; 3: none is a lie, but
 some could not be checked; 2: usage."""
 
@@ -76,8 +85,9 @@ def command(
 ) -> None:
     """Recompute what a list and its receipt claim, without the server's code."""
     from bench.refused import InputRefused
-    from bench.verify.bounds import read_document
+    from bench.verify.catalogue import read_known
     from bench.verify.claims import Verdict
+    from bench.verify.document import check_groups, read_document
     from bench.verify.evidence import read_evidence
     from bench.verify.history import read_stored
     from bench.verify.recompute import verify
@@ -86,16 +96,18 @@ def command(
     if events is not None and evidence.history is not None:
         stored = read_stored(evidence.history, events, max_history_events)
         evidence = replace(evidence, history=stored)
-    text = policy.read_text(encoding="utf-8")
     try:
-        document = read_document(text)
-    except (KeyError, ValueError) as error:
-        raise InputRefused(str(policy), "", f"is no policy document: {error}") from error
-    known = None if bundle is None else _known(bundle, evidence.bundle_id)
+        text = policy.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputRefused(str(policy), "", f"is not UTF-8: {error}") from error
+    document = read_document(text, str(policy))
+    known = None if bundle is None else read_known(bundle, evidence.bundle_id)
     if known is not None:
-        missing = [table for table in document.tables if table not in known.items]
+        tables = (*document.tables, *filter(None, [evidence.group_table]))
+        missing = [table for table in tables if table not in known.items]
         if missing:
             raise InputRefused(str(bundle), "", f"has no group table {missing[0]!r}")
+        check_groups(document, known, str(policy))
     claims = verify(evidence, text, document, known)
     verdicts = {claim.verdict for claim in claims}
     if as_json:
@@ -115,38 +127,6 @@ def command(
     else:
         _show(claims)
     sys.exit(1 if Verdict.LIE in verdicts else 3 if Verdict.NOT_CHECKED in verdicts else 0)
-
-
-def _known(bundle: Path, bundle_id: str) -> Known:
-    from bench.refused import InputRefused
-    from bench.verify.bounds import Known
-    from equipoise.v1 import recommendation_pb2 as pb
-    from server.bundle import load_bundle
-
-    held = load_bundle(bundle)
-    if held.manifest.bundle_id != bundle_id:
-        raise InputRefused(
-            "--bundle", str(bundle), f"is {held.manifest.bundle_id}, the answer is of {bundle_id}"
-        )
-    return Known(
-        {
-            name: dict(zip(table.labels, table.sizes.items.tolist(), strict=True))
-            for name, table in held.groups.items()
-        },
-        {},
-        {
-            name: {
-                item: table.labels[code]
-                for item, code in zip(held.items.ids, table.codes.tolist(), strict=True)
-            }
-            for name, table in held.groups.items()
-        },
-        frozenset(
-            pb.EventKind.Value(f"EVENT_KIND_{kind.upper()}")
-            for kind in held.manifest.positive_kinds
-        ),
-        held.manifest.data.until_unix_ms,
-    )
 
 
 def _show(claims: list[Claim]) -> None:

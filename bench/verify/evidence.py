@@ -32,10 +32,12 @@ class Evidence:
     """One list: what it was made of (None where that was not recorded) and what was answered.
 
     items: of all pages, in order. whole: whether they are the whole list that the receipt is of.
-    told_groups: whether the request brought groups of its own. policy: that was asked for. allowed:
-    the items that the request names, None where the server was to choose. paged: in pages. history:
-    what a Recommend was to be made from; None of a Rerank, which brings `bought` itself. earlier: the
-    same list as it stood after each page before the last.
+    told_groups: the candidates whose groups the request brought. group_table: where a Rerank has the
+    others looked up, "" for the policy's own. policy: that was asked for. allowed: the items that the
+    request names, None where the server was to choose. skipped: how many of them the answer calls
+    unknown. drops_seen: what was bought before is to be left out. paged: in pages. history: what a
+    Recommend was to be made from; None of a Rerank, which brings `bought` itself. earlier: the same
+    list as it stood after each page before the last.
     """
 
     count: int
@@ -46,9 +48,13 @@ class Evidence:
     receipt: pb.FairnessReceipt
     bundle_id: str
     bought: Mapping[str, Mapping[str, int]]
-    told_groups: bool = False
+    told_groups: frozenset[str] = frozenset()
+    group_table: str = ""
     policy: str = ""
     allowed: frozenset[str] | None = None
+    skipped: int = 0
+    drops_seen: bool = False
+    model_digest: str = ""
     paged: bool = False
     same_request: bool = True
     history: History | None = None
@@ -89,10 +95,18 @@ def _until(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) ->
         bought=_added_up(last.bought),
         policy=asked.policy,
         allowed=frozenset(asked.candidate_item_ids) or None,
+        skipped=last.skipped_candidates,
+        drops_seen=_drops_seen(asked),
+        model_digest=last.model_digest,
         paged=len(pages) > 1 or last.page_offset > 0,
         same_request=asked.request_id in ("", pages[0].request_id),
         history=history_of(asked, last),
     )
+
+
+def _drops_seen(asked: pb.RecommendRequest) -> bool:
+    on = asked.personalisation != pb.PERSONALISATION_OFF
+    return on and asked.seen_items == pb.SEEN_ITEMS_EXCLUDE
 
 
 def _bought_before(asked: pb.RecommendRequest) -> frozenset[str]:
@@ -100,7 +114,7 @@ def _bought_before(asked: pb.RecommendRequest) -> frozenset[str]:
 
     Views and the like count where the bundle says so, which is not known here.
     """
-    if asked.seen_items != pb.SEEN_ITEMS_EXCLUDE or asked.personalisation == pb.PERSONALISATION_OFF:
+    if not _drops_seen(asked):
         return frozenset()
     latest = asked.as_of_unix_ms
     return frozenset(
@@ -126,7 +140,8 @@ def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Ev
         receipt=answer.receipt,
         bundle_id=answer.bundle_id,
         bought=_added_up(asked.bought),
-        told_groups=any(own.group or own.groups for own in asked.candidates),
+        told_groups=frozenset(c.item_id for c in asked.candidates if c.group or c.groups),
+        group_table=asked.group_table,
         policy=asked.policy,
         same_request=asked.request_id in ("", answer.request_id),
     )

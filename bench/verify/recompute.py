@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.verify.bought import bought_is_right
 from bench.verify.bounds import Document, Known, worth
+from bench.verify.chosen import candidates_are_right
 from bench.verify.claims import (
     Claim,
     Verdict,
@@ -39,10 +40,17 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
 
     text: the policy document. known: the catalogue's groups, None where no bundle is at hand.
     """
+    looked_up = [
+        own.groups
+        for item, own in (evidence.candidates or {}).items()
+        if item not in evidence.told_groups
+    ]
+    if evidence.history is None and document.tables and looked_up and not any(looked_up):
+        # A Rerank whose groups were looked up, and that was not asked to tell them.
+        evidence = replace(evidence, candidates=None)
     claims = [_policy(evidence, text, document), _places(evidence)]
     claims += _against_candidates(evidence, document)
-    if known is not None and not evidence.told_groups:
-        claims.append(_groups_are_the_bundles(evidence, document, known))
+    claims += candidates_are_right(evidence, document, known)
     claims += bought_is_right(evidence, document, known)
     claims += pages_agree(evidence, document)
     claims += _earlier_receipts(evidence, document, known)
@@ -89,7 +97,7 @@ def _policy(evidence: Evidence, text: str, document: Document) -> Claim:
     ]
     if evidence.policy not in ("", document.name):
         wrong.append(f"policy {evidence.policy!r} was asked for")
-    if receipt.groups_from_caller != (evidence.told_groups and bool(document.tables)):
+    if receipt.groups_from_caller != (bool(evidence.told_groups and document.tables)):
         wrong.append(f"groups_from_caller is {receipt.groups_from_caller}")
     if not evidence.same_request:
         wrong.append("the answer is to another request id")
@@ -114,21 +122,6 @@ def _places(evidence: Evidence) -> Claim:
     elif evidence.allowed is not None and set(ids) - evidence.allowed:
         broken = f"item {min(set(ids) - evidence.allowed)!r} was not among those to choose from"
     return claim("places are in order, no item comes twice", broken, f"{len(ids)} items")
-
-
-def _groups_are_the_bundles(evidence: Evidence, document: Document, known: Known) -> Claim:
-    name = "groups are those of the bundle"
-    several = len(document.tables) > 1
-    for item, own in zip(evidence.items, rows_of(evidence.items), strict=True):
-        wanted = [
-            f"{table}:{known.group_of[table][item.item_id]}" if several
-            else known.group_of[table][item.item_id]
-            for table in document.tables
-            if item.item_id in known.group_of[table]
-        ]  # fmt: skip
-        if list(own) != wanted:
-            return claim(name, f"item {item.item_id!r} is told as {own}, the bundle has {wanted}")
-    return claim(name, "", "all looked up again")
 
 
 def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Claim]:

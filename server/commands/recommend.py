@@ -99,7 +99,8 @@ def _time_ms(text: str) -> int:
 @click.option(
     "--evidence",
     type=click.Path(path_type=Path, file_okay=False),
-    help="A folder for request.json and response.json, with all candidates, for equipoise verify.",
+    help="A folder for request.json and response.json, with all candidates, for equipoise verify; "
+    "further pages of the list become response-2.json and so on.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
 def command(
@@ -123,7 +124,10 @@ def command(
 
     from equipoise.v1 import recommendation_pb2 as pb
     from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+    from server.commands.kept import keep, place_of
 
+    if evidence is not None and fields["validate_only"]:
+        raise click.UsageError("--validate-only makes no list, so there is no --evidence of one")
     try:
         as_of_ms = _time_ms(as_of) if as_of else 0
     except ValueError as error:
@@ -148,16 +152,14 @@ def command(
         with_candidates=evidence is not None,
         **fields,
     )
+    page = 1 if evidence is None else place_of(evidence, request.page_token)
     with grpc.insecure_channel(target) as channel:
         try:
             response = RecommendationServiceStub(channel).Recommend(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise click.ClickException(_told(error, target)) from error
     if evidence is not None:
-        evidence.mkdir(parents=True, exist_ok=True)
-        for name, message in (("request", request), ("response", response)):
-            text = MessageToJson(message, preserving_proto_field_name=True)
-            (evidence / f"{name}.json").write_text(text, encoding="utf-8")
+        keep(evidence, page, request, response)
     if as_json:
         click.echo(MessageToJson(response, preserving_proto_field_name=True))
     else:

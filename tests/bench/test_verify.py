@@ -220,7 +220,8 @@ def test_a_rerank_is_verified_from_the_callers_own_scores(
 def test_fa_ir_by_plain_python_is_the_servers() -> None:
     from fractions import Fraction
 
-    from bench.verify.bounds import Known, bounds, read_document
+    from bench.verify.bounds import Known, bounds
+    from bench.verify.document import read_document
     from server.fairness import compile_policy, parse_policy
     from strategies.fairness import document
 
