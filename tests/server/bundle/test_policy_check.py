@@ -121,7 +121,11 @@ def test_a_rule_that_asks_for_nothing_is_no_pass(
             "stack.0.floors, stack.1.floors, stack.2.floors cannot be kept together",
         ),
         (stack(floors("brnd", 'Private = "1/2"'), cap("brand", 2, 10)),
-         "stack.0.group_table: got 'brnd'; the data has brand, category, provider_tier"),
+         "stack.0.group_table: got 'brnd'; did you mean 'brand'? the data has brand, category, "
+         "provider_tier"),
+        (document("intersection", '[intersection.brnd]\nPrivate = "1/2"\n'
+                  '[intersection.category]\na = "1/2"\n').replace('group_table = "t"\n', ""),
+         "intersection.brnd: no such group table; did you mean 'brand'? the data has brand, "),
         (of("cap", "brand", '[cap]\nat_most = 2\nwithin_first = 9\ngroups = ["Privat"]\n'),
          "cap.Privat: group table 'brand' has no such group; did you mean 'Private'?"),
         (stack(cap("brand", 2, 10), 'kind = "diverse"\ndiverse = {method = "mmr", trade_off = "1/5"}'),
@@ -131,7 +135,7 @@ def test_a_rule_that_asks_for_nothing_is_no_pass(
         (of("calibrated", "brand", '[calibrated]\nat_least = "1/2"\nat_most = "1/2"\n'),
          "calibrated.at_most"),
         (of("calibrated", "brand", '[calibrated]\nat_least = 0.5\nat_most = "3/2"\n'),
-         'calibrated.at_least: got 0.5; Input should be a valid string'),
+         'calibrated.at_least: got 0.5; allowed: an integer fraction from 0 to 1 in text'),
         (of("amortised", "brand", '[amortised]\nmethod = "pmmf"\nstrength = "1/2"\n'),
          "amortised.method: got 'pmmf'"),
         (document("diverse", '[diverse]\nmethod = "mmr"\ntrade_off = "1/1"\n').replace(
