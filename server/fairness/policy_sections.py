@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_DENOMINATOR = 10_000
 MAX_FACTOR = 10
@@ -58,6 +58,13 @@ Shares = Annotated[dict[str, FractionText], Field(min_length=1, max_length=MAX_G
 Place = Annotated[int, Field(strict=True, ge=1, le=1000)]
 
 
+def _each_once(groups: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((group for group in groups if groups.count(group) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands in it twice; allowed: each group once")
+    return groups
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,7 +74,10 @@ class Cap(Section):
 
     at_most: Place
     within_first: Place
-    groups: Annotated[tuple[str, ...], Field(max_length=MAX_GROUPS)] = ()
+    # Without the key all groups are meant; an empty list could mean that no group is.
+    groups: Annotated[
+        tuple[str, ...], Field(min_length=1, max_length=MAX_GROUPS), AfterValidator(_each_once)
+    ] = ()
 
 
 class FairIr(Section):

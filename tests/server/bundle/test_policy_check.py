@@ -169,6 +169,36 @@ def said(path: Path, bundle: Path, text: str, *flags: str) -> str:
     return result.stdout.splitlines()[-1]
 
 
+EVENED = of("amortised", "brand", '[amortised]\nmethod = "p_mmf"\nstrength = "1/5"\n')
+DIVERSE = document("diverse", '[diverse]\nmethod = "mmr"\ntrade_off = "1/5"\n').replace(
+    'group_table = "t"\n', ""
+)
+SHAPED = (
+    'kind = "amortised"\ngroup_table = "brand"\namortised = {method = "p_mmf", strength = "1/5"}',
+    'kind = "diverse"\ndiverse = {method = "mmr", trade_off = "1/5"}',
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (document("none", ""), "changes nothing: lists stand in the order of their scores"),
+        (DIVERSE, "bounds no list: only the order changes"),
+        (EVENED, "bounds no list: only the order changes"),
+        (stack(*SHAPED), "bounds no list: only the order changes"),
+        (
+            stack(*SHAPED, cap("category", 9, 10)),
+            "can be met: a list of the catalogue keeps every bound at every prefix",
+        ),
+    ],
+)
+def test_a_policy_that_bounds_nothing_is_not_said_to_be_met(
+    tmp_path: Path, bundle_path: Path, text: str, verdict: str
+) -> None:
+    assert said(tmp_path, bundle_path, text) == verdict
+    assert checked(tmp_path, bundle_path, text)[0] == 0
+
+
 # No item of category 1 is Private, so that four places of each leave room for five small makers.
 THREE = stack(
     floors("provider_tier", 'small = "3/4"'),
