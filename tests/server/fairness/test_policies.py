@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
 from server.errors import PolicyRefused
 from server.fairness import TableGroups, compile_policy, compile_tables, parse_policy
+from server.fairness.policy_sections import HEAD as HEAD_KEYS
+from server.fairness.policy_sections import MAX_RULES, SECTIONS, Document, RuleKind, StackRule
 from strategies.fairness import LABELS, compiled, document
 
 SHOP = sorted((Path(__file__).parents[3] / "training" / "policies").glob("*.toml"))
@@ -206,3 +211,63 @@ def test_the_shops_policies_compile_for_the_tables_that_they_name() -> None:
     parsed = [parse_policy(path.read_text(), path.name) for path in SHOP]
     kinds = {compile_tables(policy, tables, 200).policy.kind for policy in parsed}
     assert kinds == {"none", "floors", "window", "cap", "calibrated", "stack"}
+
+
+def fields() -> dict[tuple[str, str], FieldInfo]:
+    """Every key of a policy document by (where, key), as its validator has them."""
+    models = {"policy": Document, "rule": StackRule} | {
+        f"[{name}]": section for name, section in SECTIONS.items()
+    }
+    return {
+        (where, key): field
+        for where, model in models.items()
+        for key, field in model.model_fields.items()
+    }
+
+
+def rows() -> dict[tuple[str, str], tuple[str, str]]:
+    """(type and range, default) of every key in the document's table of keys, by (where, key)."""
+    page = (Path(__file__).parents[3] / "docs" / "policies.md").read_text(encoding="utf-8")
+    table = page.partition("| key | where |")[2].partition("\n\n")[0].splitlines()[2:]
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for line in table:
+        keys, places, form, default = (cell.strip() for cell in line.strip("|").split("|"))
+        for where in re.findall("`(.*?)`", places):
+            for key in re.findall("`(.*?)`", keys):
+                assert (where, key) not in found
+                found[where, key] = (form, default)
+    return found
+
+
+def test_the_documents_table_of_keys_has_all_keys_and_no_other() -> None:
+    assert set(rows()) == set(fields())
+    assert {key for where, key in fields() if where == "policy"} == {
+        *HEAD_KEYS, *SECTIONS, "floors", "window", "intersection", "stack"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "key"), fields())
+def test_the_documents_table_of_keys_says_what_the_validator_does(where: str, key: str) -> None:
+    field, (form, default) = fields()[where, key], rows()[where, key]
+    if field.is_required():
+        assert default == "needed"
+    elif field.default in (None, ""):
+        assert default == "needed by the kind"
+    else:
+        assert default == ("all groups" if field.default == () else json.dumps(field.default))
+    ends = [
+        [getattr(one, end) for one in field.metadata for end in ends if hasattr(one, end)]
+        for ends in (("ge", "min_length"), ("le", "max_length"))
+    ]
+    if all(ends):
+        assert f"{ends[0][0]} to {ends[1][0]}" in form
+    if get_origin(field.annotation) is Literal and key != "kind":
+        assert set(re.findall('"(.*?)"', form)) == set(get_args(field.annotation))
+
+
+def test_the_document_says_which_rules_a_stack_may_hold() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "policies.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| `stack` | `[[stack]]`"))
+    assert re.findall("`([a-z_]+)`", row.split("|")[2]) == list(get_args(RuleKind))
+    assert "two to eight" in row
+    assert MAX_RULES == 8
