@@ -11,6 +11,7 @@ Each message names the field, the value seen and what is allowed:
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,6 +45,16 @@ def listed(names: Iterable[str], limit: int = 20) -> str:
     ordered = sorted(names)
     head = ", ".join(ordered[:limit])
     return head if len(ordered) <= limit else f"{head} and {len(ordered) - limit} more"
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """A question that may stand before other words; empty where no known name is near.
+
+    >>> near_miss("floor", ["floors", "cap"])
+    "did you mean 'floors'? "
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 class EquipoiseError(Exception):

@@ -29,7 +29,7 @@ the one, the two, or more that clash, if that is proven. Over several tables a
 search decides: what it can neither find nor exclude is told as not found, and
 the place told is where the list that breaks the least, as far as was found,
 breaks first.
-Exit code 0: it can be met; 1: it cannot, or asks for nothing; 2: it makes no
+Exit code 0: it can be met, or bounds no list; 1: it cannot, or asks for nothing; 2: it makes no
 sense, and the line says which key."""
 
 
@@ -99,11 +99,13 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
-        _show(facts, found, clash)
+        _show(facts, found, clash, bounds=bool(policy.bounds))
     sys.exit(0 if found.met and not found.idle else 1)
 
 
-def _show(facts: dict[str, Any], found: CatalogueCheck, clash: Clash | None) -> None:
+def _show(
+    facts: dict[str, Any], found: CatalogueCheck, clash: Clash | None, *, bounds: bool
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -128,7 +130,16 @@ def _show(facts: dict[str, Any], found: CatalogueCheck, clash: Clash | None) -> 
         told = _where(found.bad) if clash is None else _told(clash, found.bad)
         console.print(f"[bold]{verdict}[/]: {told}", soft_wrap=True)
     elif not found.idle:
-        console.print("can be met: a list of the catalogue keeps every bound at every prefix")
+        console.print(_kept(facts["kind"], bounds=bounds))
+
+
+def _kept(kind: str, *, bounds: bool) -> str:
+    """The verdict on a policy that can be met; one without bounds has none that a list could keep."""
+    if kind == "none":
+        return "changes nothing: lists stand in the order of their scores"
+    if not bounds:
+        return "bounds no list: only the order changes"
+    return "can be met: a list of the catalogue keeps every bound at every prefix"
 
 
 def _where(bad: PrefixViolation) -> str:

@@ -26,7 +26,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import PolicyRefused, listed
+from server.errors import PolicyRefused, listed, near_miss
 from server.fairness.calibrate import Calibration
 from server.fairness.policy import Policy, Rule
 from server.fairness.policy_sections import Amortised, Calibrated
@@ -202,10 +202,13 @@ def compile_tables(
     """
     for rule in policy.rules:
         if rule.group_table and rule.group_table not in tables:
+            # An intersection names each table in the path of its section.
+            named = policy.kind == "intersection"
             raise PolicyRefused(
                 policy.name,
-                rule.path.removesuffix(rule.kind) + "group_table",
-                f"got {rule.group_table!r}; the data has {listed(tables)}",
+                rule.path if named else rule.path.removesuffix(rule.kind) + "group_table",
+                f"{'no such group table' if named else f'got {rule.group_table!r}'}; "
+                f"{near_miss(rule.group_table, tables)}the data has {listed(tables)}",
             )
     labels: list[str] = []
     parts: list[Bounds] = []

@@ -64,7 +64,6 @@ from server.fairness.policy_sections import (
     Kind,
     RuleDocument,
     RuleKind,
-    StackRule,
 )
 
 
@@ -137,7 +136,7 @@ def parse_policy(document: str, source: str) -> Policy:
     except tomllib.TOMLDecodeError as error:
         raise PolicyRefused(source, "document", str(error)) from error
     except ValidationError as invalid:
-        raise PolicyRefused(source, *told(invalid, _known_keys())) from invalid
+        raise PolicyRefused(source, *told(invalid)) from invalid
     _only_own_section(source, "", parsed.kind, parsed)
     if parsed.kind in ("none", "diverse", "intersection", "stack") and parsed.group_table:
         raise PolicyRefused(
@@ -177,11 +176,6 @@ def parse_policy(document: str, source: str) -> Policy:
     )
     _check_order(source, policy)
     return policy
-
-
-def _known_keys() -> list[str]:
-    models = (Document, StackRule, Cap, FairIr, Calibrated, Amortised, Diverse)
-    return [key for model in models for key in model.model_fields]
 
 
 def _only_own_section(source: str, path: str, kind: str, parsed: RuleDocument) -> None:

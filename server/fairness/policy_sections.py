@@ -10,16 +10,28 @@ import re
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_DENOMINATOR = 10_000
 MAX_FACTOR = 10
+MAX_GROUPS = 1000
 MAX_RULES = 8
 MAX_TABLES = 4
 """Group tables that one policy may bound at once."""
 
-RuleKind = Literal["floors", "fa_ir", "window", "cap", "calibrated", "amortised", "diverse"]
-Kind = RuleKind | Literal["none", "intersection", "stack"]
+RuleKind = Literal["floors", "window", "fa_ir", "cap", "calibrated", "amortised", "diverse"]
+Kind = Literal[
+    "none",
+    "floors",
+    "window",
+    "fa_ir",
+    "cap",
+    "calibrated",
+    "intersection",
+    "amortised",
+    "diverse",
+    "stack",
+]
 Discount = Literal["log2", "reciprocal", "top_heavy"]
 SHAPING: tuple[RuleKind, ...] = ("amortised", "diverse")
 """The kinds that change the order of the candidates before bounds are kept."""
@@ -27,22 +39,30 @@ SHAPING: tuple[RuleKind, ...] = ("amortised", "diverse")
 _FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})")
 
 
-def _fraction(text: str, most: int) -> str:
-    found = _FRACTION.fullmatch(text)
-    if found is None or not 1 <= int(found[2]) <= MAX_DENOMINATOR or Fraction(text) > most:
-        raise ValueError(f'allowed: an integer fraction from 0 to {most} in text, such as "1/5"')
-    return text
+def _fraction(text: object, most: int) -> str:
+    """Before the validator asks for text, so that a number too is told what to write instead."""
+    found = _FRACTION.fullmatch(text) if isinstance(text, str) else None
+    if found is None or not 1 <= int(found[2]) <= MAX_DENOMINATOR or Fraction(found[0]) > most:
+        words = f'allowed: an integer fraction from 0 to {most} in text, such as "1/5"'
+        if isinstance(text, int | float) and not isinstance(text, bool) and 0 <= text <= most:
+            nearest = Fraction(text).limit_denominator(100)
+            words += f'; here "{nearest.numerator}/{nearest.denominator}"'
+        raise ValueError(words)
+    return found[0]
 
 
-FractionText = Annotated[
-    str, Field(strict=True), AfterValidator(lambda text: _fraction(text, most=1))
-]
-FactorText = Annotated[
-    str, Field(strict=True), AfterValidator(lambda text: _fraction(text, most=MAX_FACTOR))
-]
+FractionText = Annotated[str, BeforeValidator(lambda text: _fraction(text, most=1))]
+FactorText = Annotated[str, BeforeValidator(lambda text: _fraction(text, most=MAX_FACTOR))]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-Shares = Annotated[dict[str, FractionText], Field(min_length=1, max_length=1000)]
+Shares = Annotated[dict[str, FractionText], Field(min_length=1, max_length=MAX_GROUPS)]
 Place = Annotated[int, Field(strict=True, ge=1, le=1000)]
+
+
+def _each_once(groups: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((group for group in groups if groups.count(group) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands in it twice; allowed: each group once")
+    return groups
 
 
 class Section(BaseModel):
@@ -54,7 +74,10 @@ class Cap(Section):
 
     at_most: Place
     within_first: Place
-    groups: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    # Without the key all groups are meant; an empty list could mean that no group is.
+    groups: Annotated[
+        tuple[str, ...], Field(min_length=1, max_length=MAX_GROUPS), AfterValidator(_each_once)
+    ] = ()
 
 
 class FairIr(Section):
@@ -129,3 +152,15 @@ class Document(RuleDocument):
         dict[str, Shares] | None, Field(min_length=2, max_length=MAX_TABLES)
     ] = None
     stack: Annotated[tuple[StackRule, ...] | None, Field(min_length=2, max_length=MAX_RULES)] = None
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "fa_ir": FairIr,
+    "cap": Cap,
+    "calibrated": Calibrated,
+    "amortised": Amortised,
+    "diverse": Diverse,
+}
+"""The sections that have keys of their own; those of the other kinds have groups or rules."""
+HEAD = ("name", "version", "kind", "reason", "group_table", "on_infeasible", "discount")
+"""The keys of a policy that stand above its sections."""

@@ -121,7 +121,11 @@ def test_a_rule_that_asks_for_nothing_is_no_pass(
             "stack.0.floors, stack.1.floors, stack.2.floors cannot be kept together",
         ),
         (stack(floors("brnd", 'Private = "1/2"'), cap("brand", 2, 10)),
-         "stack.0.group_table: got 'brnd'; the data has brand, category, provider_tier"),
+         "stack.0.group_table: got 'brnd'; did you mean 'brand'? the data has brand, category, "
+         "provider_tier"),
+        (document("intersection", '[intersection.brnd]\nPrivate = "1/2"\n'
+                  '[intersection.category]\na = "1/2"\n').replace('group_table = "t"\n', ""),
+         "intersection.brnd: no such group table; did you mean 'brand'? the data has brand, "),
         (of("cap", "brand", '[cap]\nat_most = 2\nwithin_first = 9\ngroups = ["Privat"]\n'),
          "cap.Privat: group table 'brand' has no such group; did you mean 'Private'?"),
         (stack(cap("brand", 2, 10), 'kind = "diverse"\ndiverse = {method = "mmr", trade_off = "1/5"}'),
@@ -131,7 +135,7 @@ def test_a_rule_that_asks_for_nothing_is_no_pass(
         (of("calibrated", "brand", '[calibrated]\nat_least = "1/2"\nat_most = "1/2"\n'),
          "calibrated.at_most"),
         (of("calibrated", "brand", '[calibrated]\nat_least = 0.5\nat_most = "3/2"\n'),
-         'calibrated.at_least: got 0.5; Input should be a valid string'),
+         'calibrated.at_least: got 0.5; allowed: an integer fraction from 0 to 1 in text'),
         (of("amortised", "brand", '[amortised]\nmethod = "pmmf"\nstrength = "1/2"\n'),
          "amortised.method: got 'pmmf'"),
         (document("diverse", '[diverse]\nmethod = "mmr"\ntrade_off = "1/1"\n').replace(
@@ -163,6 +167,36 @@ def said(path: Path, bundle: Path, text: str, *flags: str) -> str:
     file.write_text(text)
     result = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle), *flags])
     return result.stdout.splitlines()[-1]
+
+
+EVENED = of("amortised", "brand", '[amortised]\nmethod = "p_mmf"\nstrength = "1/5"\n')
+DIVERSE = document("diverse", '[diverse]\nmethod = "mmr"\ntrade_off = "1/5"\n').replace(
+    'group_table = "t"\n', ""
+)
+SHAPED = (
+    'kind = "amortised"\ngroup_table = "brand"\namortised = {method = "p_mmf", strength = "1/5"}',
+    'kind = "diverse"\ndiverse = {method = "mmr", trade_off = "1/5"}',
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (document("none", ""), "changes nothing: lists stand in the order of their scores"),
+        (DIVERSE, "bounds no list: only the order changes"),
+        (EVENED, "bounds no list: only the order changes"),
+        (stack(*SHAPED), "bounds no list: only the order changes"),
+        (
+            stack(*SHAPED, cap("category", 9, 10)),
+            "can be met: a list of the catalogue keeps every bound at every prefix",
+        ),
+    ],
+)
+def test_a_policy_that_bounds_nothing_is_not_said_to_be_met(
+    tmp_path: Path, bundle_path: Path, text: str, verdict: str
+) -> None:
+    assert said(tmp_path, bundle_path, text) == verdict
+    assert checked(tmp_path, bundle_path, text)[0] == 0
 
 
 # No item of category 1 is Private, so that four places of each leave room for five small makers.
