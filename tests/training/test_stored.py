@@ -98,4 +98,4 @@ def test_the_command_refuses_a_bad_file_and_makes_no_store(tmp_path: Path) -> No
     assert not (tmp_path / "s.db").exists()
     neither = CliRunner().invoke(load_events, ["--store", str(tmp_path / "s.db")])
     assert neither.exit_code == 2
-    assert "one of --dataset and --interactions" in neither.output
+    assert "only one, of --dataset and --interactions" in neither.output
