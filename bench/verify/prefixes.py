@@ -18,6 +18,10 @@ Rows = Sequence[Sequence[str]]
 Table = Mapping[str, Sequence[tuple[int, int]]]
 
 
+MOST = 10_000
+"""Places that are looked at where the candidates are not told: what a server answers at most is less."""
+
+
 def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> Iterator[Claim]:
     receipt = evidence.receipt
     if evidence.candidates is None and any(kind == "calibrated" for kind, _, _ in document.rules):
@@ -33,7 +37,9 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
         yield unchecked("every prefix keeps its bounds", why)
         return
     size = len(evidence.items)
-    table = bounds(document, known, max(size, evidence.count))
+    # No list is longer than its candidates, whatever was asked for.
+    longest = MOST if evidence.candidates is None else len(evidence.candidates)
+    table = bounds(document, known, max(size, min(evidence.count, longest)))
     start = evidence.items[0].rank if evidence.items else 1
     broken = _first_broken(rows_of(evidence.items), table) if start == 1 else None
     told = ""
@@ -41,11 +47,13 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
     if receipt.status == pb.RECEIPT_STATUS_MET:
         if broken:
             told = f"the receipt says met, but {broken}"
+        elif receipt.HasField("first_bad_prefix") or receipt.skip_reason:
+            told = "the receipt says met, and why not"
     elif receipt.status == pb.RECEIPT_STATUS_INFEASIBLE:
         if evidence.candidates is None:
             yield unchecked(name, "infeasible cannot be proven without the candidates")
             return
-        told = _no_proof(evidence, document, table)
+        told = _no_proof(evidence, document, table) or _lower(evidence, document, table)
     elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not (
         len(document.tables) > 1 or evidence.paged
     ):
@@ -101,7 +109,7 @@ def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
     if not evidence.receipt.HasField("first_bad_prefix"):
         return "the receipt says infeasible and not where"
     bad = evidence.receipt.first_bad_prefix
-    if bad.group not in table or not 1 <= bad.prefix <= evidence.count:
+    if bad.group not in table or not 1 <= bad.prefix < len(table[bad.group]):
         return f"there is no group {bad.group!r} or no prefix {bad.prefix}"
     if evidence.candidates is None:
         return ""
@@ -112,18 +120,47 @@ def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
             [1.0] * min(evidence.count, len(evidence.candidates)),
         )
         return "" if best is None or best < 0 else "a list of the candidates keeps every bound"
-    supply = Counter(row for own in evidence.candidates.values() for row in own.groups)
+    supply = _supply(evidence)
+    for prefix in range(1, bad.prefix):
+        short = any(limits[prefix][0] > supply[row] for row, limits in table.items())
+        if short or _room(table, supply, prefix) < prefix:
+            return f"prefix {bad.prefix} is told as the first bad one, but {prefix} is bad before"
     low, high = table[bad.group][bad.prefix]
     if low > supply[bad.group]:
         wanted = (low, supply[bad.group])
         return "" if (bad.needed, bad.available) == wanted else f"it should say {wanted}"
-    room = sum(min(limits[bad.prefix][1], supply[row]) for row, limits in table.items())
-    if room < bad.prefix and bad.needed == high and bad.available == high + 1:
+    if (
+        _room(table, supply, bad.prefix) < bad.prefix
+        and bad.needed == high
+        and bad.available == high + 1
+    ):
         return ""
     return (
         f"the first {bad.prefix} places need {low} to {high} of group {bad.group!r}, and "
         f"{supply[bad.group]} candidates are of it: a list can keep that"
     )
+
+
+def _supply(evidence: Evidence) -> Counter[str]:
+    return Counter(row for own in (evidence.candidates or {}).values() for row in own.groups)
+
+
+def _room(table: Table, supply: Counter[str], prefix: int) -> int:
+    """Places of a prefix that the ceilings let the supply fill."""
+    return sum(min(limits[prefix][1], supply[row]) for row, limits in table.items())
+
+
+def _lower(evidence: Evidence, document: Document, table: Table) -> str:
+    """Where a list of one table that cannot keep its policy has less of a group than supply allows."""
+    if len(document.tables) > 1 or evidence.paged or evidence.candidates is None:
+        return ""
+    supply, longest = _supply(evidence), len(evidence.items)
+    lowered = {
+        row: [(min(low, supply[row]), longest) for low, _ in limits]
+        for row, limits in table.items()
+    }
+    short = _first_broken(rows_of(evidence.items), lowered)
+    return f"of what there is, {short}" if short else ""
 
 
 def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Claim]:
@@ -156,7 +193,8 @@ def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Clai
     # What is told may be less than the truth, never more; of kinds that are exact it is the truth.
     kinds = {kind for kind, _, _ in document.rules}
     exact = len(document.tables) == 1 and (kinds <= {"floors", "fa_ir"} or kinds <= {"cap"})
-    wrong = receipt.utility_of_best > share + TOLERANCE
+    # Written so that what is no number is wrong.
+    wrong = not 0 <= receipt.utility_of_best <= share + TOLERANCE
     if exact:
         wrong |= receipt.utility_of_best < share - TOLERANCE
         wrong |= share < 1 - TOLERANCE and not evidence.paged

@@ -188,7 +188,7 @@ def _wrong_rank(page: _Shown) -> str:
             )
         moved = item.rank_by_score - item.rank
         allowed = _UP if moved > 0 else _DOWN if moved < 0 else {pb.REASON_CODE_SCORE}
-        allowed |= {pb.REASON_CODE_SHOWN_BEFORE} if page.paged else set()
+        allowed = allowed | ({pb.REASON_CODE_SHOWN_BEFORE} if page.paged else set())
         if item.reason not in allowed:
             reason = pb.ReasonCode.Name(item.reason)
             return f"item {item.item_id!r} moved by {moved} places and gives {reason}"

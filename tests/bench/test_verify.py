@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from equipoise.v1 import recommendation_pb2 as pb
+from strategies.bundles import N_ITEMS
 from strategies.lists import POLICIES, asked
 from strategies.live import LiveServer
 from strategies.tampering import more_bought, ranks_from_zero
@@ -160,6 +161,12 @@ LIES: dict[str, tuple[str, Callable[[pb.RecommendResponse], None]]] = {
     "shown before, without pages": ("tiers", _all_shown_before),
     "the stage was skipped": ("tiers", lambda r: setattr(r.receipt, "status", 3)),
     "a reason points the other way": ("tiers", _turn_a_reason),
+    "the best is no number": (
+        "tiers", lambda r: setattr(r.receipt, "utility_of_best", float("nan"))
+    ),
+    "the best is below 0": ("brands", lambda r: setattr(r.receipt, "utility_of_best", -7.0)),
+    "a bad prefix though met": ("tiers", lambda r: setattr(r.receipt.first_bad_prefix, "prefix", 3)),
+    "met and skipped": ("tiers", lambda r: setattr(r.receipt, "skip_reason", 1)),
 }  # fmt: skip
 
 
@@ -192,6 +199,40 @@ def test_a_list_that_no_candidates_could_make_fair_is_proven_so(
     assert response.receipt.status == pb.RECEIPT_STATUS_INFEASIBLE
     assert verifier(request, [response], "tiers")[0] == 0
     response.receipt.first_bad_prefix.available += 1
+    assert verifier(request, [response], "tiers")[0] == 1
+    response.receipt.first_bad_prefix.available -= 1
+    # A later prefix is bad too, but not the first.
+    first = response.receipt.first_bad_prefix.prefix
+    response.receipt.first_bad_prefix.prefix = first + 1
+    assert verifier(request, [response], "tiers")[0] == 1
+
+
+def test_a_list_that_cannot_keep_its_policy_keeps_what_the_supply_allows(
+    live: LiveServer, verifier: Verifier
+) -> None:
+    """One small item among large ones: more are wanted, and the one there is must come in time."""
+    every = [f"item-{n:03}" for n in range(N_ITEMS)]
+    _, (response,) = told(live, "tiers", candidate_item_ids=every)
+    by_score = sorted(response.candidates, key=lambda one: -one.score)
+    large = [one.item_id for one in by_score if one.group == "large"]
+    small = [one.item_id for one in by_score if one.group == "small"][-1:]
+    request, (response,) = told(live, "tiers", candidate_item_ids=large + small)
+    receipt = response.receipt
+    assert receipt.status == pb.RECEIPT_STATUS_INFEASIBLE
+    assert verifier(request, [response], "tiers")[0] == 0
+    bad = pb.PrefixViolation()
+    bad.CopyFrom(receipt.first_bad_prefix)
+    _by_score(response, pb.RECEIPT_STATUS_INFEASIBLE)
+    receipt.first_bad_prefix.CopyFrom(bad)
+    code, claims = verifier(request, [response], "tiers")
+    told_of = claims["every prefix keeps its bounds, or the receipt says where not"]
+    assert (code, told_of["verdict"]) == (1, "lie")
+    assert "of what there is, the first" in told_of["told"]
+
+
+def test_more_places_than_anybody_answers_are_no_work(live: LiveServer, verifier: Verifier) -> None:
+    request, (response,) = told(live, "tiers")
+    request.count = 2**32 - 1
     assert verifier(request, [response], "tiers")[0] == 1
 
 
