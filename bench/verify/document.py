@@ -107,7 +107,7 @@ def read_document(text: str, source: str = "policy") -> Document:
     """
     try:
         policy = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputRefused(source, "", f"is no policy document: {error}") from error
     return _Reader(source).read(policy)
 

@@ -132,9 +132,12 @@ def parse_policy(document: str, source: str) -> Policy:
             does not belong to the kind.
     """
     try:
-        parsed = Document.model_validate(tomllib.loads(document))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(document)
+    # Besides what is no TOML: numbers of thousands of digits, and thousands of brackets.
+    except (ValueError, RecursionError) as error:
         raise PolicyRefused(source, "document", str(error)) from error
+    try:
+        parsed = Document.model_validate(content)
     except ValidationError as invalid:
         raise PolicyRefused(source, *told(invalid)) from invalid
     _only_own_section(source, "", parsed.kind, parsed)

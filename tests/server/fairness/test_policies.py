@@ -271,3 +271,11 @@ def test_the_document_says_which_rules_a_stack_may_hold() -> None:
     assert re.findall("`([a-z_]+)`", row.split("|")[2]) == list(get_args(RuleKind))
     assert "two to eight" in row
     assert MAX_RULES == 8
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 3000, "x = " + "{a=" * 3000 + "1" + "}" * 3000, "x = " + "9" * 6000]
+)
+def test_toml_that_no_parser_bears_is_refused_as_a_document(text: str) -> None:
+    with pytest.raises(PolicyRefused, match="test: document: "):
+        parse_policy(text, "test")
