@@ -16,6 +16,9 @@ from bench.fairness.__main__ import main
 from bench.fairness.conditions import conditions
 
 
+FATES = ("killed", "survived", "equivalent")
+
+
 @pytest.fixture
 def results() -> dict[str, dict[str, Any]]:
     return evidence.read()
@@ -48,7 +51,11 @@ def test_what_went_wrong_is_told(results: dict[str, dict[str, Any]]) -> None:
     worse["mutants"]["survivors"] = [
         {"module": "a/b.py", "line": 9, "was": "x = a | b", "becomes": "x = a & b"}
     ]
+    worse["mutants"]["modules"] = {"server/fairness/kernels.py": dict.fromkeys(FATES, 1)}
     told = evidence.page(worse)
+    [untried] = [line for line in told.splitlines() if line.startswith("**Not in the run")]
+    assert "`server/fairness/receipt.py`" in untried
+    assert "kernels.py" not in untried
     floors = next(line for line in told.splitlines() if line.startswith("| `floors` |"))
     pages = next(line for line in told.splitlines() if line.startswith("| pages |"))
     assert "/ 77,001 |" in floors
