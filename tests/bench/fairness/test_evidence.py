@@ -15,7 +15,6 @@ from bench.fairness import evidence
 from bench.fairness.__main__ import main
 from bench.fairness.conditions import conditions
 
-
 FATES = ("killed", "survived", "equivalent")
 
 
