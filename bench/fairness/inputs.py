@@ -113,12 +113,15 @@ def diverse(method: str, n: int, count: int, seed: int = 1) -> list[Given]:
     return made
 
 
-def intersection(n: int, count: int, tables: tuple[int, ...], seed: int = 1) -> list[Given]:
-    """Floors on the groups of several tables at once, with half of the places left over."""
+def intersection(
+    n: int, count: int, tables: tuple[int, ...], seed: int = 1, *, full: bool = False
+) -> list[Given]:
+    """Floors on the groups of several tables at once: half of the places are left over; or they ask
+    for all of them, full."""
     text = document("intersection", "").replace('group_table = "t"\n', "")
     labels = {f"t{a}": TableGroups.of(labels_of(number)) for a, number in enumerate(tables)}
     for a, number in enumerate(tables):
-        text += f"[intersection.t{a}]\n" + shares(number, number * (number + 1) // 2)
+        text += f"[intersection.t{a}]\n" + shares(number, 0 if full else number * (number + 1) // 2)
     policy = compile_tables(parse_policy(text, "timing"), labels, count)
     rng = np.random.default_rng(seed)
     return [

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bench.fairness.milp import best_list
 from server.fairness import overlap
+from server.fairness.bounded import BUDGET
 from server.fairness.kernels import score_order
 
 Int32 = NDArray[np.int32]
@@ -53,6 +54,7 @@ class Arranged:
     verdict: int
     utility: float
     bound: float
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def draw(
     return Instance(scores.astype(np.float32), members, blocks, floors, ceilings, size)
 
 
-def arranged(instance: Instance, beam_width: int = 32) -> Arranged:
+def arranged(instance: Instance, beam_width: int = 32, budget: int = BUDGET) -> Arranged:
     """The kernel's list of an instance."""
     return Arranged(
         *overlap.arrange_overlapping(
@@ -126,6 +128,7 @@ def arranged(instance: Instance, beam_width: int = 32) -> Arranged:
             instance.discounts,
             instance.size,
             beam_width,
+            budget,
         )
     )
 

@@ -27,6 +27,10 @@ BEAM_WIDTH = 32
 """Lists that the search for several tables keeps at each place. Wider: nearer to the optimum, and
 slower in proportion."""
 
+BUDGET = 20_000_000
+"""Steps of that search, counted in its loops, each some nanoseconds. A shape that they are too few
+for gets a list that is farther from the optimum, or none that is found to keep the bounds."""
+
 
 @dataclass(frozen=True)
 class Bounded:
@@ -104,7 +108,7 @@ def search(
     """
     blocks = np.array([*compiled.starts, len(compiled.labels)], np.int32)
     worth = discounts(size, compiled.policy.discount)
-    places, _, verdict, _, bound = overlap.arrange_overlapping(
+    places, _, verdict, _, bound, _ = overlap.arrange_overlapping(
         values,
         members,
         blocks,
@@ -114,6 +118,7 @@ def search(
         worth,
         size,
         BEAM_WIDTH,
+        BUDGET,
     )
     if verdict == overlap.BAD_ROW:
         first, after = np.array(compiled.blocks).T[..., np.newaxis]
@@ -164,10 +169,10 @@ def _rest(
         worth = discounts(size, compiled.policy.discount)[first:].copy()
         # The kernel numbers its items from 0 and takes all of them for supply: those left alone.
         left = order[~np.isin(order, fixed)]
-        rest, _, verdict, _, _ = overlap.arrange_overlapping(
+        rest, _, verdict, _, _, _ = overlap.arrange_overlapping(
             values[left], np.ascontiguousarray(members[:, left]), blocks,
             np.arange(len(left), dtype=np.int32), floors.astype(np.int32),
-            ceilings.astype(np.int32), worth, size - first, BEAM_WIDTH,
+            ceilings.astype(np.int32), worth, size - first, BEAM_WIDTH, BUDGET,
         )  # fmt: skip
         places = np.concatenate([fixed, left[rest]])
     broken = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)

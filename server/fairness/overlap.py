@@ -6,8 +6,8 @@ attribute alone is `kernels.arrange`'s; several have no greedy rule, so this is 
 beam search with a bound: it says how far the best list could be above its own, and
 whether a broken bound was proven unkeepable or only not found to be kept. Example:
 
-    places, (prefix, row), verdict, utility, bound = arrange_overlapping(
-        scores, members, blocks, order, floors, ceilings, discounts, 20, 32)
+    places, (prefix, row), verdict, utility, bound, steps = arrange_overlapping(
+        scores, members, blocks, order, floors, ceilings, discounts, 20, 32, 10**7)
     share = utility / bound  # 1.0: no list that keeps every bound has a larger DCG
 """
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from server.fairness.kernels import arrange
 from server.fairness.overlap_prices import row_prices
-from server.fairness.overlap_search import search
+from server.fairness.overlap_quick import quick_list
+from server.fairness.overlap_search import narrowest, search
 from server.fairness.types import Float32, Float64, Int32
 from server.jit import kernel
 
@@ -35,6 +36,8 @@ BAD_ROW = -1
 _WIDER = 8
 _TIMES_WIDER = 2
 _FAR = 0.02
+# Parts of the budget: at most one goes into prices, and one is kept for a list that breaks the least.
+_PARTS = 4
 # Of the utility: sums that differ by less are the same sum in another order.
 _ROUNDING = 1e-12
 
@@ -79,16 +82,37 @@ def _first_broken(rows: Int32, listed: Int32, floors: Int32, ceilings: Int32) ->
 
 @kernel
 def _forbidden(
-    all_rows: Int32, supply: Int32, blocks: Int32, floors: Int32, ceilings: Int32, size: int
+    all_rows: Int32,
+    supply: Int32,
+    blocks: Int32,
+    floors: Int32,
+    ceilings: Int32,
+    size: int,
+    pairs: bool,
 ) -> bool:
     """Whether supply or one attribute alone proves that no list keeps the bounds.
 
-    Floors must fit into their prefix, and ceilings leave room for it. Of two attributes: a floor of
-    one needs items that the ceilings of the other let in, and the items that its floors must take
-    from one row of the other fit under that row's ceiling.
+    Floors must fit into their prefix, and ceilings leave room for it. Of two attributes, if asked for
+    (`pairs`): a floor of one needs items that the ceilings of the other let in, and the items that
+    its floors must take from one row of the other fit under that row's ceiling.
     """
     n_attributes = blocks.shape[0] - 1
     n_rows = floors.shape[0]
+    own = np.zeros(n_rows, np.int32)
+    for c in range(all_rows.shape[0]):
+        for a in range(n_attributes):
+            own[all_rows[c, a]] += supply[c]
+    for k in range(1, size + 1):
+        for a in range(n_attributes):
+            asked = 0
+            room = 0
+            for r in range(blocks[a], blocks[a + 1]):
+                asked += floors[r, k]
+                room += min(ceilings[r, k], own[r])
+            if asked > k or room < k:
+                return True
+    if not pairs:
+        return False
     shared = np.zeros((n_rows, n_rows), np.int32)
     for c in range(all_rows.shape[0]):
         for a in range(n_attributes):
@@ -96,13 +120,6 @@ def _forbidden(
                 shared[all_rows[c, a], all_rows[c, b]] += supply[c]
     for k in range(1, size + 1):
         for a in range(n_attributes):
-            asked = 0
-            room = 0
-            for r in range(blocks[a], blocks[a + 1]):
-                asked += floors[r, k]
-                room += min(ceilings[r, k], shared[r, r])
-            if asked > k or room < k:
-                return True
             for b in range(n_attributes):
                 if b == a:
                     continue
@@ -129,7 +146,8 @@ def arrange_overlapping(
     discounts: Float64,
     size: int,
     beam_width: int,
-) -> tuple[Int32, tuple[int, int], int, float, float]:
+    budget: int,
+) -> tuple[Int32, tuple[int, int], int, float, float, int]:
     """A list of large DCG that keeps the bounds of every row at every prefix.
 
     scores `[n]`, finite; members `[A, n]`, each item's row in every attribute; blocks `[A + 1]`,
@@ -140,6 +158,8 @@ def arrange_overlapping(
     The score order, or the best list under the floors or the ceilings of one attribute alone
     (`kernels.arrange`), is the best there is where it keeps all other bounds too, and is returned.
     Otherwise the beam searches; it is wider where it found nothing, or may be far from the best.
+    Its steps are counted: within `budget` it searches as far as it gets, and where that finds nothing
+    or is too little for the shape, the list is one of `quick_list`.
     Where no list keeps the bounds: floors are lowered to the supply of their row, then as few are
     short as is found, over prefixes and rows, and after them as few ceilings are passed.
 
@@ -148,7 +168,7 @@ def arrange_overlapping(
         verdict (`KEPT`, `IMPOSSIBLE`, `NOT_FOUND`; `BAD_ROW` without a list); their utility, the sum
         of discount x score; and a bound on the utility of every list that keeps the bounds, floors
         lowered to supply, or of every list where that is out of reach. It equals the utility where
-        the list is proven the best.
+        the list is proven the best. Last the steps taken.
     """
     n = order.shape[0]
     n_attributes = members.shape[0]
@@ -156,7 +176,7 @@ def arrange_overlapping(
     places = order[:size].copy()
     cell, n_cells = _cells(members, blocks, order)
     if n_cells < 0:
-        return places, (0, 0), BAD_ROW, 0.0, 0.0
+        return places, (0, 0), BAD_ROW, 0.0, 0.0, 0
 
     # The best `size` items of each cell; no list needs more.
     rows = np.empty((n_cells, n_attributes), np.int32)
@@ -183,7 +203,7 @@ def arrange_overlapping(
         rounding += discounts[t] * np.abs(np.float64(scores[order[t]]))
     rounding *= _ROUNDING
     if _first_broken(rows, cell[:size], floors, ceilings)[0] == 0:
-        return places, (0, 0), KEPT, ideal, ideal
+        return places, (0, 0), KEPT, ideal, ideal, 0
 
     low = np.empty((n_rows, size + 1), np.int32)
     row_supply = np.zeros(n_rows, np.int32)
@@ -205,7 +225,10 @@ def arrange_overlapping(
     path = cell[:size].copy()
     utility = -np.inf
     bound = ideal
-    hopeless = _forbidden(rows, supply, blocks, low, ceilings, size)
+    work = 0
+    bounded_above = False
+    pairs = size * n_rows * n_rows <= budget // _PARTS
+    hopeless = _forbidden(rows, supply, blocks, low, ceilings, size, pairs)
     if not hopeless:
         # One attribute alone, its floors or its ceilings: the largest sum in every prefix.
         reach = np.zeros(size + 1)
@@ -227,6 +250,7 @@ def arrange_overlapping(
                 for k in range(1, size + 1):
                     has_floors |= low[r, k] > 0
                     has_ceilings |= ceilings[r, k] < k
+            bounded_above |= has_ceilings
             for side in range(3):
                 with_floors, with_ceilings = side != 1, side != 0
                 if (with_floors and not has_floors) or (with_ceilings and not has_ceilings):
@@ -249,12 +273,38 @@ def arrange_overlapping(
             bound += weights[k] * reach[k]
         bound = min(bound, ideal)
         if utility < bound - rounding:
-            prices = row_prices(values, stock, rows, low, ceilings, size)
+            most = budget // _PARTS
+            prices, work = row_prices(values, stock, rows, low, ceilings, size, most)
 
     strict = not hopeless
     width = max(1, beam_width // 8) if strict else beam_width
+    narrow = narrowest(n_cells, n_rows, n_attributes, size, False)
+    tried = False
     while utility < bound - rounding:
-        found, listed, own, dropped, n_dropped = search(
+        left = budget - work if strict else max(budget - work, budget // _PARTS)
+        # A list to begin with where the shape is too large, or one after all where none was found.
+        if not tried and (narrow * beam_width > left or not (strict or hopeless)):
+            tried = True
+            most = left if narrow > left else budget // _PARTS
+            found, listed, own, steps = quick_list(
+                values, stock, rows, blocks, low, ceilings, weights, size, most
+            )
+            work += steps
+            left -= steps
+            if found and own > utility and _first_broken(rows, listed, low, ceilings)[0] == 0:
+                path, utility = listed, own
+                if not strict:
+                    break
+                continue
+            if utility == -np.inf:
+                path = listed
+        if narrow > left:
+            break
+        if not strict:
+            # The fewest broken bounds; prices have no say in that.
+            prices[:] = 0.0
+        careful = strict and bounded_above and width > beam_width and utility == -np.inf
+        found, listed, own, dropped, n_dropped, steps = search(
             values,
             stock,
             rows,
@@ -267,8 +317,10 @@ def arrange_overlapping(
             width,
             utility + rounding,
             strict,
-            strict and width > beam_width and utility == -np.inf,
+            careful and narrowest(n_cells, n_rows, n_attributes, size, True) <= left,
+            left,
         )
+        work += steps
         if not strict:
             path = listed
             break
@@ -276,20 +328,23 @@ def arrange_overlapping(
             path, utility = listed, own
         # Each list was dropped, or could not become more than an earlier one, or was looked at.
         bound = min(bound, max(utility, dropped))
+        left = budget - work
         if utility > -np.inf:
+            # No more than for twice as many starts: not worth it, there is a list.
+            if 2 * steps > left:
+                break
             if width < beam_width:
                 width = beam_width
             elif width < beam_width * _WIDER and bound - utility > _FAR * (bound - lowest):
                 width = beam_width * _WIDER
             else:
                 break
-        elif n_dropped == 0 or width >= beam_width * _WIDER**_TIMES_WIDER:
-            # The fewest broken bounds; prices have no say in that.
+        elif n_dropped == 0 or steps > left or width >= beam_width * _WIDER**_TIMES_WIDER:
             hopeless = n_dropped == 0
             strict = False
             width = beam_width
-            prices[:] = 0.0
-            bound = ideal
+            if hopeless:
+                bound = ideal
         else:
             width = beam_width if width < beam_width else width * _WIDER
     taken = np.zeros(n_cells, np.int32)
@@ -301,6 +356,8 @@ def arrange_overlapping(
         utility += discounts[t] * scores[places[t]]
     if bound < utility or bound - utility <= rounding:
         bound = utility
+    if _first_broken(rows, path, low, ceilings)[0] > 0:
+        bound = max(ideal, utility)
     prefix, row = _first_broken(rows, path, floors, ceilings)
     if prefix == 0:
         verdict = KEPT
@@ -308,4 +365,4 @@ def arrange_overlapping(
         verdict = IMPOSSIBLE
     else:
         verdict = NOT_FOUND
-    return places, (prefix, row), verdict, utility, bound
+    return places, (prefix, row), verdict, utility, bound, work

@@ -15,6 +15,26 @@ from server.jit import kernel
 
 # Sweeps of the prices over the rows: more hardly lower the bound.
 _SWEEPS = 6
+# Steps of an item that `best_under` draws from its heap.
+_DRAWN = 24
+
+
+@kernel
+def _sink(heap: Int32, head: Float64, at: int, length: int) -> None:
+    """Restore the heap below a place: the largest head first, of equal ones the first cell."""
+    cell = heap[at]
+    while 2 * at + 1 < length:
+        child = 2 * at + 1
+        if child + 1 < length:
+            one, two = heap[child], heap[child + 1]
+            if head[two] > head[one] or (head[two] == head[one] and two < one):
+                child += 1
+        one = heap[child]
+        if head[cell] > head[one] or (head[cell] == head[one] and cell < one):
+            break
+        heap[at] = one
+        at = child
+    heap[at] = cell
 
 
 @kernel
@@ -31,37 +51,53 @@ def best_under(
     """The k items of the largest value + credit, of the cells where `mine` is `want`; how many."""
     n_cells = stock.shape[0]
     taken = np.zeros(n_cells, np.int32)
-    head = np.full(n_cells, -np.inf)
+    head = np.empty(n_cells)
+    heap = np.empty(n_cells, np.int32)
+    length = 0
     for c in range(n_cells):
         if mine[c] == want:
             head[c] = values[c, 0] + credit[c]
+            heap[length] = c
+            length += 1
+    for at in range(length // 2 - 1, -1, -1):
+        _sink(heap, head, at, length)
     for j in range(k):
-        best = 0
-        for c in range(1, n_cells):
-            if head[c] > head[best]:
-                best = c
-        if head[best] == -np.inf:
+        if length == 0:
             return j
+        best = heap[0]
         cells[j] = best
         worth[j] = head[best]
         taken[best] += 1
         if taken[best] < stock[best]:
             head[best] = values[best, taken[best]] + credit[best]
         else:
-            head[best] = -np.inf
+            length -= 1
+            heap[0] = heap[length]
+        if length > 0:
+            _sink(heap, head, 0, length)
     return k
 
 
 @kernel
 def row_prices(
-    values: Float64, stock: Int32, rows: Int32, floors: Int32, ceilings: Int32, size: int
-) -> Float64:
+    values: Float64,
+    stock: Int32,
+    rows: Int32,
+    floors: Int32,
+    ceilings: Int32,
+    size: int,
+    budget: int,
+) -> tuple[Float64, int]:
     """A price for each row and prefix, `[R, size + 1]`: what one item more of the row is worth there.
 
     Multipliers of a Lagrangian relaxation: with the bounds of prefix k as prices, the k items of the
     largest score + prices bound the sum of any k items that keep them. Each is set in turn to
     its best value with the others fixed, which never raises the bound. Any prices are valid; above
-    0 they speak of the floor, below of the ceiling.
+    0 they speak of the floor, below of the ceiling. Where the budget of steps ends, the prefixes
+    that are left take the last prices.
+
+    Returns:
+        the prices, and the steps that they took.
     """
     n_cells = stock.shape[0]
     n_rows = floors.shape[0]
@@ -74,9 +110,17 @@ def row_prices(
     own = np.empty(size + 1)
     other = np.empty(size + 1)
     have = np.empty(n_rows, np.int32)
+    work = 0
     for k in range(1, size + 1):
+        if work >= budget:
+            for r in range(n_rows):
+                prices[r, k:] = prices[r, k - 1]
+            break
         prices[:, k] = prices[:, k - 1]
         for _ in range(_SWEEPS):
+            if work >= budget:
+                break
+            work += n_cells + n_rows + _DRAWN * k
             best_under(values, stock, credit, everywhere, 0, k, cells, own)
             have[:] = 0
             for j in range(k):
@@ -84,6 +128,8 @@ def row_prices(
                     have[rows[cells[j], a]] += 1
             settled = True
             for r in range(n_rows):
+                if work >= budget:
+                    break
                 low, high, price = floors[r, k], ceilings[r, k], prices[r, k]
                 if (
                     low <= have[r] <= high
@@ -92,6 +138,7 @@ def row_prices(
                 ):
                     continue
                 settled = False
+                work += 2 * n_cells * n_attributes + 2 * _DRAWN * k
                 for c in range(n_cells):
                     mine[c] = 0
                     for a in range(n_attributes):
@@ -119,4 +166,4 @@ def row_prices(
                         credit[c] += price
             if settled:
                 break
-    return prices
+    return prices, work

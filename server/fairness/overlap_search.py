@@ -15,6 +15,8 @@ from server.jit import kernel
 
 # A floor that is short weighs more than any number of ceilings that are passed.
 _FLOOR_WEIGHT = 4096.0
+# Slots of a table that are emptied in a step.
+_CLEARED = 8
 
 
 @kernel
@@ -62,6 +64,15 @@ def _dead(
 
 
 @kernel
+def narrowest(n_cells: int, n_rows: int, n_attributes: int, size: int, careful: bool) -> int:
+    """The steps of a beam of one start, at most: what no narrowing saves."""
+    a_place = n_cells + size + 2 * n_rows
+    if careful:
+        a_place += (n_cells * n_attributes * n_attributes + n_rows * n_rows) // 2
+    return size * (n_cells * (2 * n_attributes + 1) + size) + size * size // 2 * a_place
+
+
+@kernel
 def search(
     values: Float64,
     stock: Int32,
@@ -76,7 +87,8 @@ def search(
     least: float,
     strict: bool,
     careful: bool,
-) -> tuple[bool, Int32, float, float, int]:
+    budget: int,
+) -> tuple[bool, Int32, float, float, int, int]:
     """A beam over the places: the `width` most promising starts of a list, by what they can become.
 
     A start is worth the sums of its own prefixes and, of each prefix to come, the best that the
@@ -85,9 +97,12 @@ def search(
     first. Careful: also those are dropped that lack items, a test that is slow. Of starts with the same
     items the best is kept.
 
+    The beam narrows, to one start at least, where it would take more than `budget` steps of its
+    loops. They are counted, not timed: the same input gives the same list on every machine.
+
     Returns:
         found, the cells `[size]`, utility, the most that a start could become that did not fit into
-        the beam, how many did not.
+        the beam, how many did not, and the steps taken.
     """
     n_cells = stock.shape[0]
     n_rows = floors.shape[0]
@@ -129,6 +144,8 @@ def search(
         penalty += 4.0 * weights[k] * k * spread
     penalty += 1.0
 
+    # More starts than that would not fit into the budget at all.
+    width = min(width, max(1, budget // (size * n_cells)))
     slots = 4
     while slots < 2 * width * n_cells:
         slots *= 2
@@ -168,13 +185,17 @@ def search(
     dropped, n_dropped = -np.inf, 0
     shared = np.zeros((n_rows, n_rows), np.int32)
     live = 1
+    work = size * (n_cells * (n_attributes + 1) + size)
     for t in range(1, size + 1):
         m = 0
+        before = work
+        work += slots // _CLEARED
         seen[:] = -1
         for b in range(live):
             if careful:
                 dead = False
                 for k in range(t, size + 1):
+                    work += (n_cells * n_attributes * n_attributes + n_rows * n_rows) // 2
                     if _dead(
                         counts[b],
                         have[b],
@@ -202,11 +223,13 @@ def search(
                     demand[k] = 0
                 for r in range(blocks[a], blocks[a + 1]):
                     short[r] = 0.0
+                    work += size - due[r, have[b, r]] + 2
                     for k in range(due[r, have[b, r]], size + 1):
                         demand[k] += floors[r, k] - have[b, r]
                 for k in range(t, size + 1):
                     late = demand[k] - (k - t)
                     if late > 0:
+                        work += blocks[a + 1] - blocks[a]
                         for r in range(blocks[a], blocks[a + 1]):
                             short[r] += late - (k >= due[r, have[b, r]])
             # What each prefix can reach from here, and the last item that it takes for it.
@@ -215,6 +238,7 @@ def search(
                 paid[k] = prefix_sum[b] - constant[k]
             for r in range(n_rows):
                 if have[b, r] > 0:
+                    work += size - t
                     for k in range(t, size + 1):
                         paid[k] += have[b, r] * prices[r, k]
             for k in range(t + 1, size + 1):
@@ -226,8 +250,10 @@ def search(
                         left -= 1
                         if left == 0:
                             limit[k] = top_worth[k, j]
+                            work += j
                             break
                 reach += weights[k] * total
+            work += n_cells * n_attributes
             for c in range(n_cells):
                 if counts[b, c] == stock[c]:
                     continue
@@ -242,6 +268,7 @@ def search(
                 key = far + reach
                 # The last prefix first: it weighs the most, and many starts end there.
                 for k in range(size, t, -1):
+                    work += 1
                     gap = limit[k] - value - credit[c, k]
                     if gap > 0:
                         key -= weights[k] * gap
@@ -260,6 +287,7 @@ def search(
                     if hashes[rival] == together:
                         p, q = parents[rival], picks[rival]
                         same = True
+                        work += n_cells
                         for d in range(n_cells):
                             if counts[p, d] + (q == d) != counts[b, d] + (c == d):
                                 same = False
@@ -276,14 +304,19 @@ def search(
                 keys[place], sums_to[place], hashes[place] = key, far, together
                 parents[place], picks[place] = b, c
         if m == 0:
-            return False, path, -np.inf, dropped, n_dropped
+            return False, path, -np.inf, dropped, n_dropped, work
         kept = min(width, m)
+        if t < size:
+            # Each place to come may take an even part of what is left, at this one's steps a start.
+            part = (budget - work) // (size - t)
+            kept = min(kept, max(1, part * live // (work - before)))
         threshold = -np.inf
         spare = kept
-        if m > width:
-            threshold = np.partition(keys[:m], m - width)[m - width]
+        if m > kept:
+            threshold = np.partition(keys[:m], m - kept)[m - kept]
             for i in range(m):
                 spare -= keys[i] > threshold
+        work += kept * (n_cells + n_rows)
         live = 0
         for i in range(m):
             if keys[i] == threshold:
@@ -328,4 +361,4 @@ def search(
     for t in range(size, 0, -1):
         path[t - 1] = trace_cell[t, best]
         best = trace_parent[t, best]
-    return True, path, utility, dropped, n_dropped
+    return True, path, utility, dropped, n_dropped, work

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.fairness.milp import best_list
-from bench.fairness.overlap_gap import Arranged, Instance, arranged, overlap_gap, varied
+from bench.fairness.overlap_gap import Instance, arranged, overlap_gap, varied
 from server.fairness import kernels
-from server.fairness.invariants import broken_bounds
 from server.fairness.overlap import BAD_ROW, IMPOSSIBLE, KEPT, NOT_FOUND
 from strategies.fairness import Case, cases, policies
+from strategies.overlapping import broken, check, made, utility
 
 # Wide enough for every set of items of a tiny instance: the search is exhaustive there.
 EXHAUSTIVE = 64
@@ -44,36 +44,6 @@ def instances(draw: st.DrawFn, max_n: int = 6, max_size: int = 4, attributes: in
     )
 
 
-def made(scores: list[float], members: list[list[int]], blocks: list[int], size: int) -> Instance:
-    """An instance without bounds, for those that a test sets itself."""
-    prefix = np.arange(size + 1, dtype=np.int32)
-    return Instance(
-        np.array(scores, np.float32),
-        np.array(members, np.int32),
-        np.array(blocks, np.int32),
-        np.zeros((blocks[-1], size + 1), np.int32),
-        np.tile(prefix, (blocks[-1], 1)),
-        size,
-    )
-
-
-def broken(instance: Instance, places: list[int]) -> list[tuple[int, int]]:
-    """The (prefix, row) pairs outside their bounds, by the definition."""
-    return sorted(
-        (prefix, first + row)
-        for a, (first, end) in enumerate(itertools.pairwise(instance.blocks.tolist()))
-        for prefix, row in broken_bounds(
-            [int(instance.members[a, p]) - first for p in places],
-            instance.floors[first:end].tolist(),
-            instance.ceilings[first:end].tolist(),
-        )
-    )
-
-
-def utility(instance: Instance, places: list[int]) -> float:
-    return float(instance.scores[places].astype(np.float64) @ instance.discounts)
-
-
 def lacking(instance: Instance, places: list[int]) -> tuple[int, int]:
     """By how much floors, lowered to supply, are missed, and ceilings passed, over all prefixes."""
     rows = np.arange(len(instance.floors))
@@ -83,16 +53,6 @@ def lacking(instance: Instance, places: list[int]) -> tuple[int, int]:
     k = instance.size + 1
     short = np.maximum(np.minimum(instance.floors[:, :k], supply) - counts, 0).sum()
     return int(short), int(np.maximum(counts - instance.ceilings[:, :k], 0).sum())
-
-
-def check(instance: Instance, got: Arranged) -> None:
-    """What holds of every answer."""
-    places = got.places.tolist()
-    assert len(places) == len(set(places)) == instance.size
-    assert got.utility == pytest.approx(utility(instance, places), abs=1e-9)
-    assert got.bound >= got.utility
-    assert got.broken == next(iter(broken(instance, places)), (0, 0))
-    assert (got.verdict == KEPT) == (got.broken == (0, 0))
 
 
 @given(instances())
