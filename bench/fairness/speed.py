@@ -7,6 +7,7 @@ that is missed is shown as missed; timings decide nothing here.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from bench.fairness.lines import Progress
 from bench.fairness.served import served
 from bench.fairness.start import starts
 from bench.fairness.timing import Call, Row, in_turns_us
-from server.fairness import compile_policy, parse_policy, rerank
+from server.fairness import FairList, Status, compile_policy, parse_policy, rerank
 from server.fairness.amortise import p_mmf_boost
 
 
@@ -36,7 +37,7 @@ class Ratio:
     goal: float | None = None
 
 
-def one_list(case: Given) -> object:
+def one_list(case: Given) -> FairList:
     """The whole stage, with its receipt."""
     return rerank(case.scores, case.groups, case.count, case.policy)
 
@@ -96,6 +97,8 @@ SHAPED = (
     Kind("intersection", lambda n, count: intersection(n, count, TABLES), "3 x 4 x 2 groups", 8),
 )
 INTERSECTION_MS = 1.0
+BEYOND = ((1000, 50, (8, 8, 8)), (1000, 100, (8, 8, 8, 8)), (2000, 100, (64, 64)))
+FEW = 4
 STEP_US = 5.0
 PROVIDERS = 1000
 # A general solver's time grows with the cube of these.
@@ -190,6 +193,28 @@ def shaped(rounds: int, progress: Progress) -> Iterator[Row]:
         progress(done / len(SHAPED))
 
 
+def larger(rounds: int, progress: Progress) -> Iterator[Row]:
+    """Intersections beyond the shape that has a goal, where the search ends with its budget: time,
+    verdicts, and how near to the best the lists are, as their receipts tell."""
+    whole = len(BEYOND) * 2
+    for done, (n, count, tables) in enumerate(BEYOND):
+        for full in (False, True):
+            cases = intersection(n, count, tables, full=full)[:FEW]
+            receipts = [one_list(case).receipt for case in cases]
+            met = [own.utility_of_best for own in receipts if own.status is Status.MET]
+            note = f"{len(met)} of {len(cases)} lists MET"
+            if met:
+                note += f", utility_of_best {min(met):.3f} to {max(met):.3f}"
+            others = Counter(own.status.name for own in receipts if own.status is not Status.MET)
+            note += "".join(f"; {times} {status}" for status, times in others.items())
+            [took_us] = in_turns_us([one_list], cases, max(1, rounds // 20))
+            groups = " x ".join(str(number) for number in tables)
+            asked = "floors for all places" if full else "floors for half of the places"
+            name = f"intersection, {n:,} to {count}, {groups} groups, {asked}"
+            yield Row(name, took_us / 1e3, "ms", note=note)
+            progress((2 * done + full + 1) / whole)
+
+
 def amortised_step(rounds: int, progress: Progress) -> Iterator[Row]:
     """One step of P-MMF: the boosts of all providers from their exposure; and what a general solver
     needs for the same projection."""
@@ -224,7 +249,8 @@ SECTIONS: list[tuple[float, Callable[[int, Progress], Iterator[Row]]]] = [
     (0.1, ratios),
     (0.05, batch),
     (0.05, fa_ir_tables),
-    (0.1, shaped),
+    (0.05, shaped),
+    (0.05, larger),
     (0.1, amortised_step),
     (0.3, growth),
     (0.1, ready),
