@@ -15,6 +15,8 @@ from server.jit import kernel
 
 # Sweeps of the prices over the rows: more hardly lower the bound.
 _SWEEPS = 6
+# Of so many cells it is faster to look at all than to keep a heap.
+_LOOKED_THROUGH = 48
 # Steps of an item that `best_under` draws from its heap.
 _DRAWN = 24
 
@@ -51,6 +53,26 @@ def best_under(
     """The k items of the largest value + credit, of the cells where `mine` is `want`; how many."""
     n_cells = stock.shape[0]
     taken = np.zeros(n_cells, np.int32)
+    if n_cells <= _LOOKED_THROUGH:
+        head = np.full(n_cells, -np.inf)
+        for c in range(n_cells):
+            if mine[c] == want:
+                head[c] = values[c, 0] + credit[c]
+        for j in range(k):
+            best = 0
+            for c in range(1, n_cells):
+                if head[c] > head[best]:
+                    best = c
+            if head[best] == -np.inf:
+                return j
+            cells[j] = best
+            worth[j] = head[best]
+            taken[best] += 1
+            if taken[best] < stock[best]:
+                head[best] = values[best, taken[best]] + credit[best]
+            else:
+                head[best] = -np.inf
+        return k
     head = np.empty(n_cells)
     heap = np.empty(n_cells, np.int32)
     length = 0

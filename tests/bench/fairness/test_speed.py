@@ -42,6 +42,18 @@ def test_what_is_timed_of_the_other_kinds_are_lists_that_keep_their_policy(
         assert len(made.order) == 20
 
 
+def test_larger_intersections_are_timed_with_what_their_receipts_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, "BEYOND", ((600, 20, (3, 4, 2)), (400, 60, (8, 8, 8))))
+    seen: list[float] = []
+    rows = list(speed.larger(1, seen.append))
+    assert [row.goal for row in rows] == [None] * 4
+    assert rows[0].note.startswith("4 of 4 lists MET, utility_of_best ")
+    assert "NOT_FOUND" in rows[3].note
+    assert seen[-1] == 1
+
+
 def test_a_general_solver_finds_the_projection_that_the_closed_form_has() -> None:
     drawn = Dual.drawn(np.random.default_rng(1), 20)
     np.testing.assert_allclose(drawn.by_slsqp(), drawn.ours(), atol=1e-6)
