@@ -95,7 +95,7 @@ def test_rules_of_one_table_that_its_supply_sets_against_each_other() -> None:
     rows = np.array([[0, 0, 0, 1, 1, 1], [2, 3, 2, 3, 2, 3]], np.int32)
     whole = check_on_catalogue(compiled, rows, SIZE)
     assert clashing_rules(compiled, TABLES, rows, SIZE, whole) == Clash(
-        ("stack.0.cap", "stack.2.cap"), PrefixViolation(4, "t:t0", 1, 2)
+        ("stack.0.cap", "stack.2.cap"), PrefixViolation(4, "t:t0", 1, 2), room=3
     )
 
 
