@@ -34,7 +34,7 @@ from server.errors import EquipoiseError
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-COPIED = ("server", "training", "tests", "bench", "proto", "pyproject.toml")
+COPIED = ("server", "training", "tests", "bench", "proto", "docs", "pyproject.toml")
 # On the CPU, three times what all tests take. A mutant that loops for ever is as dead as one that
 # fails a test.
 LIMIT_S = 40
