@@ -5,6 +5,7 @@ Thin: whatever is heavy is imported when a command runs.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -150,6 +151,10 @@ def soak(lists: int, seed: int, state: Path, out: Path | None, as_json: bool) ->
 @JSON
 def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: bool) -> None:
     """Faults planted in the fair stage, one at a time. Exit code 1: too many went unnoticed."""
+    if importlib.util.find_spec("cosmic_ray") is None:
+        raise click.ClickException(
+            "needs Cosmic Ray: pip install 'equipoise[mutants]', or make mutants"
+        )
     from bench.fairness.mutants import MutantsFailed, Settings, hunt, scored
     from bench.fairness.report import finish, mutants_table
     from bench.progress import bar
