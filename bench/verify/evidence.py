@@ -37,7 +37,7 @@ class Evidence:
     request names, None where the server was to choose. skipped: how many of them the answer calls
     unknown. drops_seen: what was bought before is to be left out. paged: in pages. history: what a
     Recommend was to be made from; None of a Rerank, which brings `bought` itself. earlier: the same
-    list as it stood after each page before the last.
+    list as it stood after each page before the last. boosts_told: whether candidates have theirs.
     """
 
     count: int
@@ -59,6 +59,7 @@ class Evidence:
     same_request: bool = True
     history: History | None = None
     earlier: tuple[Evidence, ...] = ()
+    boosts_told: bool = True
 
 
 def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
@@ -144,6 +145,7 @@ def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Ev
         group_table=asked.group_table,
         policy=asked.policy,
         same_request=asked.request_id in ("", answer.request_id),
+        boosts_told=bool(used),
     )
 
 

@@ -28,10 +28,7 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
         why = "calibrated to what the user bought, which is not told: ask with_candidates"
         yield unchecked("every prefix keeps its bounds", why)
         return
-    # What was bought is told by each page anew.
-    known = (
-        _known_from(evidence, document) if known is None else replace(known, bought=evidence.bought)
-    )
+    known = groups_at_hand(evidence, document, known)
     if known is None:
         why = "calibrated with smoothing, and the catalogue is not at hand: give --bundle"
         yield unchecked("every prefix keeps its bounds", why)
@@ -64,6 +61,13 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
     yield claim(name, told, f"{status}; {size} prefixes of {len(table)} groups")
     yield from _best(evidence, document, table)
     yield from _calibration(evidence, document, known)
+
+
+def groups_at_hand(evidence: Evidence, document: Document, known: Known | None) -> Known | None:
+    """What the bounds of a page rest on: what was bought is told by each anew."""
+    if known is not None:
+        return replace(known, bought=evidence.bought)
+    return _known_from(evidence, document)
 
 
 def _known_from(evidence: Evidence, document: Document) -> Known | None:
