@@ -25,6 +25,7 @@ from bench.verify.claims import (
     unchecked,
 )
 from bench.verify.evidence import Evidence
+from bench.verify.lacking import nothing_of_other_rules
 from bench.verify.ordered import (
     COME_FIRST,
     boosts_are_right,
@@ -51,7 +52,7 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
         # A Rerank whose groups were looked up, and that was not asked to tell them.
         evidence = replace(evidence, candidates=None)
     claims = [_policy(evidence, text, document), _places(evidence)]
-    claims.append(reasons_are_right(evidence, document))
+    claims += [reasons_are_right(evidence, document), nothing_of_other_rules(evidence, document)]
     claims += _against_candidates(evidence, document, known)
     claims += candidates_are_right(evidence, document, known)
     claims += bought_is_right(evidence, document, known)
