@@ -30,9 +30,9 @@ every page. A Recommend must have been asked with_candidates, otherwise most
 claims cannot be checked. --bundle: every candidate's groups are looked up again
 in it, candidates that the request named must be there, and a calibrated policy's
 catalogue shares are read; without it groups are not checked, but where a Rerank
-brought them, and the order of a diverse policy is not. --events: what the user bought is counted again; give the store as
-it was when the list was made, or a copy, for what came late or was erased since
-reads like a lie.
+brought them, and the order of a diverse policy is not. --events: what the user
+bought is counted again; give the store as it was when the list was made, or a
+copy, for what came late or was erased since reads like a lie.
 
 \b
 Taken as told: scores, which candidates the server chose where the request named
