@@ -129,15 +129,15 @@ def test_ceilings_that_leave_places_empty_are_told_by_how_many_they_fill() -> No
     assert (found.bad.prefix, found.room) == (9, 8)
     assert check_on_catalogue(*made(document("cap", cap)), 8).room is None
     # A floor without supply leaves no place empty.
-    found = check_on_catalogue(*made(document("floors", '[floors]\nc = "1/5"\n')), 10)
+    found = check_on_catalogue(*made(document("floors", '[floors]\nc = "1/2"\n')), 10)
     assert (found.met, found.room) == (False, None)
 
 
 def test_ceilings_of_another_table_fill_no_places_of_this() -> None:
-    cap = 'kind = "cap"\ngroup_table = "u"\ncap = {at_most = 4, within_first = 9}'
+    cap = 'kind = "cap"\ngroup_table = "u"\ncap = {at_most = 3, within_first = 9, groups = ["y"]}'
     found = check_on_catalogue(*made(stack(FLOOR_T, cap)), 10)
     assert found.bad is not None
-    assert (found.bad.group[0], found.room) == ("u", 8)
+    assert (found.bad.group, found.room) == ("u:y", 8)
 
 
 def test_a_window_of_nothing_shuts_its_group_out() -> None:
