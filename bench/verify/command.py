@@ -135,6 +135,7 @@ def command(
 def _show(claims: list[Claim]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from bench.verify.claims import Verdict
 
@@ -144,7 +145,11 @@ def _show(claims: list[Claim]) -> None:
         Verdict.NOT_CHECKED: "yellow",
         Verdict.MISSED: "yellow",
     }
-    table = Table("claim", "verdict", "", box=None)
+    table = Table(box=None)
+    # Names are what a reader searches for; what was told of one folds instead.
+    table.add_column("claim", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("")
     for claim in claims:
-        table.add_row(claim.name, f"[{colour[claim.verdict]}]{claim.verdict}[/]", claim.told)
+        table.add_row(claim.name, Text(str(claim.verdict), colour[claim.verdict]), Text(claim.told))
     Console().print(table)
