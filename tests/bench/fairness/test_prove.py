@@ -26,6 +26,7 @@ def test_the_short_proof_has_no_mismatch() -> None:
     assert (ran.exit_code, result["mismatches"], result["seed"]) == (0, 0, 7)
     assert all(line["instances"] for line in result["lines"])
     assert result["instances"] > 200_000
+    assert result["extent"]["random instances of a rule"] == {"tried": 4000, "wanted": 1_000_000}
     notes = {line["check"]: line["note"] for line in result["lines"]}
     solved = [notes[check] for check in notes if "HiGHS" in check or "assignment" in check]
     assert len(solved) == 5
