@@ -156,10 +156,6 @@ def soak(lists: int, seed: int, state: Path, out: Path | None, as_json: bool) ->
 @JSON
 def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: bool) -> None:
     """Faults planted in the fair stage, one at a time. Exit code 1: too many went unnoticed."""
-    if importlib.util.find_spec("cosmic_ray") is None:
-        raise click.ClickException(
-            "needs Cosmic Ray: pip install 'equipoise[mutants]', or make mutants"
-        )
     from bench.fairness.mutants import MutantsFailed, Settings, hunt, scored
     from bench.fairness.report import finish, mutants_table
     from bench.progress import bar
@@ -168,6 +164,10 @@ def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: b
     for unknown in (one for one in modules if one not in settings.modules):
         known = ", ".join(settings.modules)
         raise click.BadParameter(f"got {unknown!r}; allowed: {known}", param_hint="'--module'")
+    if importlib.util.find_spec("cosmic_ray") is None:
+        raise click.ClickException(
+            "needs Cosmic Ray: pip install 'equipoise[mutants]', or make mutants"
+        )
     with bar("mutants", 1.0, left=True) as progress:
         try:
             fates, seconds = hunt(settings, folder.resolve(), modules or settings.modules, progress)
