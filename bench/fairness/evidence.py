@@ -114,8 +114,9 @@ GUARANTEES = (
         (),
         ("pages",),
         "in bulk: of every kind here, that each page leaves what was shown and the verdict of the "
-        "first as they were; where scores, exposure with them, do not move between pages, that "
-        "together they are the list made at once",
+        "first as they were (of several tables, INFEASIBLE may become NOT_FOUND where scores moved); "
+        "where scores, exposure with them, do not move between pages, that together they are the "
+        "list made at once",
     ),
 )
 
@@ -187,7 +188,7 @@ def _measured_on(results: Results) -> str:
                 on.get("ended", "unknown"),
                 f"{on['load_15_minutes']:.1f}",
                 f"{results[name].get('seconds', on['seconds']):,.0f} s",
-                "**short**" if extents.lacking(name, results[name]) else "whole",
+                extents.run(name, results[name]),
                 ", ".join(f"{package} {on[package]}" for package in ("python", "numpy", "numba")),
             )
         )

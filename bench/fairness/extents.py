@@ -18,12 +18,11 @@ def lacking(name: str, result: Mapping[str, Any]) -> list[str]:
     """What a result, by the name of its file, has less of than a whole run; nothing: it is whole."""
     match name:
         case "proof":
-            if "extent" not in result:
-                return ["it does not say how much was tried"]
+            parts = result.get("extent", {})
             return [
-                f"{what}: {own['tried']:,} of {own['wanted']:,}"
-                for what, own in result["extent"].items()
-                if own["tried"] < own["wanted"]
+                line
+                for what, own in parts.items()
+                for line in _fewer(what, own["tried"], own["wanted"])
             ]
         case "soak":
             return _fewer("lists", result["lists"], LISTS)
@@ -45,8 +44,17 @@ def lacking(name: str, result: Mapping[str, Any]) -> list[str]:
     raise KeyError(name)
 
 
+def run(name: str, result: Mapping[str, Any]) -> str:
+    """Whether it is whole, in a word."""
+    if name == "proof" and "extent" not in result:
+        return "**unknown**"
+    return "**short**" if lacking(name, result) else "whole"
+
+
 def told(name: str, result: Mapping[str, Any]) -> str:
     """A paragraph that says so, empty of a whole run."""
+    if run(name, result) == "**unknown**":
+        return "**Whether this was a whole run**, the result does not say.\n\n"
     less = lacking(name, result)
     return f"**A short run**: {'; '.join(less)}.\n\n" if less else ""
 

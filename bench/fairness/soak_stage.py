@@ -118,7 +118,9 @@ def paged(case: Case, exposure: Exposure, page: int, moves: random.Random | None
 
     moves: what draws other scores for each page, as when the history comes from a store of events;
     None: they stay. Bounds and groups do, so what was shown can be gone on from and each page tells
-    what the first did. Where no score moves, by exposure either, all pages are the list as it was.
+    what the first did. Of several tables alone, the proof that there is no list is by search, and
+    another search may stop before it: NOT_FOUND, which is weaker and no less true. Where no score
+    moves, by exposure either, all pages are the list as it was.
     """
     asked, bounds = case.asked, case.bounds
     shown, size, first = np.empty(0, np.int32), asked.size, None
@@ -130,7 +132,10 @@ def paged(case: Case, exposure: Exposure, page: int, moves: random.Random | None
             first = fair
         if not np.array_equal(fair.order[: len(shown)], shown):
             return status, f"what was shown on {len(shown)} places does not stay"
-        if len(fair.order) != size or status is not first.receipt.status:
+        told = {first.receipt.status}
+        if moves is not None and len(asked.widths) > 1 and told == {Status.INFEASIBLE}:
+            told.add(Status.NOT_FOUND)
+        if len(fair.order) != size or status not in told:
             return status, f"after {len(shown)} places {status.name} of {len(fair.order)} places"
         exposure.charge(asked.members, fair.order, len(shown), end)
         shown = fair.order[:end].copy()

@@ -106,7 +106,9 @@ def test_a_whole_run_is_told_as_one(results: dict[str, dict[str, Any]]) -> None:
     assert told.count("| whole |") == 5
     # What does not say how much it is of is not taken for a whole one.
     del whole["proof"]["extent"]
-    assert f"{SHORT}it does not say how much was tried.\n" in evidence.page(whole)
+    told = evidence.page(whole)
+    assert "**Whether this was a whole run**, the result does not say.\n" in told
+    assert (told.count("| whole |"), told.count("| **unknown** |")) == (4, 1)
 
 
 def test_the_commands_do_a_whole_run_unless_told_otherwise() -> None:

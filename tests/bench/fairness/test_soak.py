@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,28 @@ def test_a_planted_fault_is_counted_under_each_kind_that_has_it(
     tallies = stage_chunk(3, LISTS)
     assert [kind for kind in kinds if not tallies[kind].violations] == []
     assert all(tallies[kind].example.startswith(f"seed 3, {kind}, list ") for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("first", "moves", "wrong"),
+    [(Status.INFEASIBLE, True, False), (Status.INFEASIBLE, False, True), (Status.MET, True, True)],
+)
+def test_a_page_may_only_forget_a_proof_and_only_where_scores_moved(
+    first: Status, moves: bool, wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubting(*given: Any, fixed: Any, **more: Any) -> FairList:
+        fair = rerank(*given, fixed=fixed, **more)
+        status = first if fixed is None else Status.NOT_FOUND
+        return dataclasses.replace(fair, receipt=dataclasses.replace(fair.receipt, status=status))
+
+    monkeypatch.setattr(soak_stage, "rerank", doubting)
+    monkeypatch.setattr(soak_stage, "fault", lambda *_: "")
+    rng = random.Random(5)
+    drawn = soak_stage.draw_policy(rng, "several tables")
+    case = soak_stage.draw_case(rng, drawn)
+    assert case.asked.size > 1
+    _, told = soak_stage.paged(case, soak_stage.Exposure(drawn), 1, rng if moves else None)
+    assert ("NOT_FOUND" in told) == wrong
 
 
 @pytest.mark.parametrize("off", [0.5, -0.5])
