@@ -90,8 +90,7 @@ def _fa_ir(rng: random.Random, labels: Sequence[str]) -> tuple[str, str, str]:
     # At most 1/2, where the medians of several groups always fit into a prefix.
     section = f'alpha = "{rng.randint(1, 50)}/100", within_first = {rng.randint(1, MAX_COUNT)}, '
     section += f"adjusted = {rng.choice(('true', 'false'))}, "
-    # Below 1: of a share of 1 alone the auditor has no adjusted floors, where the server has them.
-    return "fa_ir", "t0", section + f"shares = {{{_shares(rng, labels, (1, 9, 100))}}}"
+    return "fa_ir", "t0", section + f"shares = {{{_shares(rng, labels, (0, 1, 9, 100))}}}"
 
 
 def _shares(

@@ -173,15 +173,16 @@ def _fair_ir(section: Any, size: int) -> dict[str, list[tuple[int, int]]]:
         table = _binomial(first, float(p))
         if section.get("adjusted", True):
             steps = sorted({F for row in table for F in row if alpha >= F})
-            passing = [0.0]
+            passing = None
             low, high = 0, len(steps)
             while low < high:
                 middle = (low + high) // 2
                 if _fails(_fewest(table, steps[middle]), float(p)) <= alpha - 1e-12:
-                    passing, low = [steps[middle]], middle + 1
+                    passing, low = steps[middle], middle + 1
                 else:
                     high = middle
-            fewest = _fewest(table, passing[0]) if passing[0] else [0] * (first + 1)
+            # A step of 0 asks for every place: of a share of 1 chance explains no other.
+            fewest = [0] * (first + 1) if passing is None else _fewest(table, passing)
         else:
             fewest = _fewest(table, alpha)
         found[g] = [(fewest[min(k, first)], k) for k in range(size + 1)]
