@@ -5,16 +5,22 @@ Thin: whatever is heavy is imported when a command runs.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
 
 import click
 
+from bench.fairness.extents import DRAWS, GROUPS, LISTS, ROUNDS
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 OUT = click.option("--out", type=FILE, help="Write the result as JSON.")
-SEED = click.option("--seed", default=1, show_default=True, help="The same seed, the same draws.")
+SEED = click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True,
+    help="The same seed, the same draws.",
+)  # fmt: skip
 
 
 @click.group(context_settings={"max_content_width": 100})
@@ -48,7 +54,7 @@ def prove(short: bool, seed: int, out: Path | None, as_json: bool) -> None:
 
 @main.command()
 @click.option(
-    "--rounds", type=click.IntRange(1, 1000), default=60, show_default=True,
+    "--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True,
     help="Interleaved rounds of each ratio.",
 )  # fmt: skip
 @OUT
@@ -67,7 +73,7 @@ def speed(rounds: int, out: Path | None, as_json: bool) -> None:
 
 @main.command()
 @click.option(
-    "--draws", type=click.IntRange(1, 1_000_000), default=4000, show_default=True,
+    "--draws", type=click.IntRange(1, 1_000_000), default=DRAWS, show_default=True,
     help="Draws for each number of groups.",
 )  # fmt: skip
 @click.option(
@@ -83,7 +89,7 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
 
     from bench.fairness.fa_ir import published_settings
     from bench.fairness.report import console, fa_ir_table, finish, simulation_table
-    from bench.fairness.simulation import GROUPS, simulate
+    from bench.fairness.simulation import simulate
     from bench.progress import bar
 
     with bar("simulation", 1.0) as progress:
@@ -107,7 +113,7 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
 
 @main.command()
 @click.option(
-    "--count", "lists", type=click.IntRange(1), default=10**8, show_default=True,
+    "--count", "lists", type=click.IntRange(1, 10**11), default=LISTS, show_default=True,
     help="Lists of the kernel in all, those of earlier runs with them.",
 )  # fmt: skip
 @SEED
@@ -155,6 +161,13 @@ def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: b
     from bench.progress import bar
 
     settings = Settings.read()
+    for unknown in (one for one in modules if one not in settings.modules):
+        known = ", ".join(settings.modules)
+        raise click.BadParameter(f"got {unknown!r}; allowed: {known}", param_hint="'--module'")
+    if importlib.util.find_spec("cosmic_ray") is None:
+        raise click.ClickException(
+            "needs Cosmic Ray: pip install 'equipoise[mutants]', or make mutants"
+        )
     with bar("mutants", 1.0, left=True) as progress:
         try:
             fates, seconds = hunt(settings, folder.resolve(), modules or settings.modules, progress)

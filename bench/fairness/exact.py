@@ -3,15 +3,16 @@
 `by_assignment`: the j-th item of a group in score order may stand from the first prefix whose
 ceiling allows j items until the first whose floor asks for j; that is an assignment of items to
 places (`scipy.optimize.linear_sum_assignment`). `by_program`: the bounds word for word as an
-integer program (`scipy.optimize.milp`, HiGHS).
+integer program (`bench.fairness.milp`, HiGHS).
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
+from scipy.optimize import linear_sum_assignment
 
+from bench.fairness.milp import best_list
 from server.fairness.discount import discounts
 from server.fairness.types import Float32, Int32
 
@@ -55,24 +56,11 @@ def by_assignment(
 def by_program(
     scores: Float32, groups: Int32, floors: Int32, ceilings: Int32, size: int
 ) -> float | None:
-    """As `by_assignment`; a variable for each item and place, a row for each bound."""
-    n, n_groups = len(scores), len(floors)
-    gain = np.outer(scores.astype(np.float64), discounts(size))
-    item = np.kron(np.eye(n), np.ones(size))
-    place = np.kron(np.ones(n), np.eye(size))
-    member = (groups == np.arange(n_groups)[:, np.newaxis]).astype(np.float64)
-    counts = np.kron(member, np.tril(np.ones((size, size))))
-    rows = [
-        LinearConstraint(item, 0, 1),
-        LinearConstraint(place, 1, 1),
-        LinearConstraint(
-            counts, floors[:, 1 : size + 1].reshape(-1), ceilings[:, 1 : size + 1].reshape(-1)
-        ),
-    ]
-    found = milp(
-        -gain.reshape(-1),
-        constraints=rows,
-        integrality=np.ones(n * size, np.int64),
-        bounds=Bounds(0, 1),
-    )
-    return None if found.x is None else float(-found.fun)
+    """As `by_assignment`, by an integer program that is solved to the optimum itself.
+
+    Raises:
+        RuntimeError: the solver found neither a list nor a proof.
+    """
+    worth = discounts(size)
+    best = best_list(scores, groups[np.newaxis], floors, ceilings, worth)
+    return None if best is None else float(scores[best].astype(np.float64) @ worth)

@@ -34,7 +34,7 @@ from server.errors import EquipoiseError
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-COPIED = ("server", "training", "tests", "bench", "proto", "pyproject.toml")
+COPIED = ("server", "training", "tests", "bench", "proto", "docs", "pyproject.toml")
 # On the CPU, three times what all tests take. A mutant that loops for ever is as dead as one that
 # fails a test.
 LIMIT_S = 40
@@ -218,26 +218,32 @@ class Workplaces:
 @dataclass(frozen=True)
 class Equivalents:
     """Why mutants change nothing. lines: by (module, line before, after); patterns: of any after;
-    functions: by (module, function), of all in it.
+    functions: by (module, function), of all in it; tried: but for those whose line before is of
+    this pattern.
     """
 
     lines: Mapping[tuple[str, str, str], str]
     patterns: Mapping[str, str]
     functions: Mapping[tuple[str, str], str]
+    tried: Mapping[tuple[str, str], str]
 
     @classmethod
     def read(cls, path: Path = EQUIVALENT) -> Equivalents:
         """From the file of reasons."""
         known = tomllib.loads(path.read_text(encoding="utf-8"))
+        functions = {(one["module"], one["name"]): one for one in known.get("function", [])}
         return cls(
             {(m["module"], m["was"], m["becomes"]): m["reason"] for m in known.get("mutant", [])},
             {one["becomes"]: one["reason"] for one in known.get("pattern", [])},
-            {(one["module"], one["name"]): one["reason"] for one in known.get("function", [])},
+            {place: one["reason"] for place, one in functions.items()},
+            {place: one["tried"] for place, one in functions.items() if "tried" in one},
         )
 
     def reason(self, mutant: Mutant) -> str | None:
         """Why this one changes nothing; None: it may change something."""
-        own = self.functions.get((mutant.module, mutant.function))
+        place = (mutant.module, mutant.function)
+        tried = place in self.tried and re.search(self.tried[place], mutant.was)
+        own = None if tried else self.functions.get(place)
         own = own or self.lines.get((mutant.module, mutant.was, mutant.becomes))
         found = (why for form, why in self.patterns.items() if re.search(form, mutant.becomes))
         return own or next(found, None)

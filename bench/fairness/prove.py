@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import factorial
 from typing import Any
 
 from bench.fairness.exhaustive import FULL, SHORT, World, exhaustive, order_of_input
@@ -28,6 +29,17 @@ class Extent:
     solved: int
     several: int
     fa_ir_sizes: tuple[int, ...]
+
+    def counted(self) -> dict[str, int]:
+        """How much of each part, by words for it."""
+        return {
+            "worlds": len(self.worlds),
+            "orders of the input": factorial(self.orders[0]),
+            "random instances of a rule": self.random,
+            "windows by assignment": self.solved,
+            "lists of several tables": self.several,
+            "sizes of FA*IR's tables": len(self.fa_ir_sizes),
+        }
 
 
 LONG = Extent(FULL, (5, 3, 2), 1_000_000, 20_000, 2_000, SIZES)
@@ -65,6 +77,10 @@ def prove(
         "kind": "fairness_proof",
         "schema_version": 1,
         "seed": seed,
+        "extent": {
+            part: {"tried": tried, "wanted": LONG.counted()[part]}
+            for part, tried in extent.counted().items()
+        },
         "instances": sum(line.instances for line in lines),
         "mismatches": sum(line.mismatches for line in lines),
         "lines": [as_plain(line) for line in lines],

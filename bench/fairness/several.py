@@ -20,6 +20,7 @@ from bench.fairness.compiled import CORES
 from bench.fairness.exact import by_assignment
 from bench.fairness.lines import Line, Progress
 from bench.fairness.overlap_gap import GOAL, OverlapGap, overlap_gap
+from bench.fairness.solvers import Sizes, in_sizes, largest_of
 from server.fairness import Status, compile_policy, parse_policy, rerank
 from server.fairness.invariants import broken_bounds
 from server.fairness.metrics import dcg
@@ -76,19 +77,22 @@ def own_tables(instances: int, seed: int, progress: Progress) -> Iterator[Line]:
     """Calibrated lists of drawn users."""
     line = Line("calibrated: bounds kept, distance to the best as told (assignment)")
     regrets: list[float] = []
-    for done, (wrong, example, found) in _in_processes(_calibrated, instances, seed):
+    largest: Sizes = (0, 0, 0)
+    for done, (wrong, example, found, sizes) in _in_processes(_calibrated, instances, seed):
         line.add(CHUNK, wrong, example)
         regrets += found
+        largest = largest_of(largest, sizes)
         progress(done)
     yield line.done(
-        f"{len(regrets):,} met; regret mean {np.mean(regrets):.4%}, worst {max(regrets):.2%}"
+        f"{in_sizes(largest)}; {len(regrets):,} met; regret mean {np.mean(regrets):.4%}, worst {max(regrets):.2%}"
     )
 
 
-def _calibrated(instances: int, seed: int) -> tuple[int, str, list[float]]:
+def _calibrated(instances: int, seed: int) -> tuple[int, str, list[float], Sizes]:
     rng = np.random.default_rng(seed)
     wrong, example = 0, ""
     regrets: list[float] = []
+    largest: Sizes = (0, 0, 0)
     for instance in range(instances):
         groups, count = int(rng.integers(1, len(LABELS) + 1)), int(rng.integers(1, 21))
         low, high = int(rng.integers(0, 5)), int(rng.integers(4, 9))
@@ -103,6 +107,7 @@ def _calibrated(instances: int, seed: int) -> tuple[int, str, list[float]]:
         scores = rng.random(n).astype(np.float32)
         rows = rng.integers(0, groups, n).astype(np.int32)
         fair = rerank(scores, rows, count, own)
+        largest = largest_of(largest, (n, len(fair.order), groups))
         best = by_assignment(scores, rows, own.floors, own.ceilings, len(fair.order))
         met = fair.receipt.status is Status.MET
         bad = met != (best is not None)
@@ -115,7 +120,7 @@ def _calibrated(instances: int, seed: int) -> tuple[int, str, list[float]]:
         wrong += bad
         if bad and not example:
             example = f"seed {seed}, instance {instance}"
-    return wrong, example, regrets
+    return wrong, example, regrets, largest
 
 
 def _in_processes(

@@ -31,7 +31,6 @@ from server.fairness.metrics import dcg, infeasible_index, ndkl
 from server.fairness.types import Int32
 
 DRAWS = 4000
-GROUPS = tuple(range(2, 11))
 SIZE = 100
 # Proportions are drawn in millionths, so that floors are whole-number arithmetic.
 STEPS = 10**6

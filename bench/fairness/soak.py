@@ -33,7 +33,7 @@ MAX_GROUPS, MAX_COUNT = 64, 50
 LISTS_PER_TABLE = 8
 # Lists of each kind through the whole stage with a chunk: a millisecond of Python each, five minutes
 # of it in 10^8 lists.
-STAGED = 42
+STAGED = 35
 # Two threads of Python hinder each other at every kernel that lets go of the interpreter: one at a
 # time, and kernels beside it.
 _PYTHON = threading.Lock()

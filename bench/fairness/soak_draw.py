@@ -1,8 +1,6 @@
 """Requests of every kind of policy, drawn: what `bench.fairness.soak_stage` makes lists of.
 
 Policies are documents that the server's own parser and compiler read, and the auditor's beside it.
-FA*IR is not among them: the auditor computes its tables anew for each policy, and that takes long;
-they go through the soak of the kernels and through `prove`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from server.errors import PolicyRefused
 from server.fairness import CompiledPolicy, TableGroups, compile_tables, parse_policy
 from server.fairness.types import Int32, Int64
 
-ONE = ("one table", "calibrated", "several tables", "amortised", "mmr", "dpp")
+ONE = ("one table", "fa_ir", "calibrated", "several tables", "amortised", "mmr", "dpp")
 MAX_GROUPS, MAX_COUNT, DIMENSIONS = 6, 30, 8
 
 
@@ -84,12 +82,28 @@ def _bounding(rng: random.Random, labels: Sequence[str]) -> tuple[str, str, str]
     if kind == "cap":
         within = rng.randint(1, MAX_COUNT)
         return kind, "t0", f"at_most = {rng.randint(1, within)}, within_first = {within}"
+    rests = (0, 1, 9, 100)
+    return kind, "t0", _shares(rng, labels, rests, full=kind == "window")
+
+
+def _fa_ir(rng: random.Random, labels: Sequence[str]) -> tuple[str, str, str]:
+    # At most 1/2, where the medians of several groups always fit into a prefix.
+    section = f'alpha = "{rng.randint(1, 50)}/100", within_first = {rng.randint(1, MAX_COUNT)}, '
+    section += f"adjusted = {rng.choice(('true', 'false'))}, "
+    return "fa_ir", "t0", section + f"shares = {{{_shares(rng, labels, (0, 1, 9, 100))}}}"
+
+
+def _shares(
+    rng: random.Random, labels: Sequence[str], rests: Sequence[int], full: bool = False
+) -> str:
+    """Shares of some groups. rests: what may be left over; full: nothing, where all are named."""
     named = rng.sample(labels, rng.randint(1, len(labels)))
     parts = [rng.randint(1, rng.choice((3, 99))) for _ in named]
-    rest = 0 if kind == "window" and len(named) == len(labels) else rng.choice((0, 1, 9, 100))
+    rest = 0 if full and len(named) == len(labels) else rng.choice(rests)
     whole = sum(parts) + rest
-    shares = (f'{label} = "{part}/{whole}"' for label, part in zip(named, parts, strict=True))
-    return kind, "t0", ", ".join(shares)
+    return ", ".join(
+        f'{label} = "{part}/{whole}"' for label, part in zip(named, parts, strict=True)
+    )
 
 
 def _from_planted(rng: random.Random, labels: Sequence[str], own: Int32) -> tuple[str, str]:
@@ -141,6 +155,8 @@ def draw_policy(rng: random.Random, kind: str) -> Drawn:
         section += f'strength = "{rng.randint(1, 100)}/100", lists = {rng.randint(1, 50)}, '
         section += f'targets = "{rng.choice(("equal", "catalogue"))}"'
         rules = [(kind, "t0", section), *rules[: rng.randint(0, 1)]]
+    elif kind == "fa_ir":
+        rules = [_fa_ir(rng, labels), *rules[: rng.randint(0, 1)]]
     elif kind != "one table":
         section = f'method = "{kind}", trade_off = "{rng.randint(0, 90)}/100"'
         rules = [("diverse", "", section), *rules[: rng.randint(0, 1)]]

@@ -2,7 +2,7 @@
 does not reach.
 
 Each user's own tables, boosts from exposure that moves from list to list, diverse orders, several
-tables at once, and pages. `bench.fairness.soak_judge` says whether a list is right.
+tables at once, and pages under each of these kinds, between which scores may move. `bench.fairness.soak_judge` says whether a list is right.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from server.fairness.types import Float32, Float64, Int32
 KINDS = (*ONE, "pages")
 # Lists under one policy, in whose course exposure moves.
 RUN = 7
+
+
+Judged = tuple[Status, str]
+"""(verdict, what is wrong)"""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ def _made(case: Case, boost: Float32 | None, fixed: Int32 | None = None) -> Fair
     )
 
 
-def whole(case: Case, exposure: Exposure) -> tuple[Status, str]:
-    """(verdict, what is wrong) of a list that is shown at once."""
+def whole(case: Case, exposure: Exposure) -> Judged:
+    """Of a list that is shown at once."""
     boost, own = exposure.boosts(case.asked.members)
     fair = _made(case, boost)
     status = fair.receipt.status
@@ -109,29 +113,42 @@ def whole(case: Case, exposure: Exposure) -> tuple[Status, str]:
     return status, wrong or exposure.miscounted
 
 
-def paged(case: Case, exposure: Exposure, page: int) -> tuple[Status, str]:
+def paged(case: Case, exposure: Exposure, page: int, moves: random.Random | None) -> Judged:
     """The same of a list that is shown page by page, each made anew after what was shown before.
 
-    Nothing changes between pages but exposure, and what was shown can be gone on from: so each page
-    tells what the first did, and where nothing is evened out all pages are the list as it was.
+    moves: what draws other scores for each page, as when the history comes from a store of events;
+    None: they stay. Bounds and groups do, so what was shown can be gone on from and each page tells
+    what the first did. Of several tables alone, the proof that there is no list is by search, and
+    another search may stop before it: NOT_FOUND, which is weaker and no less true. Where no score
+    moves, by exposure either, all pages are the list as it was.
     """
-    shown, size, first = np.empty(0, np.int32), case.asked.size, None
+    asked, bounds = case.asked, case.bounds
+    shown, size, first = np.empty(0, np.int32), asked.size, None
     while True:
-        boost, _ = exposure.boosts(case.asked.members)
+        boost, _ = exposure.boosts(asked.members)
         fair = _made(case, boost, shown if len(shown) else None)
         status, end = fair.receipt.status, min(len(shown) + page, size)
         if first is None:
             first = fair
         if not np.array_equal(fair.order[: len(shown)], shown):
             return status, f"what was shown on {len(shown)} places does not stay"
-        if len(fair.order) != size or status is not first.receipt.status:
+        told = {first.receipt.status}
+        if moves is not None and len(asked.widths) > 1 and told == {Status.INFEASIBLE}:
+            told.add(Status.NOT_FOUND)
+        if len(fair.order) != size or status not in told:
             return status, f"after {len(shown)} places {status.name} of {len(fair.order)} places"
-        exposure.charge(case.asked.members, fair.order, len(shown), end)
+        exposure.charge(asked.members, fair.order, len(shown), end)
         shown = fair.order[:end].copy()
         if end == size:
             break
-    wrong = fault(case.asked, *case.bounds, shown, status)
-    if not wrong and boost is None and not np.array_equal(shown, first.order):
+        if moves is not None:
+            draws = np.random.default_rng(moves.getrandbits(64))
+            case = replace(case, asked=replace(case.asked, scores=draws.permutation(asked.scores)))
+    if moves is not None:
+        # Each page was picked by other scores: no order of one page judges them all.
+        asked = replace(asked, vectors=None)
+    wrong = fault(asked, *bounds, shown, status)
+    if not wrong and boost is None and moves is None and not np.array_equal(shown, first.order):
         wrong = "the pages together are not the list"
     return status, wrong or exposure.miscounted
 
@@ -144,11 +161,13 @@ def stage_chunk(seed: int, lists: int) -> dict[str, Tally]:
         rng, tally = random.Random(f"{seed} {kind}"), Tally()
         for number in range(lists):
             if number % RUN == 0:
-                drawn = draw_policy(rng, rng.choice(ONE) if kind == "pages" else kind)
+                # Pages in turn of every kind, in each chunk from another one on.
+                turn = ONE[(seed + number // RUN) % len(ONE)]
+                drawn = draw_policy(rng, turn if kind == "pages" else kind)
                 exposure = Exposure(drawn)
             case = draw_case(rng, drawn)
             if kind == "pages":
-                status, wrong = paged(case, exposure, rng.randint(3, 12))
+                status, wrong = paged(case, exposure, rng.randint(3, 12), rng.choice((None, rng)))
             else:
                 status, wrong = whole(case, exposure)
             tally = tally.plus(_counted(case, status, wrong, f"seed {seed}, {kind}, list {number}"))

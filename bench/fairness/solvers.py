@@ -27,8 +27,10 @@ CHUNK = 250
 TOLERANCE = 1e-6
 
 Solver = Callable[..., float | None]
-Found = tuple[int, int, str, list[float]]
-"""(infeasible, mismatches, an example, regrets of feasible lists)"""
+Sizes = tuple[int, int, int]
+"""(candidates, places, groups)"""
+Found = tuple[int, int, str, list[float], Sizes]
+"""(infeasible, mismatches, an example, regrets of feasible lists, the largest of each size)"""
 
 
 def against(check: Check, seed: int, instances: int) -> Found:
@@ -36,6 +38,7 @@ def against(check: Check, seed: int, instances: int) -> Found:
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     infeasible, mismatches, example = 0, 0, ""
     regrets: list[float] = []
+    largest: Sizes = (0, 0, 0)
     for instance in range(instances):
         n_groups, count = rng.randint(1, check.max_groups), rng.randint(1, check.max_count)
         policy = draw_policy(
@@ -45,6 +48,7 @@ def against(check: Check, seed: int, instances: int) -> Found:
         scores = (numbers.integers(0, 10 ** rng.randint(1, 6), n) / 1024).astype(np.float32)
         groups = (n_groups * numbers.random(n) ** rng.randint(1, 3)).astype(np.int32)
         size = min(count, n)
+        largest = largest_of(largest, (n, size, n_groups))
         fair = rerank(scores, groups, count, policy)
         best = check.solver(scores, groups, policy.floors, policy.ceilings, size)
         met = fair.receipt.status is Status.MET
@@ -59,12 +63,26 @@ def against(check: Check, seed: int, instances: int) -> Found:
         mismatches += wrong
         if wrong and not example:
             example = f"seed {seed}, instance {instance}, kind {policy.policy.kind}"
-    return infeasible, mismatches, example, regrets
+    return infeasible, mismatches, example, regrets, largest
+
+
+def largest_of(one: Sizes, other: Sizes) -> Sizes:
+    """The larger of each."""
+    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
+
+
+def in_sizes(sizes: Sizes) -> str:
+    """For the note of a line."""
+    return "up to {} candidates, {} places, {} groups".format(*sizes)
 
 
 @dataclass(frozen=True)
 class Check:
-    """A solver and what it is asked about. part: of the instances."""
+    """A solver and what it is asked about. part: of the instances.
+
+    Sizes are drawn evenly up to the largest: small ones have the odd cases, large ones are like
+    those that are served.
+    """
 
     name: str
     solver: Solver
@@ -78,12 +96,12 @@ class Check:
 EXACT = ("floors", "fa_ir", "cap")
 CHECKS = (
     Check("windows: none better than the assignment, which knows when to be met",
-          by_assignment, ("window",), 10, 200, 50, 1.0),
+          by_assignment, ("window",), 32, 500, 100, 1.0),
     Check("floors, FA*IR and caps: the best DCG by assignment",
-          by_assignment, EXACT, 10, 200, 50, 0.5),
-    Check("floors, FA*IR and caps: the best DCG by HiGHS", by_program, EXACT, 3, 8, 5, 0.5),
+          by_assignment, EXACT, 32, 500, 100, 0.5),
+    Check("floors, FA*IR and caps: the best DCG by HiGHS", by_program, EXACT, 10, 60, 20, 0.5),
     Check("windows: none better than by HiGHS, which knows when to be met",
-          by_program, ("window",), 3, 8, 5, 0.5),
+          by_program, ("window",), 10, 60, 20, 0.5),
 )  # fmt: skip
 
 
@@ -109,6 +127,7 @@ def solver_instances(
         for place, check in enumerate(CHECKS):
             line, infeasible = Line(check.name), 0
             regrets: list[float] = []
+            largest: Sizes = (0, 0, 0)
             number = max(1, int(instances * check.part))
             tasks = []
             for at in range(0, number, CHUNK):
@@ -116,13 +135,14 @@ def solver_instances(
                 size = min(CHUNK, number - at)
                 tasks.append((size, pool.submit(against, check, own, size)))
             for size, task in tasks:
-                unkept, mismatches, example, more = task.result()
+                unkept, mismatches, example, more, sizes = task.result()
                 line.add(size, mismatches, example)
                 infeasible += unkept
                 regrets += more
+                largest = largest_of(largest, sizes)
                 progress((before + check.part * line.instances / number) / whole)
             before += check.part
-            note = f"{infeasible:,} that no list can keep"
+            note = f"{in_sizes(largest)}; {infeasible:,} that no list can keep"
             if "window" in check.kinds:
                 regret[check.name] = told(regrets)
                 note += "; regret above 0 in {above_0:.1%}, mean {mean:.4%}, highest {highest:.2%}"

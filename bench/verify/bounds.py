@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, comb, floor, log2
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.verify.vectors import Weights
 
 SHAPING = ("amortised", "diverse")
 
@@ -39,6 +42,22 @@ class Document:
         return tuple(dict.fromkeys(bounding or shaping))
 
     @property
+    def bounding(self) -> frozenset[str]:
+        """The kinds of the rules that bound the list."""
+        return frozenset(kind for kind, _, _ in self.rules if kind not in SHAPING)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the list is to be the best that keeps the bounds: floors alone or caps alone, of one
+        table, or no bounds at all. Of other kinds it is to be near the best."""
+        alone = self.bounding <= {"floors", "fa_ir"} or self.bounding <= {"cap"}
+        return not self.bounding or (alone and len(self.tables) == 1)
+
+    def section(self, kind: str) -> tuple[str, Any] | None:
+        """The group table and the section of the first rule of a kind."""
+        return next(((table, own) for of, table, own in self.rules if of == kind), None)
+
+    @property
     def shaped_by(self) -> str:
         """What changes the order before bounds are kept: "amortised", "diverse", both or nothing."""
         return " and ".join(kind for kind, _, _ in self.rules if kind in SHAPING)
@@ -50,7 +69,8 @@ class Known:
     table, how often the user bought of each, and the group of each item where that is known.
 
     positive: the kinds of events that count as bought. until_ms: the end of the bundle's data; no
-    server's clock stands before it. ids: all items of the bundle. model_digest: of its model.
+    server's clock stands before it. ids: all items of the bundle. model_digest: of its model. weights:
+    what goes with what.
     """
 
     items: Mapping[str, Mapping[str, int]]
@@ -60,6 +80,7 @@ class Known:
     until_ms: int = 0
     ids: frozenset[str] = frozenset()
     model_digest: str = ""
+    weights: Weights | None = None
 
 
 def worth(discount: str, rank: int) -> float:
@@ -152,15 +173,16 @@ def _fair_ir(section: Any, size: int) -> dict[str, list[tuple[int, int]]]:
         table = _binomial(first, float(p))
         if section.get("adjusted", True):
             steps = sorted({F for row in table for F in row if alpha >= F})
-            passing = [0.0]
+            passing = None
             low, high = 0, len(steps)
             while low < high:
                 middle = (low + high) // 2
                 if _fails(_fewest(table, steps[middle]), float(p)) <= alpha - 1e-12:
-                    passing, low = [steps[middle]], middle + 1
+                    passing, low = steps[middle], middle + 1
                 else:
                     high = middle
-            fewest = _fewest(table, passing[0]) if passing[0] else [0] * (first + 1)
+            # A step of 0 asks for every place: of a share of 1 chance explains no other.
+            fewest = [0] * (first + 1) if passing is None else _fewest(table, passing)
         else:
             fewest = _fewest(table, alpha)
         found[g] = [(fewest[min(k, first)], k) for k in range(size + 1)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.refused import InputRefused
 from bench.verify.bounds import Known
+from bench.verify.vectors import Weights
 from equipoise.v1 import recommendation_pb2 as pb
 from server.bundle import load_bundle
 
@@ -42,4 +43,11 @@ def read_known(bundle: Path, bundle_id: str) -> Known:
         held.manifest.data.until_unix_ms,
         frozenset(held.items.ids),
         held.manifest.model.digest,
+        Weights(
+            held.items.index,
+            held.state.cosine.row_ptr,
+            held.state.cosine.items,
+            held.state.cosine.weights,
+            held.state.category,
+        ),
     )

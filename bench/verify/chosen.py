@@ -24,6 +24,8 @@ def candidates_are_right(
     if evidence.history is not None:  # Those of a Rerank are the request's own.
         found = [_asked_for(page, _may_be_gone(page, evidence, known), known) for page in pages]
         yield max(found, key=lambda own: (own.verdict is not Verdict.HOLDS, own.verdict is Verdict.LIE))  # fmt: skip
+    else:
+        yield claim("candidates are those of the request", evidence.told_otherwise)
     if known is not None and evidence.history is not None:
         others = [page.model_digest for page in pages if page.model_digest != known.model_digest]
         yield claim(

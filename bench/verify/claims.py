@@ -20,6 +20,7 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     LIE = "lie"
     NOT_CHECKED = "not checked"
+    MISSED = "missed"  # no lie, for no proof was claimed; but the list could have been better
 
 
 @dataclass(frozen=True)

@@ -30,17 +30,19 @@ every page. A Recommend must have been asked with_candidates, otherwise most
 claims cannot be checked. --bundle: every candidate's groups are looked up again
 in it, candidates that the request named must be there, and a calibrated policy's
 catalogue shares are read; without it groups are not checked, but where a Rerank
-brought them. --events: what the user bought is counted again; give the store as
-it was when the list was made, or a copy, for what came late or was erased since
-reads like a lie.
+brought them, and the order of a diverse policy is not. --events: what the user
+bought is counted again; give the store as it was when the list was made, or a
+copy, for what came late or was erased since reads like a lie.
 
 \b
-Taken as told: scores and boosts, and which candidates the server chose where the
-request named none. Checked is what was made of them.
+Taken as told: scores, which candidates the server chose where the request named
+none, and how far behind each group is under an amortised policy. Checked is what
+was made of them.
 
 \b
 Exit code 0: every claim holds; 1: at least one is a lie; 3: none is a lie, but
-some could not be checked; 2: usage."""
+some could not be checked, or the server missed a list that exists; 2: usage, or a
+file that is no such message."""
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
@@ -83,7 +85,7 @@ def command(
     max_history_events: int,
     as_json: bool,
 ) -> None:
-    """Recompute what a list and its receipt claim, without the server's code."""
+    """Recompute what a list and its receipt claim, without the fair stage's code."""
     from bench.refused import InputRefused
     from bench.verify.catalogue import read_known
     from bench.verify.claims import Verdict
@@ -126,17 +128,28 @@ def command(
         )
     else:
         _show(claims)
-    sys.exit(1 if Verdict.LIE in verdicts else 3 if Verdict.NOT_CHECKED in verdicts else 0)
+    left = verdicts - {Verdict.HOLDS}
+    sys.exit(1 if Verdict.LIE in left else 3 if left else 0)
 
 
 def _show(claims: list[Claim]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from bench.verify.claims import Verdict
 
-    colour = {Verdict.HOLDS: "green", Verdict.LIE: "bold red", Verdict.NOT_CHECKED: "yellow"}
-    table = Table("claim", "verdict", "", box=None)
+    colour = {
+        Verdict.HOLDS: "green",
+        Verdict.LIE: "bold red",
+        Verdict.NOT_CHECKED: "yellow",
+        Verdict.MISSED: "yellow",
+    }
+    table = Table(box=None)
+    # Names are what a reader searches for; what was told of one folds instead.
+    table.add_column("claim", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("")
     for claim in claims:
-        table.add_row(claim.name, f"[{colour[claim.verdict]}]{claim.verdict}[/]", claim.told)
+        table.add_row(claim.name, Text(str(claim.verdict), colour[claim.verdict]), Text(claim.told))
     Console().print(table)

@@ -16,7 +16,7 @@ from server.errors import shown
 Check = Callable[[Any], str]
 """A value -> what is allowed instead of it; empty if it is."""
 
-_FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})")
+_FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})", re.ASCII)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _MAX_TABLES = 4
 
@@ -43,6 +43,11 @@ def _text(low: int, high: int) -> Check:
         if isinstance(value, str) and low <= len(value) <= high
         else f"text of {low} to {high} characters"
     )
+
+
+def _reason(value: Any) -> str:
+    words = isinstance(value, str) and any(map(str.isalnum, value))
+    return _text(10, 1000)(value) or ("" if words else "words, not blanks or signs alone")
 
 
 def _one_of(*names: str) -> Check:
@@ -91,7 +96,7 @@ _DOCUMENT = _RULE | {
         else "1 to 64 of a-z, 0-9 and -, not - first"
     ),
     "version": _text(1, 64),
-    "reason": _text(10, 1000),
+    "reason": _reason,
     "on_infeasible": _one_of("serve", "refuse"),
     "discount": _one_of("log2", "reciprocal", "top_heavy"),
     "intersection": _anything,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,8 @@ class Evidence:
     request names, None where the server was to choose. skipped: how many of them the answer calls
     unknown. drops_seen: what was bought before is to be left out. paged: in pages. history: what a
     Recommend was to be made from; None of a Rerank, which brings `bought` itself. earlier: the same
-    list as it stood after each page before the last.
+    list as it stood after each page before the last. boosts_told: whether candidates have theirs. told_otherwise:
+    how the candidates that a Rerank tells differ from those of its request, "" where they do not.
     """
 
     count: int
@@ -59,6 +61,8 @@ class Evidence:
     same_request: bool = True
     history: History | None = None
     earlier: tuple[Evidence, ...] = ()
+    boosts_told: bool = True
+    told_otherwise: str = ""
 
 
 def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
@@ -72,6 +76,9 @@ def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
         return _of_rerank(request, responses, document)
     asked = _message(document, pb.RecommendRequest(), request)
     pages = [_message(_json(path), pb.RecommendResponse(), path) for path in responses]
+    _each_once(request, "candidate_item_ids", asked.candidate_item_ids)
+    for path, page in zip(responses, pages, strict=True):
+        _sound(path, page.candidates, page.items)
     return evidence_of(asked, pages)
 
 
@@ -130,6 +137,8 @@ def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Ev
         raise InputRefused(str(responses[1]), "", "Rerank has no pages: give one response")
     asked = _message(document, pb.RerankRequest(), request)
     answer = _message(_json(responses[0]), pb.RerankResponse(), responses[0])
+    _sound(request, asked.candidates, ())
+    _sound(responses[0], answer.candidates, answer.items)
     used = {told.item_id: told for told in answer.candidates}
     return Evidence(
         count=asked.count,
@@ -144,7 +153,23 @@ def _of_rerank(request: Path, responses: Sequence[Path], document: object) -> Ev
         group_table=asked.group_table,
         policy=asked.policy,
         same_request=asked.request_id in ("", answer.request_id),
+        boosts_told=bool(used),
+        told_otherwise=_told_otherwise(asked.candidates, used) if used else "",
     )
+
+
+def _told_otherwise(
+    asked: Sequence[pb.ScoredCandidate], used: Mapping[str, pb.ScoredCandidate]
+) -> str:
+    given = {own.item_id: own for own in asked}
+    for item in given.keys() ^ used.keys():
+        return f"item {item!r} is in one of request and response"
+    for item, own in given.items():
+        told = used[item]
+        brought = own.group or list(own.groups)
+        if own.score != told.score or (brought and brought != (told.group or list(told.groups))):
+            return f"item {item!r} has another score or group in the request"
+    return ""
 
 
 def _added_up(told: Iterable[pb.GroupCount]) -> dict[str, dict[str, int]]:
@@ -172,10 +197,31 @@ def _candidates(
     return found
 
 
+def _sound(
+    path: Path, candidates: Sequence[pb.ScoredCandidate], items: Sequence[pb.RankedItem]
+) -> None:
+    """Refuse what no claim can be computed from."""
+    _each_once(path, "candidates", [own.item_id for own in candidates])
+    numbers = [(f"candidates[{n}].score", own.score) for n, own in enumerate(candidates)]
+    numbers += [(f"candidates[{n}].boost", own.boost) for n, own in enumerate(candidates)]
+    numbers += [(f"items[{n}].score", own.score) for n, own in enumerate(items)]
+    for where, number in numbers:
+        if not math.isfinite(number):
+            raise InputRefused(str(path), where, f"got {number}, must be a finite number")
+
+
+def _each_once(path: Path, field: str, ids: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for place, item in enumerate(ids):
+        if first.setdefault(item, place) != place:
+            why = f"got {item!r}, which is at {first[item]} already"
+            raise InputRefused(str(path), f"{field}[{place}]", why)
+
+
 def _json(path: Path) -> dict[str, object]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputRefused(str(path), "", f"is no JSON file: {error}") from error
     if not isinstance(document, dict):
         raise InputRefused(str(path), "", "must be one JSON object, a message of the contract")
@@ -185,7 +231,7 @@ def _json(path: Path) -> dict[str, object]:
 def _message(document: object, empty: M, path: Path) -> M:
     try:
         return ParseDict(document, empty)  # type: ignore[arg-type]
-    except ParseError as error:
+    except (ParseError, RecursionError) as error:
         raise InputRefused(
             str(path), "", f"is no {type(empty).DESCRIPTOR.name}: {error}"
         ) from error

@@ -9,8 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bench.verify.bounds import Document, Known, bounds, user_shares, worth
-from bench.verify.claims import TOLERANCE, Claim, claim, close, discounted, rows_of, unchecked
+from bench.verify.claims import (
+    TOLERANCE,
+    Claim,
+    Verdict,
+    claim,
+    close,
+    discounted,
+    rows_of,
+    unchecked,
+)
 from bench.verify.evidence import Evidence
+from bench.verify.existence import SOLVER_S, list_exists
 from bench.verify.optimum import largest_dcg
 from equipoise.v1 import recommendation_pb2 as pb
 
@@ -28,10 +38,7 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
         why = "calibrated to what the user bought, which is not told: ask with_candidates"
         yield unchecked("every prefix keeps its bounds", why)
         return
-    # What was bought is told by each page anew.
-    known = (
-        _known_from(evidence, document) if known is None else replace(known, bought=evidence.bought)
-    )
+    known = groups_at_hand(evidence, document, known)
     if known is None:
         why = "calibrated with smoothing, and the catalogue is not at hand: give --bundle"
         yield unchecked("every prefix keeps its bounds", why)
@@ -54,16 +61,36 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
             yield unchecked(name, "infeasible cannot be proven without the candidates")
             return
         told = _no_proof(evidence, document, table) or _lower(evidence, document, table)
+        if not told and len(document.tables) > 1:
+            exists = _exists(evidence, table)
+            if exists is None:
+                yield unchecked(name, "whether any list keeps them: the solver came to no end")
+                return
+            told = "a list of the candidates keeps every bound" if exists else ""
     elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not (
         len(document.tables) > 1 or evidence.paged
     ):
         told = "of one group table it is always known whether a list keeps the policy"
     elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not broken and evidence.whole:
         told = "the receipt says that no list was found, but this one keeps every bound"
-    status = pb.ReceiptStatus.Name(receipt.status).removeprefix("RECEIPT_STATUS_").lower()
+    elif receipt.status == pb.RECEIPT_STATUS_NOT_FOUND:
+        told = _told_elsewhere(evidence, table)
+    elif receipt.status not in pb.ReceiptStatus.values() or not receipt.status:
+        told = f"status {receipt.status} is none"
+    status = next((n for n, value in pb.ReceiptStatus.items() if value == receipt.status), "none")
+    status = status.removeprefix("RECEIPT_STATUS_").lower()
     yield claim(name, told, f"{status}; {size} prefixes of {len(table)} groups")
+    if receipt.status == pb.RECEIPT_STATUS_NOT_FOUND and not told:
+        yield _not_found(evidence, table)
     yield from _best(evidence, document, table)
     yield from _calibration(evidence, document, known)
+
+
+def groups_at_hand(evidence: Evidence, document: Document, known: Known | None) -> Known | None:
+    """What the bounds of a page rest on: what was bought is told by each anew."""
+    if known is not None:
+        return replace(known, bought=evidence.bought)
+    return _known_from(evidence, document)
 
 
 def _known_from(evidence: Evidence, document: Document) -> Known | None:
@@ -114,12 +141,7 @@ def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
     if evidence.candidates is None:
         return ""
     if len(document.tables) > 1:
-        best = largest_dcg(
-            [(1.0, own.groups) for own in evidence.candidates.values()],
-            table,
-            [1.0] * min(evidence.count, len(evidence.candidates)),
-        )
-        return "" if best is None or best < 0 else "a list of the candidates keeps every bound"
+        return _told_elsewhere(evidence, table)
     supply = _supply(evidence)
     for prefix in range(1, bad.prefix):
         short = any(limits[prefix][0] > supply[row] for row, limits in table.items())
@@ -139,6 +161,59 @@ def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
         f"the first {bad.prefix} places need {low} to {high} of group {bad.group!r}, and "
         f"{supply[bad.group]} candidates are of it: a list can keep that"
     )
+
+
+def _told_elsewhere(evidence: Evidence, table: Table) -> str:
+    """Whether the bad prefix is not the first that the list breaks; of several tables it is."""
+    bad = evidence.receipt.first_bad_prefix
+    if not evidence.receipt.HasField("first_bad_prefix"):
+        return "the receipt does not say where the list breaks its bounds"
+    if evidence.items and evidence.items[0].rank != 1:
+        return ""
+    have: Counter[str] = Counter()
+    for prefix, own in enumerate(rows_of(evidence.items), start=1):
+        have.update(own)
+        broken = {}
+        for row, limits in table.items():
+            low, high = limits[prefix]
+            if not low <= have[row] <= high:
+                broken[row] = (low if have[row] < low else high, have[row])
+        if broken:
+            told = (bad.needed, bad.available)
+            if prefix == bad.prefix and broken.get(bad.group) == told:
+                return ""
+            row = next(iter(broken))
+            return (
+                f"it says prefix {bad.prefix}, group {bad.group!r}, {told}; the list breaks prefix "
+                f"{prefix}, group {row!r}, {broken[row]}"
+            )
+    return "" if bad.prefix > len(evidence.items) else "the list keeps the prefix that is told bad"
+
+
+def _exists(evidence: Evidence, table: Table, begins: int = 0) -> bool | None:
+    """Whether a list of the candidates keeps every bound; begins: so many places stand already."""
+    candidates = evidence.candidates or {}
+    return list_exists(
+        [own.groups for own in candidates.values()],
+        table,
+        min(evidence.count, len(candidates)),
+        [tuple(rows) for rows in rows_of(evidence.items[:begins])],
+    )
+
+
+def _not_found(evidence: Evidence, table: Table) -> Claim:
+    """NOT_FOUND proves nothing, so it cannot lie about what exists; an auditor wants to know still."""
+    name = "no list that keeps the policy is there to be found"
+    if evidence.candidates is None or not evidence.whole:
+        return unchecked(name, "needs all candidates and all pages")
+    shown = len(evidence.earlier[-1].items) if evidence.earlier else 0
+    found = _exists(evidence, table, shown)
+    if found is None:
+        return unchecked(name, f"the solver came to no end in {SOLVER_S:g} s")
+    if found:
+        after = f" that goes on from the {shown} places shown before" if shown else ""
+        return Claim(name, Verdict.MISSED, f"NOT_FOUND, yet a list{after} exists")
+    return claim(name, "", "proven: INFEASIBLE would have been true")
 
 
 def _supply(evidence: Evidence) -> Counter[str]:
@@ -218,6 +293,8 @@ def _calibration(evidence: Evidence, document: Document, known: Known) -> Iterat
             continue
         target = user_shares(known, table, section.get("smoothing", 10))
         if not any(target.values()):
+            if table in told:
+                yield claim(name, "it is told, and nothing is known of what the user buys")
             continue
         place = document.tables.index(table)
 
@@ -238,7 +315,9 @@ def _calibration(evidence: Evidence, document: Document, known: Known) -> Iterat
         after = distance(rows_of(evidence.items))
         gap = told.get(table)
         wrong = gap is None or not close(gap.after, after)
-        if not wrong and len({own.score for own in by_score}) == len(by_score):
+        tied = len({own.score for own in by_score}) < len(by_score)
+        if not wrong and not tied:
             wrong = gap is None or not close(gap.before, before)
+        told_before = "as told, since scores are equal" if tied else f"{before:.4f}"
         yield claim(name, f"recomputed {before:.4f} before, {after:.4f} after" if wrong else "",
-                     f"{before:.4f} before, {after:.4f} after")  # fmt: skip
+                     f"before {told_before}, {after:.4f} after")  # fmt: skip

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from bench.verify.bought import bought_is_right
 from bench.verify.bounds import Document, Known, worth
@@ -24,15 +24,18 @@ from bench.verify.claims import (
     same_score,
     unchecked,
 )
-from bench.verify.evidence import Candidate, Evidence
+from bench.verify.evidence import Evidence
+from bench.verify.lacking import nothing_of_other_rules
+from bench.verify.ordered import (
+    COME_FIRST,
+    boosts_are_right,
+    order_is_right,
+    reasons_are_right,
+)
 from bench.verify.paging import pages_agree, possible
+from bench.verify.placed import Shown
 from bench.verify.prefixes import bounds_hold
 from equipoise.v1 import recommendation_pb2 as pb
-
-_UP = {pb.REASON_CODE_RAISED_FOR_FLOOR, pb.REASON_CODE_RAISED_FOR_CEILING,
-       pb.REASON_CODE_RAISED_FOR_EXPOSURE, pb.REASON_CODE_RAISED_FOR_DIVERSITY}  # fmt: skip
-_DOWN = {pb.REASON_CODE_LOWERED_FOR_FLOOR, pb.REASON_CODE_LOWERED_FOR_CEILING,
-         pb.REASON_CODE_LOWERED_FOR_EXPOSURE, pb.REASON_CODE_LOWERED_FOR_DIVERSITY}  # fmt: skip
 
 
 def verify(evidence: Evidence, text: str, document: Document, known: Known | None) -> list[Claim]:
@@ -49,7 +52,8 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
         # A Rerank whose groups were looked up, and that was not asked to tell them.
         evidence = replace(evidence, candidates=None)
     claims = [_policy(evidence, text, document), _places(evidence)]
-    claims += _against_candidates(evidence, document)
+    claims += [reasons_are_right(evidence, document), nothing_of_other_rules(evidence, document)]
+    claims += _against_candidates(evidence, document, known)
     claims += candidates_are_right(evidence, document, known)
     claims += bought_is_right(evidence, document, known)
     claims += pages_agree(evidence, document)
@@ -124,18 +128,29 @@ def _places(evidence: Evidence) -> Claim:
     return claim("places are in order, no item comes twice", broken, f"{len(ids)} items")
 
 
-def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Claim]:
+def _against_candidates(
+    evidence: Evidence, document: Document, known: Known | None
+) -> Iterator[Claim]:
     """Each page by the candidates that it tells: scores and boosts may have moved since."""
     names = ("items are candidates, with their scores and groups", "ranks by score are right",
-             "each group's best come first", "utility kept is right")  # fmt: skip
-    pages: list[_Shown] = []
+             COME_FIRST, "utility kept is right")  # fmt: skip
+    pages: list[Shown] = []
     for page in (*evidence.earlier, evidence):
         if page.candidates is None:
             for name in names:
                 yield unchecked(name, "the response has no candidates: ask with_candidates")
             return
         first = len(pages[-1].before) + len(pages[-1].items) if pages else 0
-        pages.append(_Shown(page.items[:first], page.items[first:], page.candidates, page.paged))
+        pages.append(
+            Shown(
+                page.items[:first],
+                page.items[first:],
+                page.candidates,
+                page.paged,
+                page.receipt,
+                page.count,
+            )
+        )
     last = pages[-1].candidates
     strange = [item for page in pages for item in _strange(page, document)]
     strange += [item.item_id for item in evidence.items if item.item_id not in last]
@@ -146,26 +161,17 @@ def _against_candidates(evidence: Evidence, document: Document) -> Iterator[Clai
     if strange:
         return
     yield claim(names[1], next(filter(None, map(_wrong_rank, pages)), ""))
+    yield from boosts_are_right(evidence, pages, document, known)
     if evidence.whole:
-        passed_over = (_passed_over(page, document) for page in pages)
-        yield claim(names[2], next(filter(None, passed_over), ""))
+        if len({item.item_id for item in evidence.items}) == len(evidence.items) <= pages[-1].size:
+            yield from order_is_right(evidence, pages, document, known)
         yield _utility(evidence, document, pages, names[3])
     else:
         for name in names[2:]:
             yield unchecked(name, "not all pages are here")
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """One page: the items of the pages before, its own, and the candidates of that moment."""
-
-    before: Sequence[pb.RankedItem]
-    items: Sequence[pb.RankedItem]
-    candidates: Mapping[str, Candidate]
-    paged: bool
-
-
-def _strange(page: _Shown, document: Document) -> list[str]:
+def _strange(page: Shown, document: Document) -> list[str]:
     candidates = page.candidates
     return [
         item.item_id
@@ -176,7 +182,7 @@ def _strange(page: _Shown, document: Document) -> list[str]:
     ]
 
 
-def _wrong_rank(page: _Shown) -> str:
+def _wrong_rank(page: Shown) -> str:
     scores = [candidate.score for candidate in page.candidates.values()]
     for item in page.items:
         higher = sum(score > item.score for score in scores)
@@ -186,43 +192,10 @@ def _wrong_rank(page: _Shown) -> str:
                 f"item {item.item_id!r} says {item.rank_by_score}, counted {higher + 1} to "
                 f"{higher + equal}"
             )
-        moved = item.rank_by_score - item.rank
-        allowed = _UP if moved > 0 else _DOWN if moved < 0 else {pb.REASON_CODE_SCORE}
-        allowed = allowed | ({pb.REASON_CODE_SHOWN_BEFORE} if page.paged else set())
-        if item.reason not in allowed:
-            reason = pb.ReasonCode.Name(item.reason)
-            return f"item {item.item_id!r} moved by {moved} places and gives {reason}"
     return ""
 
 
-def _passed_over(page: _Shown, document: Document) -> str:
-    """In the order that the list was made of, no item stands before a better one of its groups."""
-    if "diverse" in document.shaped_by:
-        return ""
-    shown = {item.item_id for item in page.before}
-    candidates = {item: own for item, own in page.candidates.items() if item not in shown}
-    # Added as the server adds them: in 32 bits.
-    boosted = "amortised" in document.shaped_by
-    order = {item: own.score + own.boost * boosted for item, own in candidates.items()}
-    left: dict[tuple[str, ...], list[float]] = {}
-    for item, own in candidates.items():
-        left.setdefault(own.groups if document.tables else (), []).append(order[item])
-    for scores in left.values():
-        scores.sort()
-    for listed in page.items:
-        if listed.item_id in shown:
-            return f"item {listed.item_id!r} comes twice"
-        groups = candidates[listed.item_id].groups if document.tables else ()
-        if order[listed.item_id] not in left[groups]:
-            return f"item {listed.item_id!r} comes twice"
-        best = left[groups][-1]
-        if order[listed.item_id] < best and not same_score(order[listed.item_id], best):
-            return f"item {listed.item_id!r} stands before a better one of {', '.join(groups)}"
-        left[groups].remove(order[listed.item_id])
-    return ""
-
-
-def _utility(evidence: Evidence, document: Document, pages: Sequence[_Shown], name: str) -> Claim:
+def _utility(evidence: Evidence, document: Document, pages: Sequence[Shown], name: str) -> Claim:
     receipt, candidates = evidence.receipt, pages[-1].candidates
     scores = sorted((own.score for own in candidates.values()), reverse=True)
     lowest = min(0.0, *scores)
@@ -240,7 +213,7 @@ def _utility(evidence: Evidence, document: Document, pages: Sequence[_Shown], na
     return claim(name, broken, f"{kept:.6f}, {receipt.places_moved} places moved")
 
 
-def _moved(items: Sequence[pb.RankedItem], pages: Sequence[_Shown]) -> tuple[int, int]:
+def _moved(items: Sequence[pb.RankedItem], pages: Sequence[Shown]) -> tuple[int, int]:
     """The least and the most places not at their rank by score: one number, unless scores changed
     between pages, for then the ranks that were told are old, and ties may go either way."""
     now = {item: own.score for item, own in pages[-1].candidates.items()}

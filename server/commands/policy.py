@@ -87,14 +87,24 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
         "can_be_met": found.met,
         "proven_impossible": found.proven,
         "first_bad_prefix": found.bad and vars(found.bad),
+        "places_that_can_be_filled": found.room,
         "clash": clash
         and {
             "rules": list(clash.rules),
             "first_bad_prefix": clash.bad and vars(clash.bad),
+            "places_that_can_be_filled": clash.room,
             "unproven_pairs": [list(pair) for pair in clash.unproven_pairs],
         },
         "asks_for_nothing": list(found.idle),
-        "groups": [vars(group) for group in found.groups],
+        "shut_out": list(found.shut_out),
+        "groups": [
+            {
+                "group": group.group,
+                "items": group.items,
+                "demands": [demand._asdict() for demand in group.demands],
+            }
+            for group in found.groups
+        ],
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -115,19 +125,27 @@ def _show(
         f"{facts['digest'][:12]}, on {facts['bundle_id']}, lists of up to {facts['count']}",
         soft_wrap=True,
     )
-    bounded = [group for group in found.groups if group.least or group.most < facts["count"]]
+    bounded = [
+        group
+        for group in found.groups
+        if any(least or most < prefix for prefix, least, most in group.demands)
+    ]
     if bounded:
-        table = Table("group", "items in the catalogue", "at least", "at most", box=None)
+        places = (f"of the first {demand.prefix}" for demand in bounded[0].demands)
+        table = Table("group", "items", *places, box=None)
         for group in bounded[:20]:
-            table.add_row(group.group, f"{group.items:,}", str(group.least), str(group.most))
+            spans = (f"{least} to {most}" for _, least, most in group.demands)
+            table.add_row(group.group, f"{group.items:,}", *spans)
         console.print(table)
         if len(bounded) > 20:
             console.print(f"... and {len(bounded) - 20} groups more (--json has all)")
     for rule in found.idle:
         console.print(f"[bold]asks for nothing[/]: {rule}", soft_wrap=True)
+    for share in found.shut_out:
+        console.print(f"[bold]in no list[/]: {share} may have no place", soft_wrap=True)
     if found.bad is not None:
         verdict = "cannot be met" if found.proven else "no list that keeps it was found"
-        told = _where(found.bad) if clash is None else _told(clash, found.bad)
+        told = _where(found.bad, found.room) if clash is None else _told(clash, found)
         console.print(f"[bold]{verdict}[/]: {told}", soft_wrap=True)
     elif not found.idle:
         console.print(_kept(facts["kind"], bounds=bounds))
@@ -142,23 +160,26 @@ def _kept(kind: str, *, bounds: bool) -> str:
     return "can be met: a list of the catalogue keeps every bound at every prefix"
 
 
-def _where(bad: PrefixViolation) -> str:
+def _where(bad: PrefixViolation, room: int | None) -> str:
     asked = "want" if bad.available < bad.needed else "may have"
+    full = f"; all groups together may fill only {room} of them" if room is not None else ""
     return (
         f"the first {bad.prefix} places {asked} {bad.needed} of group {bad.group!r}, "
-        f"the best list has {bad.available}"
+        f"the best list has {bad.available}{full}"
     )
 
 
-def _told(clash: Clash, whole: PrefixViolation) -> str:
+def _told(clash: Clash, whole: CatalogueCheck) -> str:
     """Which rules clash and where, claiming no more than is proven."""
     pairs = "; ".join(" and ".join(pair) for pair in clash.unproven_pairs)
     known = f"neither a list nor a proof was found for {pairs}" if pairs else "any two can be kept"
     if clash.bad is None:
-        return f"{_where(whole)}; which rules clash is not proven: {known}"
+        assert whole.bad is not None
+        return f"{_where(whole.bad, whole.room)}; which rules clash is not proven: {known}"
     *others, last = clash.rules
     if not others:
-        return f"{last} cannot be kept, even alone: {_where(clash.bad)}"
+        return f"{last} cannot be kept, even alone: {_where(clash.bad, clash.room)}"
     if len(others) == 1:
         known = "each can be kept alone"
-    return f"{', '.join(others)} and {last} clash: {known}, but together {_where(clash.bad)}"
+    where = _where(clash.bad, clash.room)
+    return f"{', '.join(others)} and {last} clash: {known}, but together {where}"

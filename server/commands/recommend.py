@@ -172,7 +172,7 @@ def _told(error: Any, target: str) -> str:
     code = error.code()
     reason = next(_reasons(error), "")
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
-        return f"no answer from {target} ({error.details()}); is a server up? Try 'make serve'"
+        return f"no answer from {target} ({error.details()}); is a server up? 'equipoise serve --bundle DIR' starts one"
     return f"{code.name}{f' ({reason})' if reason else ''}: {error.details()}"
 
 
@@ -240,7 +240,19 @@ def _show(response: Any, names: dict[str, str]) -> None:
     if shares:
         console.print(f"exposure: {shares}", soft_wrap=True)
     if response.next_page_token:
-        console.print(f"next page: --page-token {response.next_page_token}", soft_wrap=True)
+        console.print(
+            f"next page: the same command with --page-token {response.next_page_token}",
+            soft_wrap=True,
+        )
+    skipped = (
+        (response.skipped_history_events, "events of the history"),
+        (response.skipped_candidates, "candidates"),
+    )
+    for count, what in skipped:
+        if count:
+            console.print(
+                f"skipped: {count} {what}, of items that the bundle does not know (--strict: an error)"
+            )
     for reason in response.degraded_reasons:
         console.print(
             f"degraded: {pb.DegradedReason.Name(reason).removeprefix('DEGRADED_REASON_').lower()}"

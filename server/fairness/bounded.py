@@ -77,6 +77,8 @@ def bounded_list(
     places, ranks, reasons, bad = kernels.arrange(
         members[0], order, compiled.floors, compiled.ceilings, size, fixed
     )
+    if len(fixed):
+        reasons = _of_its_rules(reasons, compiled, continued=True)
     if bad[0] == kernels.BAD_GROUP:
         raise _bad_row(compiled, bad[1])
     if len(fixed) and not bad[0]:
@@ -145,6 +147,7 @@ def _of_several_tables(
     )
     ranks = kernels.ranks_among(order, places)
     reasons = _reasons(members, order, places, ranks, compiled)
+    reasons = _of_its_rules(reasons, compiled, continued=len(fixed) > 0)
     return Bounded(places, ranks, reasons, violation, status, bound)
 
 
@@ -178,6 +181,26 @@ def _rest(
     broken = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)
     kept = verdict == overlap.KEPT and broken[0] == 0
     return places, overlap.KEPT if kept else overlap.NOT_FOUND
+
+
+def _of_its_rules(reasons: Int8, compiled: CompiledPolicy, *, continued: bool) -> Int8:
+    """No reason names a bound that the policy lacks.
+
+    What only places shown before can have moved says so; in a whole list of several tables it is
+    the other bound, which the search kept in a way that no single place shows.
+    """
+    floor = (ReasonCode.RAISED_FOR_FLOOR, ReasonCode.LOWERED_FOR_FLOOR)
+    ceiling = (ReasonCode.RAISED_FOR_CEILING, ReasonCode.LOWERED_FOR_CEILING)
+    shown = (ReasonCode.SHOWN_BEFORE, ReasonCode.SHOWN_BEFORE)
+    told = reasons.copy()
+    for has, own, other in (
+        (compiled.has_floors, floor, ceiling),
+        (compiled.has_ceilings, ceiling, floor),
+    ):
+        for wrong, right in zip(own, shown if continued else other, strict=True):
+            if not has:
+                told[reasons == wrong] = right
+    return told
 
 
 def _bad_row(compiled: CompiledPolicy, row: int) -> InvalidField:

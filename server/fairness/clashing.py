@@ -23,7 +23,8 @@ class Clash:
 
     rules: their paths, in the order of the policy; none where nothing is proven.
     bad: where a list breaks them. It is the first prefix that no list can keep where they bound one
-    table; of several tables, where the list that breaks the least breaks first.
+    table; of several tables, where the list that breaks the least breaks first. room: see
+    `CatalogueCheck`.
     unproven_pairs: two of them (or, without any, of all rules) for which neither a list nor a proof
     that there is none was found.
     """
@@ -31,6 +32,7 @@ class Clash:
     rules: tuple[str, ...]
     bad: PrefixViolation | None
     unproven_pairs: tuple[tuple[str, str], ...] = ()
+    room: int | None = None
 
 
 def clashing_rules(
@@ -59,13 +61,13 @@ def clashing_rules(
     for rule in bounds:
         alone = checked(rule)
         if alone.proven:
-            return Clash((rule.path,), alone.bad)
+            return Clash((rule.path,), alone.bad, room=alone.room)
     unproven = []
     for place, second in enumerate(bounds):
         for first in bounds[:place]:
             both = checked(first, second)
             if both.proven:
-                return Clash((first.path, second.path), both.bad)
+                return Clash((first.path, second.path), both.bad, room=both.room)
             if not both.met:
                 unproven.append((first.path, second.path))
     rules, found = bounds, whole
@@ -76,7 +78,8 @@ def clashing_rules(
     if not found.proven:
         return Clash((), None, tuple(unproven))
     paths = tuple(rule.path for rule in rules)
-    return Clash(paths, found.bad, tuple(pair for pair in unproven if set(pair) <= set(paths)))
+    pairs = tuple(pair for pair in unproven if set(pair) <= set(paths))
+    return Clash(paths, found.bad, pairs, found.room)
 
 
 def _check_of(

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
 from server.fairness.compile import CompiledPolicy
-from server.fairness.policy_sections import Amortised, Cap, Diverse
+from server.fairness.policy_sections import Amortised, Cap, Diverse, FairIr
 from server.fairness.rerank import rerank
 from server.fairness.tables import rule_bounds
-from server.fairness.types import Int32, PrefixViolation, Status
+from server.fairness.types import Int32, Int64, PrefixViolation, Status
+
+
+class PrefixDemand(NamedTuple):
+    """What the first `prefix` places must and may hold of a group."""
+
+    prefix: int
+    least: int
+    most: int
 
 
 @dataclass(frozen=True)
 class GroupDemand:
-    """One group: its items in the catalogue, and what a list of full length must and may hold."""
+    """One group: its items in the catalogue, and its demands; the last is that of the whole list."""
 
     group: str
     items: int
-    least: int
-    most: int
+    demands: tuple[PrefixDemand, ...]
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,18 @@ class CatalogueCheck:
     """What came of a check.
 
     bad: where the best list breaks the policy, None where one keeps it; proven: no list keeps it.
+    room: how many of the first `bad.prefix` places the ceilings of its table let the catalogue fill,
+    where that is too few; else None.
     idle: rules that bound no list of that length, each with its reason.
+    shut_out: groups that no list may hold.
     """
 
     bad: PrefixViolation | None
     proven: bool
     idle: tuple[str, ...]
     groups: tuple[GroupDemand, ...]
+    shut_out: tuple[str, ...] = ()
+    room: int | None = None
 
     @property
     def met(self) -> bool:
@@ -52,19 +65,45 @@ def check_on_catalogue(compiled: CompiledPolicy, rows: Int32, count: int) -> Cat
     if serving.calibrations:
         serving = serving.for_user({})
     supply = np.bincount(rows.ravel(), minlength=len(compiled.labels))
+    bad = fair.receipt.first_bad_prefix
+    prefixes = _telling_prefixes(compiled, size)
     return CatalogueCheck(
-        bad=fair.receipt.first_bad_prefix,
+        bad=bad,
         proven=fair.receipt.status is Status.INFEASIBLE,
+        room=None if bad is None else _room(serving, supply, bad),
         idle=tuple(_idle(compiled, size)),
+        shut_out=tuple(
+            f"{rule.path}.{group}"
+            for rule in compiled.policy.bounds
+            for group, share in rule.shares
+            if rule.kind == "window" and share == 0
+        ),
         groups=tuple(
-            GroupDemand(label, int(supply[row]), int(low), int(high))
-            for row, (label, low, high) in enumerate(
-                zip(
-                    compiled.labels, serving.floors[:, size], serving.ceilings[:, size], strict=True
-                )
+            GroupDemand(
+                label,
+                int(supply[row]),
+                tuple(
+                    PrefixDemand(k, int(serving.floors[row, k]), int(serving.ceilings[row, k]))
+                    for k in prefixes
+                ),
             )
+            for row, label in enumerate(compiled.labels)
         ),
     )
+
+
+def _telling_prefixes(compiled: CompiledPolicy, size: int) -> list[int]:
+    """The prefixes at which rules change what they ask for, and the whole list."""
+    sections = (rule.section for rule in compiled.policy.bounds)
+    ends = (section.within_first for section in sections if isinstance(section, Cap | FairIr))
+    return sorted({size, *(end for end in ends if end < size)})
+
+
+def _room(compiled: CompiledPolicy, supply: Int64, bad: PrefixViolation) -> int | None:
+    row = compiled.labels.index(bad.group)
+    first, end = next(block for block in compiled.blocks if block[0] <= row < block[1])
+    room = int(np.minimum(supply, compiled.ceilings[:, bad.prefix])[first:end].sum())
+    return room if room < bad.prefix else None
 
 
 def _idle(compiled: CompiledPolicy, size: int) -> list[str]:

@@ -288,11 +288,7 @@ def _check_order(source: str, policy: Policy) -> None:
     for rule in policy.bounds:
         mates = [other.path for other in policy.bounds if other.group_table == rule.group_table]
         if rule.kind == "calibrated" and len(mates) > 1:
-            other = (
-                next(path for path in mates if path != rule.path)
-                if len(set(mates)) > 1
-                else mates[0]
-            )
+            other = next(path for path in mates if path != rule.path)
             raise PolicyRefused(
                 source,
                 rule.path,

@@ -36,7 +36,8 @@ Discount = Literal["log2", "reciprocal", "top_heavy"]
 SHAPING: tuple[RuleKind, ...] = ("amortised", "diverse")
 """The kinds that change the order of the candidates before bounds are kept."""
 
-_FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})")
+# ASCII: `\d` alone takes the digits of every script, which other readers of a policy do not.
+_FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})", re.ASCII)
 
 
 def _fraction(text: object, most: int) -> str:
@@ -63,6 +64,13 @@ def _each_once(groups: tuple[str, ...]) -> tuple[str, ...]:
     if twice is not None:
         raise ValueError(f"{twice!r} stands in it twice; allowed: each group once")
     return groups
+
+
+def _told(reason: str) -> str:
+    """Whoever stands lower than by score is owed words, not blanks."""
+    if not any(map(str.isalnum, reason)):
+        raise ValueError("allowed: words that say why, not blanks or signs alone")
+    return reason
 
 
 class Section(BaseModel):
@@ -145,7 +153,7 @@ class Document(RuleDocument):
     name: Name
     version: Annotated[str, Field(min_length=1, max_length=64)]
     kind: Kind
-    reason: Annotated[str, Field(min_length=10, max_length=1000)]
+    reason: Annotated[str, Field(min_length=10, max_length=1000), AfterValidator(_told)]
     on_infeasible: Literal["serve", "refuse"] = "serve"
     discount: Discount = "log2"
     intersection: Annotated[

@@ -258,7 +258,9 @@ def test_a_rerank_is_verified_from_the_callers_own_scores(
     assert verifier(request, [response], "tiers")[0] == 1
 
 
-def test_fa_ir_by_plain_python_is_the_servers() -> None:
+@pytest.mark.parametrize("adjusted", ["true", "false"])
+@pytest.mark.parametrize("shares", ['a = "2/5"\nb = "1/5"', 'a = "2/2"', 'a = "1/1"\nb = "0/1"'])
+def test_fa_ir_by_plain_python_is_the_servers(shares: str, adjusted: str) -> None:
     from fractions import Fraction
 
     from bench.verify.bounds import Known, bounds
@@ -268,7 +270,8 @@ def test_fa_ir_by_plain_python_is_the_servers() -> None:
 
     text = document(
         "fa_ir",
-        '[fa_ir]\nalpha = "1/10"\nwithin_first = 40\n[fa_ir.shares]\na = "2/5"\nb = "1/5"\n',
+        f'[fa_ir]\nalpha = "1/10"\nwithin_first = 40\nadjusted = {adjusted}\n'
+        f"[fa_ir.shares]\n{shares}\n",
     )
     compiled = compile_policy(parse_policy(text, "test"), ("a", "b", "c"), 50)
     plain = bounds(read_document(text), Known({"t": dict.fromkeys("abc", 1)}, {}), 50)

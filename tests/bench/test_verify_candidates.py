@@ -247,5 +247,5 @@ def test_a_rerank_may_have_groups_looked_up_in_another_table(table: str, verdict
         candidates={"x": Candidate(2, ("b",), 0), "y": Candidate(1, ("a",), 0)}, whole=True,
         receipt=pb.FairnessReceipt(), bundle_id="", bought={}, group_table=table,
     )  # fmt: skip
-    (found,) = candidates_are_right(evidence, document, known)
+    _, found = candidates_are_right(evidence, document, known)
     assert (found.name, found.verdict) == (GROUPS, verdict)

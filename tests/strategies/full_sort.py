@@ -153,6 +153,13 @@ def fair_by_full_sort(
     order, own = sorted_fully(scores, tie_break), groups.tolist()
     floors, ceilings = policy.floors.tolist(), policy.ceilings.tolist()
     places, ranks, reasons, bad = walked(own, order, floors, ceilings, size, fixed or [])
+    if fixed:
+        # A bound that the policy lacks moved nothing: what was shown before did.
+        floor = {ReasonCode.RAISED_FOR_FLOOR, ReasonCode.LOWERED_FOR_FLOOR}
+        ceiling = {ReasonCode.RAISED_FOR_CEILING, ReasonCode.LOWERED_FOR_CEILING}
+        lacks = set() if policy.has_floors else floor
+        lacks = lacks | (set() if policy.has_ceilings else ceiling)
+        reasons = [int(ReasonCode.SHOWN_BEFORE) if one in lacks else one for one in reasons]
     got = best = dcg(scores, places, worth)
     if policy.has_floors and policy.has_ceilings and bad[0] == 0:
         low, high = (table.tolist() for table in policy.unbounded)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench.fairness import evidence
+from bench.fairness import evidence, extents
 from bench.fairness.__main__ import main
 from bench.fairness.conditions import conditions
+from bench.fairness.mutants import Settings
+from bench.fairness.prove import BRIEF, LONG
 
 FATES = ("killed", "survived", "equivalent")
 
@@ -32,7 +34,7 @@ def test_every_check_of_the_proof_stands_behind_a_guarantee(
     results: dict[str, dict[str, Any]],
 ) -> None:
     for guarantee in evidence.GUARANTEES:
-        assert guarantee.proof or guarantee.soak
+        assert guarantee.proof or (guarantee.soak and guarantee.instead)
     checks = [line["check"] for line in results["proof"]["lines"]]
     for begin in (one for guarantee in evidence.GUARANTEES for one in guarantee.proof):
         assert any(check.startswith(begin) for check in checks), begin
@@ -62,6 +64,83 @@ def test_what_went_wrong_is_told(results: dict[str, dict[str, Any]]) -> None:
     first = next(line for line in told.splitlines() if worse["speed"]["rows"][0]["name"] in line)
     assert "**missed**" in first
     assert "| `b.py:9` | `x = a \\| b` | `x = a & b` |" in told
+
+
+SHORT = "**A short run**: "
+
+
+def test_a_short_run_is_told_as_one(results: dict[str, dict[str, Any]]) -> None:
+    few = copy.deepcopy(results)
+    few["proof"]["extent"] = {
+        "worlds": {"tried": 4, "wanted": 220},
+        "random instances of a rule": {"tried": 4000, "wanted": 1_000_000},
+        "lists of several tables": {"tried": 2000, "wanted": 2000},
+    }
+    few["soak"]["lists"] = 70_000
+    few["mutants"]["modules"] = {"server/fairness/kernels.py": dict.fromkeys(FATES, 1)}
+    few["speed"]["rounds"] = 7
+    few["tables"]["simulation"] = [{**few["tables"]["simulation"][0], "draws": 30, "groups": 2}]
+    told = evidence.page(few)
+    modules = len(Settings.read().modules)
+    assert [line for line in told.splitlines() if line.startswith(SHORT)] == [
+        f"{SHORT}worlds: 4 of 220; random instances of a rule: 4,000 of 1,000,000.",
+        f"{SHORT}lists: 70,000 of 100,000,000.",
+        f"{SHORT}modules: 1 of {modules}.",
+        f"{SHORT}rounds: 7 of 60.",
+        f"{SHORT}draws for each number of groups: 30 of 4,000; numbers of groups: 1 of 9.",
+    ]
+    assert told.count("| **short** |") == 5
+    # A goal of all modules is not met by one.
+    assert "(goal: 95%, of all modules)" in told
+    few["mutants"]["score"] = 0.9
+    assert "(goal: 95%, **missed**)" in evidence.page(few)
+
+
+def test_a_whole_run_is_told_as_one(results: dict[str, dict[str, Any]]) -> None:
+    whole = copy.deepcopy(results)
+    whole["proof"]["extent"] = {"worlds": {"tried": 220, "wanted": 220}}
+    whole["soak"]["lists"] = 10**8
+    whole["mutants"]["modules"] = dict.fromkeys(Settings.read().modules, dict.fromkeys(FATES, 1))
+    told = evidence.page(whole)
+    assert SHORT not in told
+    assert told.count("| whole |") == 5
+    # What does not say how much it is of is not taken for a whole one.
+    del whole["proof"]["extent"]
+    told = evidence.page(whole)
+    assert "**Whether this was a whole run**, the result does not say.\n" in told
+    assert (told.count("| whole |"), told.count("| **unknown** |")) == (4, 1)
+
+
+def test_the_commands_do_a_whole_run_unless_told_otherwise() -> None:
+    defaults = {
+        (name, parameter.name): parameter.default
+        for name, command in main.commands.items()
+        for parameter in command.params
+    }
+    assert defaults["soak", "lists"] == extents.LISTS == 10**8
+    assert defaults["speed", "rounds"] == extents.ROUNDS
+    assert defaults["tables", "draws"] == extents.DRAWS
+    long, brief = LONG.counted(), BRIEF.counted()
+    assert all(brief[part] < long[part] for part in long)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["prove", "--seed", "-1"],
+        ["soak", "--seed", "-1"],
+        ["tables", "--seed", "-1"],
+        ["prove", "--seed", str(2**32)],
+        ["soak", "--count", "0"],
+        ["tables", "--groups", "1"],
+        ["mutants", "--module", "server/none.py"],
+    ],
+)
+def test_what_is_not_allowed_is_refused_with_what_is(flags: list[str]) -> None:
+    ran = CliRunner().invoke(main, flags)
+    assert ran.exit_code == 2
+    assert f"Invalid value for '{flags[1]}': " in ran.output
+    assert "Traceback" not in ran.output
 
 
 def test_every_row_of_a_table_has_its_columns(results: dict[str, dict[str, Any]]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.optimize import OptimizeResult
 
-from bench.fairness import exhaustive, fa_ir, kernel, oracles, overlap_gap, several
+from bench.fairness import exhaustive, fa_ir, kernel, milp, oracles, overlap_gap, several
 from bench.fairness.__main__ import main
 from bench.fairness.exact import by_assignment, by_program
 from server.fairness import overlap
@@ -24,6 +26,16 @@ def test_the_short_proof_has_no_mismatch() -> None:
     assert (ran.exit_code, result["mismatches"], result["seed"]) == (0, 0, 7)
     assert all(line["instances"] for line in result["lines"])
     assert result["instances"] > 200_000
+    assert result["extent"]["random instances of a rule"] == {"tried": 4000, "wanted": 1_000_000}
+    notes = {line["check"]: line["note"] for line in result["lines"]}
+    solved = [notes[check] for check in notes if "HiGHS" in check or "assignment" in check]
+    assert len(solved) == 5
+    # A solver of toy sizes alone would prove little: what was drawn is told.
+    for sizes in (
+        re.search(r"up to (\d+) candidates, (\d+) places, (\d+) groups", note) for note in solved
+    ):
+        assert sizes is not None
+        assert all(int(own) >= most for own, most in zip(sizes.groups(), (40, 15, 6), strict=True))
     regret = result["several_tables_regret"]
     assert (regret["instances"], regret["goal"], regret["silent"]) == (25, 0.001, 0)
     assert 0 < regret["near"] <= regret["can_be_kept"] <= 25
@@ -79,6 +91,15 @@ def test_the_oracles_agree(seed: int) -> None:
     places = oracles.backward(values, groups, floors, 4)
     assert np.cumsum(values[places]).tolist() == lists[1:].tolist()
     assert best == pytest.approx(dcg(values[places])) == program
+
+
+def test_a_program_without_an_answer_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.ones(2, np.float32), np.zeros(2, np.int32)
+    bounds = np.zeros((1, 3), np.int32), np.arange(3, dtype=np.int32)[np.newaxis]
+    gave_up = OptimizeResult(status=1, x=None, message="out of time")
+    monkeypatch.setattr(milp, "milp", lambda *_, **__: gave_up)
+    with pytest.raises(RuntimeError, match="out of time"):
+        by_program(*given, *bounds, 2)
 
 
 def test_the_compiled_call_is_rerank() -> None:

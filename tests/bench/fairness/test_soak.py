@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,24 @@ def test_a_short_soak_of_the_whole_stage_finds_nothing() -> None:
     assert all(tallies[kind].infeasible for kind in KINDS if kind != "several tables")
 
 
+def test_pages_are_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, set[bool]] = {}
+
+    def watched(case: Any, exposure: Any, page: int, moves: Any) -> tuple[Status, str]:
+        rules = [kind for kind, _, _ in case.asked.document.rules]
+        for kind in (*rules, f"{len(case.asked.widths)} tables"):
+            seen.setdefault(kind, set()).add(moves is None)
+        return Status.MET, ""
+
+    monkeypatch.setattr(soak_stage, "KINDS", ("pages",))
+    monkeypatch.setattr(soak_stage, "paged", watched)
+    for seed in range(9):
+        stage_chunk(seed, LISTS)
+    kinds = ["floors", "window", "cap", "fa_ir", "calibrated", "amortised", "diverse"]
+    # Under each of them with scores that stay, and with scores that move.
+    assert seen == {key: {True, False} for key in (*kinds, "1 tables", "2 tables", "3 tables")}
+
+
 Fault = Callable[..., FairList]
 
 
@@ -156,7 +175,8 @@ LISTS = 63
 
 PLANTED: list[tuple[Fault, tuple[str, ...]]] = [
     (_without_floors, KINDS),
-    (_without_ceilings, tuple(kind for kind in KINDS if kind != "several tables")),
+    # FA*IR has none, and caps of several tables are rare.
+    (_without_ceilings, tuple(kind for kind in KINDS if kind not in ("fa_ir", "several tables"))),
     (_giving_up, KINDS),
     (_backwards, KINDS),
     (_short, KINDS),
@@ -176,6 +196,28 @@ def test_a_planted_fault_is_counted_under_each_kind_that_has_it(
     tallies = stage_chunk(3, LISTS)
     assert [kind for kind in kinds if not tallies[kind].violations] == []
     assert all(tallies[kind].example.startswith(f"seed 3, {kind}, list ") for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("first", "moves", "wrong"),
+    [(Status.INFEASIBLE, True, False), (Status.INFEASIBLE, False, True), (Status.MET, True, True)],
+)
+def test_a_page_may_only_forget_a_proof_and_only_where_scores_moved(
+    first: Status, moves: bool, wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubting(*given: Any, fixed: Any, **more: Any) -> FairList:
+        fair = rerank(*given, fixed=fixed, **more)
+        status = first if fixed is None else Status.NOT_FOUND
+        return dataclasses.replace(fair, receipt=dataclasses.replace(fair.receipt, status=status))
+
+    monkeypatch.setattr(soak_stage, "rerank", doubting)
+    monkeypatch.setattr(soak_stage, "fault", lambda *_: "")
+    rng = random.Random(5)
+    drawn = soak_stage.draw_policy(rng, "several tables")
+    case = soak_stage.draw_case(rng, drawn)
+    assert case.asked.size > 1
+    _, told = soak_stage.paged(case, soak_stage.Exposure(drawn), 1, rng if moves else None)
+    assert ("NOT_FOUND" in told) == wrong
 
 
 @pytest.mark.parametrize("off", [0.5, -0.5])

@@ -55,7 +55,8 @@ def test_a_policy_that_the_catalogue_can_keep(tmp_path: Path, bundle_path: Path)
     )
     assert (code, facts["can_be_met"], facts["asks_for_nothing"]) == (0, True, [])
     small = next(group for group in facts["groups"] if group["group"] == "small")
-    assert (small["items"], small["least"]) == (12, 12)
+    assert small["items"] == 12
+    assert small["demands"] == [{"prefix": 60, "least": 12, "most": 60}]
 
 
 def test_too_few_items_are_told_with_the_first_bad_prefix(
@@ -248,7 +249,8 @@ UNPROVEN = (
             stack(cap("provider_tier", 20, 60, '"large"'), cap("provider_tier", 10, 60, '"medium"')),
             45, ["stack.0.cap", "stack.1.cap"],
             "cannot be met: stack.0.cap and stack.1.cap clash: each can be kept alone, but together "
-            "the first 43 places may have 20 of group 'large', the best list has 21",
+            "the first 43 places may have 20 of group 'large', the best list has 21; all groups "
+            "together may fill only 42 of them",
         ),
     ],
 )  # fmt: skip
@@ -264,6 +266,8 @@ def test_the_rules_that_clash_on_this_catalogue_are_named(
     assert (
         f"{bad['needed']} of group {bad['group']!r}, the best list has {bad['available']}" in line
     )
+    room = facts["clash"]["places_that_can_be_filled"]
+    assert (f"may fill only {room} of them" in line) == (room is not None)
     assert said(tmp_path, bundle_path, text, *flags) == line
 
 
@@ -288,6 +292,7 @@ def test_what_the_search_does_not_decide_is_told_as_not_proven(
     assert facts["clash"] == {
         "rules": [],
         "first_bad_prefix": None,
+        "places_that_can_be_filled": None,
         "unproven_pairs": [["stack.1.window", "stack.2.floors"]],
     }
     line = said(tmp_path, bundle_path, text, "--count", "21")
@@ -309,6 +314,33 @@ def test_a_proof_for_two_rules_is_one_for_the_policy(
     assert facts["clash"]["rules"] == ["stack.1.floors", "stack.2.cap"]
     assert facts["proven_impossible"]
     assert said(tmp_path, bundle_path, PAIR, "--count", "10").startswith("cannot be met: ")
+
+
+def test_caps_tell_what_they_ask_where_they_end_and_that_they_fill_too_few_places(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    """Three tiers of at most 3 make 9 items, and none of them alone is to blame."""
+    text = stack(cap("provider_tier", 3, 12), cap("provider_tier", 2, 4, '"small"'))
+    code, facts = checked(tmp_path, bundle_path, text, "--count", "20")
+    assert (code, facts["places_that_can_be_filled"]) == (1, 9)
+    small = next(group for group in facts["groups"] if group["group"] == "small")
+    assert [(one["prefix"], one["most"]) for one in small["demands"]] == [(4, 2), (12, 3), (20, 20)]
+    line = said(tmp_path, bundle_path, text, "--count", "20")
+    assert line.endswith("; all groups together may fill only 9 of them")
+    file = tmp_path / "p.toml"
+    table = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle_path)]).stdout
+    assert "of the first 4" in table
+    assert "0 to 2" in table
+
+
+def test_a_window_of_nothing_shuts_its_group_out(tmp_path: Path, bundle_path: Path) -> None:
+    shares = 'small = "0/5", large = "1/2"'
+    text = of("window", "provider_tier", f"window = {{{shares}}}\n")
+    code, facts = checked(tmp_path, bundle_path, text, "--count", "20")
+    assert (code, facts["shut_out"]) == (0, ["window.small"])
+    file = tmp_path / "p.toml"
+    told = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle_path)]).stdout
+    assert "in no list: window.small may have no place" in told
 
 
 def test_a_policy_of_one_rule_names_no_other(tmp_path: Path, bundle_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_rules_of_one_table_that_its_supply_sets_against_each_other() -> None:
     rows = np.array([[0, 0, 0, 1, 1, 1], [2, 3, 2, 3, 2, 3]], np.int32)
     whole = check_on_catalogue(compiled, rows, SIZE)
     assert clashing_rules(compiled, TABLES, rows, SIZE, whole) == Clash(
-        ("stack.0.cap", "stack.2.cap"), PrefixViolation(4, "t:t0", 1, 2)
+        ("stack.0.cap", "stack.2.cap"), PrefixViolation(4, "t:t0", 1, 2), room=3
     )
 
 
@@ -158,3 +158,40 @@ def test_two_rules_are_named_in_the_order_in_which_the_stack_is_read(
 ) -> None:
     verdicts = {(0, 3): "proven", (1, 2): "proven"}
     assert searched(monkeypatch, "proven", verdicts, "tuvw") == Clash(paths(1, 2), at("u"))
+
+
+def named(compiled: CompiledPolicy, members: list[list[int]]) -> Clash | None:
+    """What is named for items of these groups, a row for each table."""
+    rows = np.array(members, np.int32) + np.array(compiled.starts, np.int32)[:, np.newaxis]
+    return clashing_rules(compiled, TABLES, rows, SIZE, check_on_catalogue(compiled, rows, SIZE))
+
+
+def test_one_rule_clashes_with_no_other_and_two_with_each_other() -> None:
+    alone = parse_policy(document("floors", '[floors]\nt0 = "1/1"\n'), "test")
+    assert named(compile_tables(alone, TABLES, SIZE), [[0, 1, 1, 1, 1, 1]]) is None
+    both = stack([("t", "1/1"), ("u", "1/4")])
+    found = named(both, [[0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0]])
+    assert found is not None
+    assert found.rules == paths(0, 1)
+
+
+def test_the_group_told_is_that_of_its_own_table() -> None:
+    """Of the first and the last table of three, which only together cannot be kept."""
+    three = stack([("t", "1/1"), ("u", "1/4"), ("v", "1/1")])
+    found = named(three, [[0, 0, 0, 0, 1, 1], [0] * 6, [1, 1, 0, 0, 0, 0]])
+    assert found is not None
+    assert found.bad is not None
+    assert found.rules == paths(0, 2)
+    assert found.bad.group in ("t:t0", "v:v0")
+
+
+def test_the_group_told_is_not_only_the_first_of_its_table() -> None:
+    text = document(
+        "stack",
+        '[[stack]]\nkind = "floors"\ngroup_table = "t"\nfloors = {t0 = "1/4"}\n'
+        '[[stack]]\nkind = "floors"\ngroup_table = "u"\nfloors = {u1 = "1/2"}\n',
+    ).replace('group_table = "t"\n', "", 1)
+    compiled = compile_tables(parse_policy(text, "test"), TABLES, SIZE)
+    assert named(compiled, [[0, 1] * 3, [0] * 6]) == Clash(
+        ("stack.1.floors",), PrefixViolation(2, "u:u1", 1, 0)
+    )

@@ -19,7 +19,7 @@ from server.fairness import (
 )
 from server.fairness.policy import parse_policy
 from server.fairness.types import ReasonCode
-from strategies.fairness import document
+from strategies.fairness import compiled, document
 
 Z, X, W, Y = range(4)
 FREE = [0, 1, 2, 3, 4]
@@ -178,3 +178,33 @@ def test_without_bounds_a_list_goes_on_in_score_order_after_what_was_shown() -> 
     ]
     assert made.receipt.status is Status.MET
     assert made.receipt.utility_of_best == made.receipt.utility_kept < 1
+
+
+def test_no_reason_names_a_bound_that_the_policy_lacks() -> None:
+    """The tail of a list of two caps: lowered by a ceiling, though no group is full any more."""
+    drawn_up = document(
+        "stack",
+        '[[stack]]\nkind = "cap"\ngroup_table = "t"\ncap = {at_most = 1, within_first = 3}\n'
+        '[[stack]]\nkind = "cap"\ngroup_table = "u"\ncap = {at_most = 6, within_first = 6}\n',
+    ).replace('group_table = "t"\n', "", 1)
+    groups = {"t": TableGroups.of(("a", "b", "c")), "u": TableGroups.of(("x",))}
+    policy = compile_tables(parse_policy(drawn_up, "test"), groups, 6)
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], np.float32)
+    members = np.array([[0, 0, 0, 0, 1, 2], [3, 3, 3, 3, 3, 3]], np.int32)
+    fair = rerank(scores, members, 6, policy)
+    assert fair.order.tolist() == [0, 4, 5, 1, 2, 3]
+    assert set(fair.reasons.tolist()) == {
+        ReasonCode.SCORE,
+        ReasonCode.RAISED_FOR_CEILING,
+        ReasonCode.LOWERED_FOR_CEILING,
+    }
+
+
+def test_what_only_shown_places_moved_says_so() -> None:
+    capped = compiled("cap", "[cap]\nat_most = 3\nwithin_first = 3\n", ("a", "b"), 4)
+    scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
+    fair = rerank(
+        scores, np.array([0, 0, 1, 1], np.int32), 4, capped, fixed=np.array([3, 2], np.int32)
+    )
+    assert fair.order.tolist() == [3, 2, 0, 1]
+    assert set(fair.reasons.tolist()) == {ReasonCode.SHOWN_BEFORE}

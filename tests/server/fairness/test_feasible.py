@@ -106,8 +106,45 @@ def test_a_calibrated_rule_is_the_users_and_its_demand_that_of_an_unknown_user()
     unknown = compiled.for_user({})
     assert (found.idle, found.met) == ((), True)
     assert [(one.group, one.items) for one in found.groups] == [("a", 6), ("b", 3), ("c", 1)]
-    assert [one.least for one in found.groups] == unknown.floors[:, 10].tolist() == [3, 1, 0]
-    assert [one.most for one in found.groups] == unknown.ceilings[:, 10].tolist()
+    demands = [one.demands[-1] for one in found.groups]
+    assert [one.least for one in demands] == unknown.floors[:, 10].tolist() == [3, 1, 0]
+    assert [one.most for one in demands] == unknown.ceilings[:, 10].tolist()
+
+
+def test_demands_are_told_where_rules_end_and_for_the_whole_list() -> None:
+    ends = 'kind = "cap"\ngroup_table = "t"\ncap = {at_most = 2, within_first = '
+    found = check_on_catalogue(*made(stack(ends + "4}", ends + "15}")), 10)
+    assert [demand.prefix for demand in found.groups[0].demands] == [4, 10]
+    fair = '[fa_ir]\nalpha = "1/10"\nwithin_first = 6\n[fa_ir.shares]\na = "1/2"\n'
+    found = check_on_catalogue(*made(document("fa_ir", fair)), 10)
+    assert [demand.prefix for demand in found.groups[0].demands] == [6, 10]
+    assert found.groups[0].demands[1] == (10, 1, 10)
+
+
+def test_ceilings_that_leave_places_empty_are_told_by_how_many_they_fill() -> None:
+    """Of 6, 3 and 1 items at most 4 each make 8."""
+    cap = "[cap]\nat_most = 4\nwithin_first = 9\n"
+    found = check_on_catalogue(*made(document("cap", cap)), 10)
+    assert found.bad is not None
+    assert (found.bad.prefix, found.room) == (9, 8)
+    assert check_on_catalogue(*made(document("cap", cap)), 8).room is None
+    # A floor without supply leaves no place empty.
+    found = check_on_catalogue(*made(document("floors", '[floors]\nc = "1/2"\n')), 10)
+    assert (found.met, found.room) == (False, None)
+
+
+def test_ceilings_of_another_table_fill_no_places_of_this() -> None:
+    cap = 'kind = "cap"\ngroup_table = "u"\ncap = {at_most = 3, within_first = 9, groups = ["y"]}'
+    found = check_on_catalogue(*made(stack(FLOOR_T, cap)), 10)
+    assert found.bad is not None
+    assert (found.bad.group, found.room) == ("u:y", 8)
+
+
+def test_a_window_of_nothing_shuts_its_group_out() -> None:
+    shares = '[window]\na = "0/7"\nb = "1/3"\n'
+    assert check_on_catalogue(*made(document("window", shares)), 3).shut_out == ("window.a",)
+    floors = '[floors]\na = "0/7"\nb = "1/3"\n'
+    assert check_on_catalogue(*made(document("floors", floors)), 3).shut_out == ()
 
 
 def test_what_the_catalogue_cannot_give_is_told_and_proven_also_of_a_policy_that_refuses() -> None:

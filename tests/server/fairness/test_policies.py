@@ -105,6 +105,14 @@ def stacked(rule: str) -> str:
          "name: got '-P'; allowed: 1 to 64 of a-z, 0-9 and -, the first of them no -"),
         (whole("none", "").replace("made for a test", "short"),
          "reason: got 'short'; allowed: 10 to 1000 characters"),
+        *((whole("none", "").replace("made for a test", blanks),
+           f"reason: got {told}; allowed: words that say why, not blanks or signs alone")
+          for blanks, told in ((" " * 10, repr(" " * 10)), (r"\t\n" * 5, repr("\t\n" * 5)),
+                               ("\u3000" * 12, repr("\u3000" * 12)), (". " * 5, repr(". " * 5)))),
+        *((whole("floors", f'[floors]\na = "{digits}"\n'), f"floors.a: got '{digits}'; {FRACTION}")
+          for digits in ("\uff11/\uff15", "1/\uff15", "\u0661/\u0665", "\u00b9/5", "1\u20445")),
+        (whole("calibrated", '[calibrated]\nat_least = "1/2"\nat_most = "\uff12/\uff11"\n'),
+         f"calibrated.at_most: got '\uff12/\uff11'; {FACTOR}"),
         (whole("none", f'group_table = "{"x" * 65}"\n'),
          f"group_table: got '{'x' * 65}'; allowed: 0 to 64 characters"),
         (whole("none", 'discount = "log"'), "discount: got 'log'; did you mean 'log2'? allowed: "

@@ -1,0 +1,47 @@
+"""`equipoise recommend`: what a person at a terminal reads."""
+
+from __future__ import annotations
+
+import socket
+
+from click.testing import CliRunner, Result
+
+from server.commands.recommend import command
+from strategies.live import LiveServer
+
+
+def ask(target: str, *flags: str) -> Result:
+    return CliRunner().invoke(command, ["--target", target, "--timeout-s", "20", *flags])
+
+
+def test_a_mistyped_item_is_told_and_with_strict_an_error(live: LiveServer) -> None:
+    flags = ("--history", "item-003@2017-07-01", "--history", "itm-004@2017-07-02")
+    answer = ask(live.target, *flags)
+    assert answer.exit_code == 0, answer.output
+    assert "skipped: 1 events of the history, of items that the bundle does not know" in (
+        answer.stdout
+    )
+    assert "candidates, of items" not in answer.stdout
+    strict = ask(live.target, *flags, "--strict")
+    assert strict.exit_code == 1
+    assert "itm-004" in strict.output
+
+
+def test_a_page_tells_how_to_get_the_next(live: LiveServer) -> None:
+    flags = ("--history", "item-003", "--count", "12", "--page-size", "5")
+    answer = ask(live.target, *flags)
+    [line] = [line for line in answer.stdout.splitlines() if line.startswith("next page: ")]
+    assert line.startswith("next page: the same command with --page-token ")
+    token = line.rsplit(" ", 1)[1]
+    alone = ask(live.target, *flags[:4], "--page-token", token)
+    assert alone.exit_code == 1
+    assert "page_size: got 0, allowed: that of the first page, beside page_token" in alone.output
+
+
+def test_without_a_server_it_says_what_to_do() -> None:
+    with socket.socket() as held:
+        # Bound and not listening: nobody else can be there.
+        held.bind(("127.0.0.1", 0))
+        answer = ask(f"127.0.0.1:{held.getsockname()[1]}", "--user", "1")
+    assert answer.exit_code == 1
+    assert "is a server up? 'equipoise serve --bundle DIR' starts one" in answer.output
