@@ -60,7 +60,9 @@ def test_a_boost_of_several_tables_leaves_the_sum_finite() -> None:
     ("fixed", "told"),
     [
         ([7], "fixed: got 7, allowed: 0 to 3, positions of candidates"),
+        ([4], "fixed: got 4, allowed: 0 to 3, positions of candidates"),
         ([2, -1], "fixed: got -1, allowed: 0 to 3"),
+        ([7, -1], "fixed: got 7, allowed: 0 to 3"),
         ([1, 1], "fixed: got 'a position twice', allowed: each once"),
         ([0, 1, 2], "fixed: got '3 positions', allowed: at most 2, the list's places"),
     ],
@@ -89,3 +91,14 @@ def test_each_candidate_has_a_vector(shape: tuple[int, ...]) -> None:
 def test_a_group_that_a_narrower_number_would_change_is_refused(groups: list[float]) -> None:
     with pytest.raises(InvalidField, match=r"groups: got .*, allowed: whole numbers of 32 bits"):
         rerank(SCORES, np.array(groups), 2, FLOORS)
+
+
+def test_of_several_groups_that_do_not_fit_the_first_is_told() -> None:
+    with pytest.raises(InvalidField, match=rf"groups: got {2**33}, allowed"):
+        rerank(SCORES, np.array([0, 2**33, 2**34, 1]), 2, FLOORS)
+
+
+def test_scores_of_more_digits_are_rounded() -> None:
+    scores = np.array([0.1, 0.3, 0.2, 0.4])
+    made = rerank(scores, GROUPS, 2, FLOORS)
+    assert made.order.tolist() == rerank(np.float32(scores), GROUPS, 2, FLOORS).order.tolist()
