@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.fairness import extents
-from bench.fairness.mutants import Settings
+from bench.fairness.mutants import Equivalents, Mutant, Settings
 from bench.fairness.timing import in_words
 from bench.whole import write_whole
 
@@ -286,15 +286,18 @@ def _mutants(mutants: Mapping[str, Any]) -> str:
         (f"`{module}`", *(f"{counts[fate]:,}" for fate in ("killed", "survived", "equivalent")))
         for module, counts in mutants["modules"].items()
     ]
+    known = Equivalents.read()
     survivors = [
         (
             f"`{one['module'].rpartition('/')[2]}:{one['line']}`",
             _code(one["was"]),
             _code(one["becomes"]),
+            known.why_left(Mutant(**one)),
         )
         for one in mutants["survivors"]
     ]
-    listed = "\nSurvivors:\n\n" + _table(("at", "line", "fault"), survivors) if survivors else ""
+    head = ("at", "line", "fault", "why it is left")
+    listed = "\nSurvivors:\n\n" + _table(head, survivors) if survivors else ""
     return told + _table(("module", "killed", "survived", "equivalent"), rows) + listed
 
 

@@ -220,12 +220,14 @@ class Equivalents:
     """Why mutants change nothing. lines: by (module, line before, after); patterns: of any after;
     functions: by (module, function), of all in it; tried: but for those whose line before is of
     this pattern.
+    left: why others, which do change something, were left alone; they count as survivors.
     """
 
     lines: Mapping[tuple[str, str, str], str]
     patterns: Mapping[str, str]
     functions: Mapping[tuple[str, str], str]
     tried: Mapping[tuple[str, str], str]
+    left: Mapping[tuple[str, str, str], str]
 
     @classmethod
     def read(cls, path: Path = EQUIVALENT) -> Equivalents:
@@ -237,6 +239,7 @@ class Equivalents:
             {one["becomes"]: one["reason"] for one in known.get("pattern", [])},
             {place: one["reason"] for place, one in functions.items()},
             {place: one["tried"] for place, one in functions.items() if "tried" in one},
+            {(m["module"], m["was"], m["becomes"]): m["reason"] for m in known.get("left", [])},
         )
 
     def reason(self, mutant: Mutant) -> str | None:
@@ -247,6 +250,11 @@ class Equivalents:
         own = own or self.lines.get((mutant.module, mutant.was, mutant.becomes))
         found = (why for form, why in self.patterns.items() if re.search(form, mutant.becomes))
         return own or next(found, None)
+
+    def why_left(self, mutant: Mutant) -> str:
+        """Why this one may survive: nobody relies on it, or it turned out to change nothing."""
+        own = self.left.get((mutant.module, mutant.was, mutant.becomes))
+        return own or self.reason(mutant) or ""
 
 
 def _state(settings: Settings) -> str:

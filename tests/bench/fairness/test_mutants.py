@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,23 @@ def test_every_equivalent_mutant_has_a_line_and_a_reason() -> None:
         assert was != becomes
         assert len(reason) > 20
     assert all(len(reason) > 20 for reason in equivalents.patterns.values())
+
+
+def test_every_survivor_that_is_kept_has_a_reason() -> None:
+    kept = json.loads((ROOT / "docs/evidence/mutants.json").read_text(encoding="utf-8"))
+    known = Equivalents.read()
+    survivors = [Mutant(**one) for one in kept["survivors"]]
+    assert [one for one in survivors if not known.why_left(one)] == []
+
+
+def test_what_is_left_alone_counts_and_has_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "equivalent.toml"
+    path.write_text(
+        '[[left]]\nmodule = "a.py"\nwas = "if x:"\nbecomes = "if not x:"\nreason = "why"\n'
+    )
+    known = Equivalents.read(path)
+    assert (known.reason(_mutant()), known.why_left(_mutant())) == (None, "why")
+    assert known.why_left(_mutant("b.py")) == ""
 
 
 def test_reasons_are_found_by_the_text_of_the_line(tmp_path: Path) -> None:
