@@ -292,7 +292,7 @@ def _mutants(mutants: Mapping[str, Any]) -> str:
             f"`{one['module'].rpartition('/')[2]}:{one['line']}`",
             _code(one["was"]),
             _code(one["becomes"]),
-            known.why_left(Mutant(**one)),
+            known.why_left(one["module"], one["was"], one["becomes"]),
         )
         for one in mutants["survivors"]
     ]

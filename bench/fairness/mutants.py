@@ -251,10 +251,11 @@ class Equivalents:
         found = (why for form, why in self.patterns.items() if re.search(form, mutant.becomes))
         return own or next(found, None)
 
-    def why_left(self, mutant: Mutant) -> str:
-        """Why this one may survive: nobody relies on it, or it turned out to change nothing."""
-        own = self.left.get((mutant.module, mutant.was, mutant.becomes))
-        return own or self.reason(mutant) or ""
+    def why_left(self, module: str, was: str, becomes: str) -> str:
+        """Why one survived a run: nobody relies on it, or it turned out to change nothing."""
+        own = self.left.get((module, was, becomes)) or self.lines.get((module, was, becomes))
+        found = (why for form, why in self.patterns.items() if re.search(form, becomes))
+        return own or next(found, "")
 
 
 def _state(settings: Settings) -> str:

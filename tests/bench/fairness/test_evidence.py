@@ -63,7 +63,7 @@ def test_what_went_wrong_is_told(results: dict[str, dict[str, Any]]) -> None:
     assert "/ 88,002 |" in pages
     first = next(line for line in told.splitlines() if worse["speed"]["rows"][0]["name"] in line)
     assert "**missed**" in first
-    assert "| `b.py:9` | `x = a \\| b` | `x = a & b` |" in told
+    assert "| `b.py:9` | `x = a \\| b` | `x = a & b` |  |" in told
 
 
 SHORT = "**A short run**: "
