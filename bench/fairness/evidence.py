@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.fairness import extents
-from bench.fairness.mutants import Equivalents, Mutant, Settings
+from bench.fairness.mutants import Equivalents, Settings
 from bench.fairness.timing import in_words
 from bench.whole import write_whole
 

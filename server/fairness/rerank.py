@@ -126,7 +126,7 @@ def rerank(
         _check_finite("boost", values)
     found = bounded_list(values, members, order, compiled, size, fixed)
     if found.status is not Status.NOT_FOUND or not len(fixed):
-        _check(found.violation, compiled)
+        _check(found.violation, compiled, found.status)
     ranks, reasons = found.ranks, found.reasons
     if order is not by_score:
         ranks = kernels.ranks_among(by_score, found.places)
@@ -223,7 +223,10 @@ def _shaped(
     order, values, raised = by_score, scores, ReasonCode.SCORE
     if boost is not None and compiled.amortisation is not None:
         values, raised = _owned("boost", scores + boost, _FLOAT32), ReasonCode.RAISED_FOR_EXPOSURE
-        order = kernels.score_order(values, ties)
+        # A boost may be so large that sums no longer tell scores apart; the user still does.
+        ranks = np.empty(len(scores), np.int64)
+        ranks[by_score] = np.arange(len(scores))
+        order = kernels.score_order(values, ranks)
     rule = compiled.policy.shaping("diverse")
     if vectors is not None and rule is not None:
         assert isinstance(rule.section, Diverse)
@@ -306,14 +309,22 @@ def _reasons(ranks: Int32, found: Bounded, raised: ReasonCode) -> Int8:
     return reasons
 
 
-def _check(violation: PrefixViolation | None, compiled: CompiledPolicy) -> None:
+def _check(
+    violation: PrefixViolation | None, compiled: CompiledPolicy, status: Status = Status.INFEASIBLE
+) -> None:
     if violation is not None and compiled.policy.on_infeasible == "refuse":
-        raise PolicyInfeasible(_refusal(compiled, violation))
+        raise PolicyInfeasible(_refusal(compiled, violation, status))
 
 
-def _refusal(compiled: CompiledPolicy, bad: PrefixViolation) -> str:
-    policy = f"policy {compiled.policy.name!r} cannot be met: the first {bad.prefix} places"
-    if bad.available < bad.needed:
+def _refusal(compiled: CompiledPolicy, bad: PrefixViolation, status: Status) -> str:
+    """Of several tables the place is that of the list which breaks the least, as far as was found."""
+    name = f"policy {compiled.policy.name!r}"
+    verdict = "cannot be met" if status is Status.INFEASIBLE else "was not found to be kept"
+    policy = f"{name} {verdict}: the first {bad.prefix} places"
+    if len(compiled.starts) > 1:
+        side = "need" if bad.available < bad.needed else "allow"
+        told = f"{side} {bad.needed} of group {bad.group!r}, the best list has {bad.available}"
+    elif bad.available < bad.needed:
         told = f"need {bad.needed} of group {bad.group!r}, these candidates give {bad.available}"
     else:
         told = (

@@ -87,13 +87,13 @@ class PageTokens:
             raise PageTokenStale(
                 f"belongs to bundle {content['bundle']}, now {self.bundle.manifest.bundle_id} serves"
             )
-        if content["policy"] != self._policy_digest(request):
-            raise PageTokenStale("belongs to a policy that has changed")
         if content["request"] != _digest(request):
             raise PageTokenInvalid(
                 "belongs to another request: all fields but page_token, request_id, surface and "
                 "experiment must be as in the first page's"
             )
+        if content["policy"] != self._policy_digest(request):
+            raise PageTokenStale("belongs to a policy that has changed")
         return Page(shown=tuple(content["shown"]), as_of_ms=content["as_of_ms"])
 
     @cached_property

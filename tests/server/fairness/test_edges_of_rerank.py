@@ -141,6 +141,19 @@ def test_a_boost_raises_for_exposure_and_lowers_who_makes_room() -> None:
     assert rerank(SCORES, GROUPS, 3, EVENED, vectors=VECTORS).order.tolist() == [0, 1, 2]
 
 
+def test_a_boost_however_large_leaves_each_groups_items_in_the_order_of_their_scores() -> None:
+    """Sums of 32 bits are all the same there: FairCo's boosts have no bound."""
+    rng = np.random.default_rng(3)
+    scores = rng.permutation(16).astype(np.float32) / np.float32(1000)
+    groups = np.repeat(np.int32([0, 1]), 8)
+    boost = np.where(groups == 1, np.float32(1e7), np.float32(0))
+    made = rerank(scores, groups, 12, EVENED, boost=boost).order
+    own = [made[groups[made] == group] for group in (1, 0)]
+    assert made.tolist() == np.concatenate(own).tolist()
+    for listed in own:
+        assert (np.diff(scores[listed]) < 0).all()
+
+
 def test_what_a_boost_costs_is_told_against_the_best_list_that_keeps_the_bounds() -> None:
     policy = dataclasses.replace(HALF, amortisation=EVENED.amortisation)
     fair = rerank(SCORES, GROUPS, 2, policy, boost=np.float32([0, 0, 1, 0]))

@@ -133,11 +133,13 @@ def test_ceilings_that_leave_places_empty_are_told_by_how_many_they_fill() -> No
     assert (found.met, found.room) == (False, None)
 
 
-def test_ceilings_of_another_table_fill_no_places_of_this() -> None:
-    cap = 'kind = "cap"\ngroup_table = "u"\ncap = {at_most = 3, within_first = 9, groups = ["y"]}'
-    found = check_on_catalogue(*made(stack(FLOOR_T, cap)), 10)
+@pytest.mark.parametrize("group", ["x", "y"])
+def test_ceilings_of_another_table_fill_no_places_of_this(group: str) -> None:
+    cap = f'cap = {{at_most = 3, within_first = 9, groups = ["{group}"]}}'
+    rule = f'kind = "cap"\ngroup_table = "u"\n{cap}'
+    found = check_on_catalogue(*made(stack(FLOOR_T, rule)), 10)
     assert found.bad is not None
-    assert (found.bad.group, found.room) == ("u:y", 8)
+    assert (found.bad.group, found.room) == (f"u:{group}", 8)
 
 
 def test_a_window_of_nothing_shuts_its_group_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from bench.fairness import inputs
 from bench.fairness.milp import best_list
 from bench.fairness.overlap_gap import Instance, arranged, varied
+from server.errors import PolicyInfeasible
 from server.fairness import Status, bounded, rerank
 from server.fairness.bounded import BUDGET
 from server.fairness.overlap import IMPOSSIBLE, KEPT, NOT_FOUND
@@ -111,6 +113,11 @@ def test_the_receipt_tells_how_far_an_early_end_may_be_from_the_best(
             assert short.receipt.status is Status.NOT_FOUND
             assert short.receipt.first_bad_prefix is not None
             assert short.receipt.utility_of_best == 0
+            unkept = replace(case.policy.policy, on_infeasible="refuse")
+            refusing = replace(case.policy, policy=unkept)
+            # There is a list, so nothing may read like a proof that there is none.
+            with pytest.raises(PolicyInfeasible, match="was not found to be kept: the first"):
+                rerank(case.scores, case.groups, case.count, refusing)
     assert Status.INFEASIBLE not in seen
 
 
