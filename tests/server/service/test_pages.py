@@ -77,13 +77,12 @@ def test_a_token_serves_its_own_request_and_no_other(live: LiveServer) -> None:
         first("tiers", user_id="me", count=COUNT + 1),
         first("tiers", user_id="me", exclude_item_ids=["item-001"]),
         first("tiers", user_id="me", history=[]),
+        first("brands", user_id="me"),
     ):
         other.page_token = token
         code, told = refusal(live, other)
         assert code is invalid
         assert "belongs to another request" in told
-    stale = first("brands", user_id="me", page_token=token)
-    assert refusal(live, stale)[0] is grpc.StatusCode.FAILED_PRECONDITION
     turned = token[:20] + ("A" if token[20] != "A" else "B") + token[21:]
     for spoilt in (turned, token[1:], "x", "." * 3):
         code, told = refusal(live, first("tiers", user_id="me", page_token=spoilt))
@@ -121,6 +120,9 @@ def test_old_tokens_and_those_of_another_bundle_are_stale(bundle_path: Path) -> 
     renamed = replace(bundle, manifest=bundle.manifest.model_copy(update={"bundle_id": "new-1"}))
     with pytest.raises(PageTokenStale, match="now new-1 serves"):
         PageTokens(renamed, b"k" * 32, 60).page(request)
+    policies = {**bundle.policies, "tiers": bundle.policies["brands"]}
+    with pytest.raises(PageTokenStale, match="a policy that has changed"):
+        PageTokens(replace(bundle, policies=policies), b"k" * 32, 60).page(request)
     with pytest.raises(PageTokenInvalid, match="not made by this server"):
         PageTokens(bundle, b"j" * 32, 60).page(request)
 
