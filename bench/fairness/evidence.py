@@ -278,7 +278,8 @@ def _mutants(mutants: Mapping[str, Any]) -> str:
         f"{mutants['goal']:.0%}, {met}). Equivalent ones change no answer and do "
         "not count; each has its reason in `bench/fairness/equivalent.toml`. The search for several "
         "tables (`overlap*.py`) has no mutants: as plain Python, which they need, it takes minutes. "
-        "Proof and soak stand for it.\n\n"
+        "Proof and soak stand for it. Nor have the audit's measures (`metrics.py`, `invariants.py`), "
+        "which are tested against other libraries and by their definitions.\n\n"
     )
     if untried:
         told += f"**Not in the run that is kept here**: {', '.join(untried)}.\n\n"
