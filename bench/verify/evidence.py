@@ -38,7 +38,8 @@ class Evidence:
     request names, None where the server was to choose. skipped: how many of them the answer calls
     unknown. drops_seen: what was bought before is to be left out. paged: in pages. history: what a
     Recommend was to be made from; None of a Rerank, which brings `bought` itself. earlier: the same
-    list as it stood after each page before the last. boosts_told: whether candidates have theirs. told_otherwise:
+    list as it stood after each page before the last. offsets: how many places each page says to stand
+    before its own; the first of them is where the items begin. boosts_told: whether candidates have theirs. told_otherwise:
     how the candidates that a Rerank tells differ from those of its request, "" where they do not.
     """
 
@@ -61,8 +62,14 @@ class Evidence:
     same_request: bool = True
     history: History | None = None
     earlier: tuple[Evidence, ...] = ()
+    offsets: tuple[int, ...] = (0,)
     boosts_told: bool = True
     told_otherwise: str = ""
+
+    @property
+    def offset(self) -> int:
+        """How many places stand before the first item here."""
+        return self.offsets[0]
 
 
 def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
@@ -108,6 +115,7 @@ def _until(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) ->
         paged=len(pages) > 1 or last.page_offset > 0,
         same_request=asked.request_id in ("", pages[0].request_id),
         history=history_of(asked, last),
+        offsets=tuple(page.page_offset for page in pages),
     )
 
 

@@ -47,8 +47,8 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
     # No list is longer than its candidates, whatever was asked for.
     longest = MOST if evidence.candidates is None else len(evidence.candidates)
     table = bounds(document, known, max(size, min(evidence.count, longest)))
-    start = evidence.items[0].rank if evidence.items else 1
-    broken = _first_broken(rows_of(evidence.items), table) if start == 1 else None
+    # By their order here, whatever ranks they say: those are a claim of their own.
+    broken = "" if evidence.offset else _first_broken(rows_of(evidence.items), table)
     told = ""
     name = "every prefix keeps its bounds, or the receipt says where not"
     if receipt.status == pb.RECEIPT_STATUS_MET:
@@ -77,6 +77,9 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
         told = _told_elsewhere(evidence, table)
     elif receipt.status not in pb.ReceiptStatus.values() or not receipt.status:
         told = f"status {receipt.status} is none"
+    if evidence.offset and not told:
+        yield unchecked(name, f"the {evidence.offset} places before are not here: give every page")
+        return
     status = next((n for n, value in pb.ReceiptStatus.items() if value == receipt.status), "none")
     status = status.removeprefix("RECEIPT_STATUS_").lower()
     yield claim(name, told, f"{status}; {size} prefixes of {len(table)} groups")
@@ -168,7 +171,7 @@ def _told_elsewhere(evidence: Evidence, table: Table) -> str:
     bad = evidence.receipt.first_bad_prefix
     if not evidence.receipt.HasField("first_bad_prefix"):
         return "the receipt does not say where the list breaks its bounds"
-    if evidence.items and evidence.items[0].rank != 1:
+    if evidence.offset:
         return ""
     have: Counter[str] = Counter()
     for prefix, own in enumerate(rows_of(evidence.items), start=1):
@@ -273,6 +276,11 @@ def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Clai
     if exact:
         wrong |= receipt.utility_of_best < share - TOLERANCE
         wrong |= share < 1 - TOLERANCE and not evidence.paged
+    if share > 1 + TOLERANCE:
+        yield claim(
+            name, f"{share:.6f} of the exact optimum: no list that keeps the bounds has that"
+        )
+        return
     broken = (
         f"the receipt says {receipt.utility_of_best:.6f}, recomputed {share:.6f}" if wrong else ""
     )

@@ -111,10 +111,15 @@ def _policy(evidence: Evidence, text: str, document: Document) -> Claim:
 def _places(evidence: Evidence) -> Claim:
     items = evidence.items
     ids = [item.item_id for item in items]
-    start = items[0].rank if items else 1
+    start = evidence.offset + 1
+    before = [evidence.offset + len(page.items) for page in evidence.earlier]
     broken = ""
     if [item.rank for item in items] != list(range(start, start + len(items))):
-        broken = "the ranks are not 1, 2, 3, ..."
+        broken = f"the ranks are not {start}, {start + 1}, {start + 2}, ..."
+    elif list(evidence.offsets[1:]) != before:
+        broken = (
+            f"the pages say to begin after {evidence.offsets[1:]} places, after {before} they do"
+        )
     elif len(set(ids)) < len(ids):
         broken = f"item {Counter(ids).most_common(1)[0][0]!r} comes twice"
     elif set(ids) & evidence.excluded:
