@@ -13,6 +13,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
 from bench.refused import InputRefused
+from bench.verify.claims import groups_told
 from bench.verify.history import History, history_of
 from equipoise.v1 import recommendation_pb2 as pb
 
@@ -174,8 +175,8 @@ def _told_otherwise(
         return f"item {item!r} is in one of request and response"
     for item, own in given.items():
         told = used[item]
-        brought = own.group or list(own.groups)
-        if own.score != told.score or (brought and brought != (told.group or list(told.groups))):
+        brought = groups_told(own)
+        if own.score != told.score or (brought and brought != groups_told(told)):
             return f"item {item!r} has another score or group in the request"
     return ""
 
@@ -195,12 +196,7 @@ def _candidates(
     found = {}
     for candidate in scored:
         own = used.get(candidate.item_id, candidate)
-        groups = (
-            candidate.groups
-            or ([candidate.group] if candidate.group else [])
-            or own.groups
-            or ([own.group] if own.group else [])
-        )
+        groups = groups_told(candidate) or groups_told(own)
         found[candidate.item_id] = Candidate(candidate.score, tuple(groups), own.boost)
     return found
 

@@ -116,7 +116,8 @@ def _known_from(evidence: Evidence, document: Document) -> Known | None:
         if table in labels:
             labels[table] |= dict.fromkeys(names, 1)
     for table, bought in evidence.bought.items():
-        labels[table] |= dict.fromkeys(bought, 1)
+        if table in labels:
+            labels[table] |= dict.fromkeys(bought, 1)
     return Known(labels, evidence.bought)
 
 

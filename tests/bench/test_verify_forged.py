@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+
+import pytest
 
 from bench.verify.claims import Verdict
 from bench.verify.document import read_document
 from bench.verify.evidence import evidence_of
 from bench.verify.recompute import verify
 from equipoise.v1 import recommendation_pb2 as pb
-from strategies.judged import Drawn, drawn, relisted
+from strategies.judged import Drawn, drawn, relisted, stack
 
 BOUNDS = "every prefix keeps its bounds, or the receipt says where not"
 PLACES = "places are in order, no item comes twice"
@@ -104,3 +107,45 @@ def paged_places(made: Drawn, *pages: pb.RecommendResponse) -> Verdict:
     document = read_document(made.text)
     claims = verify(evidence_of(made.request, pages), made.text, document, made.known)
     return next(own.verdict for own in claims if own.name == PLACES)
+
+
+GROUPED = "each item tells its group"
+GROUPS: dict[str, Callable[[pb.RecommendResponse], object]] = {
+    "an item tells none": lambda r: r.items[3].ClearField("group"),
+    "two fields of an item contradict": lambda r: r.items[3].groups.append("another"),
+    "a candidate tells none": lambda r: r.candidates[3].ClearField("group"),
+    "two fields of a candidate contradict": lambda r: r.candidates[3].groups.append("another"),
+}
+
+
+def calibrated() -> Drawn:
+    """As a Recommend tells it whose user bought of every group."""
+    made = drawn(stack(calibrated='t|at_least = "1/2", at_most = "3/2"', floors='u|x = "1/5"'), 1)
+    assert lies(made) == set()
+    return made
+
+
+@pytest.mark.parametrize("bundle", [True, False])
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_tells_not_one_group_is_a_lie(name: str, bundle: bool) -> None:
+    section = 'at_least = "1/2"\nat_most = "3/2"'
+    text = of_kind("calibrated", section if bundle else section + "\nsmoothing = 0")
+    made = drawn(text, 1)
+    assert GROUPED not in lies(made)
+    GROUPS[name](made.response)
+    assert made.claims(bundle=bundle)[GROUPED].verdict is Verdict.LIE
+
+
+def test_of_several_tables_each_is_told_in_order() -> None:
+    made = calibrated()
+    for spoilt in (["t:a"], ["u:x", "t:a"], ["t:a", "u:x", "u:x"]):
+        del made.response.items[3].groups[:]
+        made.response.items[3].groups.extend(spoilt)
+        assert lies(made) == {GROUPED}
+
+
+def test_purchases_of_another_table_end_in_a_claim() -> None:
+    made = drawn(WINDOW, 0)
+    made.response.bought.add(group_table="other", group="z", count=1)
+    found = made.claims(bundle=False)["what the user bought is counted right"]
+    assert found.verdict is Verdict.LIE
