@@ -3,10 +3,12 @@ best list and to the user's own shares."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from bench.verify.bounds import Document, Known, bounds, user_shares, worth
 from bench.verify.claims import (
@@ -155,8 +157,10 @@ def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
     if low > supply[bad.group]:
         wanted = (low, supply[bad.group])
         return "" if (bad.needed, bad.available) == wanted else f"it should say {wanted}"
+    # Of a group that has no more than its ceiling allows, the ceiling leaves no place empty.
     if (
         _room(table, supply, bad.prefix) < bad.prefix
+        and supply[bad.group] > high
         and bad.needed == high
         and bad.available == high + 1
     ):
@@ -233,6 +237,10 @@ def _lower(evidence: Evidence, document: Document, table: Table) -> str:
     """Where a list of one table that cannot keep its policy has less of a group than supply allows."""
     if len(document.tables) > 1 or evidence.paged or evidence.candidates is None:
         return ""
+    # Before the prefix that no list can keep, every bound can be kept, and is.
+    first = evidence.receipt.first_bad_prefix.prefix
+    if early := _first_broken(rows_of(evidence.items)[: first - 1], table):
+        return f"prefix {first} is told as the first bad one, and before it {early}"
     supply, longest = _supply(evidence), len(evidence.items)
     lowered = {
         row: [(min(low, supply[row]), longest) for low, _ in limits]
@@ -306,27 +314,66 @@ def _calibration(evidence: Evidence, document: Document, known: Known) -> Iterat
                 yield claim(name, "it is told, and nothing is known of what the user buys")
             continue
         place = document.tables.index(table)
+        prefix = f"{table}:" if several else ""
 
-        def distance(listed: Sequence[Sequence[str]], place: int = place) -> float:
-            whole = sum(worth(document.discount, rank) for rank in range(1, len(listed) + 1))
-            shares: Counter[str] = Counter()
-            for rank, rows in enumerate(listed, start=1):
-                label = rows[place].partition(":")[2] if several else rows[place]
-                shares[label] += worth(document.discount, rank) / whole  # type: ignore[assignment]
-            return sum(
-                float(q) * math.log(float(q) / (0.99 * shares[g] + 0.01 * float(q)))
-                for g, q in target.items()  # noqa: B023
-                if q
-            )
+        def labels_of(listed: Rows, place: int = place, prefix: str = prefix) -> list[str]:
+            return [rows[place].removeprefix(prefix) for rows in listed]
 
+        size = len(evidence.items)
         by_score = sorted(evidence.candidates.values(), key=lambda own: -own.score)
-        before = distance([own.groups for own in by_score[: len(evidence.items)]])
-        after = distance(rows_of(evidence.items))
+        least, most = _shares_by_score(
+            [own.score for own in by_score],
+            labels_of([own.groups for own in by_score]),
+            [worth(document.discount, rank) for rank in range(1, size + 1)],
+        )
+        # The more a group has of the list, the nearer it is.
+        nearest, farthest = _distance(target, most), _distance(target, least)
+        after = _distance(target, _shares(labels_of(rows_of(evidence.items)), document.discount))
         gap = told.get(table)
         wrong = gap is None or not close(gap.after, after)
-        tied = len({own.score for own in by_score}) < len(by_score)
-        if not wrong and not tied:
-            wrong = gap is None or not close(gap.before, before)
-        told_before = "as told, since scores are equal" if tied else f"{before:.4f}"
-        yield claim(name, f"recomputed {before:.4f} before, {after:.4f} after" if wrong else "",
-                     f"before {told_before}, {after:.4f} after")  # fmt: skip
+        if gap is not None and not wrong:
+            # Written so that what is no number is wrong.
+            wrong = not nearest - TOLERANCE <= gap.before <= farthest + TOLERANCE
+        before = f"{nearest:.4f}"
+        if not close(nearest, farthest):
+            before += f" to {farthest:.4f}, since scores are equal,"
+        yield claim(name, f"recomputed {before} before, {after:.4f} after" if wrong else "",
+                     f"before {before}; after {after:.4f}")  # fmt: skip
+
+
+def _distance(target: Mapping[str, Fraction], shares: Mapping[str, float]) -> float:
+    return sum(
+        float(q) * math.log(float(q) / (0.99 * shares.get(g, 0.0) + 0.01 * float(q)))
+        for g, q in target.items()
+        if q
+    )
+
+
+def _shares(labels: Sequence[str], discount: str) -> dict[str, float]:
+    """What part of the worth of a list's places each label has."""
+    places = [worth(discount, rank) for rank in range(1, len(labels) + 1)]
+    shares = dict.fromkeys(labels, 0.0)
+    for label, own in zip(labels, places, strict=True):
+        shares[label] += own / sum(places)
+    return shares
+
+
+def _shares_by_score(
+    scores: Sequence[float], labels: Sequence[str], places: Sequence[float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The least and the most that each label can have of the list by score: items of one score can
+    stand in any order, so that of those on the cut any may be in it.
+
+    scores: highest first. places: what each place of the list is worth, so falling.
+    """
+    least, most = (dict.fromkeys(labels, 0.0) for _ in range(2))
+    whole, start = sum(places) or 1.0, 0
+    for _, run in itertools.groupby(scores):
+        end = start + len(list(run))
+        open_places = places[start:end]
+        for label, own in Counter(labels[start:end]).items():
+            others = end - start - own
+            most[label] += sum(open_places[:own]) / whole
+            least[label] += sum(open_places[others:]) / whole
+        start = end
+    return least, most

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from bench.verify import prefixes
 from bench.verify.claims import Verdict
 from bench.verify.document import read_document
 from bench.verify.evidence import evidence_of
@@ -149,3 +153,102 @@ def test_purchases_of_another_table_end_in_a_claim() -> None:
     made.response.bought.add(group_table="other", group="z", count=1)
     found = made.claims(bundle=False)["what the user bought is counted right"]
     assert found.verdict is Verdict.LIE
+
+
+DISTANCE = "distance to the user's own shares is right"
+OWN = of_kind("calibrated", 'at_least = "1/2"\nat_most = "3/2"')
+
+
+@pytest.mark.parametrize("told", [99.0, math.inf, -math.inf, math.nan])
+def test_equal_scores_excuse_no_distance_that_they_cannot_lead_to(told: float) -> None:
+    made = drawn(OWN, 0)
+    scores = [candidate.score for candidate in made.response.candidates]
+    assert len(set(scores)) < len(scores)
+    assert DISTANCE not in lies(made)
+    made.response.receipt.calibration[0].before = told
+    assert DISTANCE in lies(made)
+
+
+def test_equal_scores_below_the_list_leave_its_distance_one_number() -> None:
+    for seed in range(50):
+        made = drawn(OWN, seed, n=25)
+        scores = sorted((own.score for own in made.response.candidates), reverse=True)
+        if len(set(scores)) < len(scores) and len(set(scores[:16])) == 16:
+            break
+    assert len(set(scores[:16])) == 16
+    assert DISTANCE not in lies(made)
+    made.response.receipt.calibration[0].before += 0.001
+    assert DISTANCE in lies(made)
+
+
+def test_every_order_of_equal_scores_is_within_what_is_told_of_them() -> None:
+    rng = random.Random(3)
+    for _ in range(50):
+        scores = sorted((rng.randrange(3) for _ in range(7)), reverse=True)
+        labels = [rng.choice("abc") for _ in scores]
+        places = [1 / rank for rank in range(1, 5)]
+        least, most = prefixes._shares_by_score(scores, labels, places)
+        seen: dict[str, list[float]] = {label: [] for label in labels}
+        for order in itertools.permutations(range(len(scores))):
+            if [scores[at] for at in order] == scores:
+                for label, shares in seen.items():
+                    own = [w for w, at in zip(places, order, strict=False) if labels[at] == label]
+                    shares.append(sum(own) / sum(places))
+        for label, shares in seen.items():
+            assert least[label] == pytest.approx(min(shares))
+            assert most[label] == pytest.approx(max(shares))
+
+
+def infeasible(text: str, n: int, count: int, late: int = 1) -> Iterator[Drawn]:
+    for seed in range(300):
+        made = drawn(text, seed, n=n, count=count)
+        receipt = made.response.receipt
+        if (
+            receipt.status == pb.RECEIPT_STATUS_INFEASIBLE
+            and receipt.first_bad_prefix.prefix >= late
+        ):
+            assert lies(made) == set()
+            yield made
+
+
+def test_a_ceiling_is_proven_too_low_by_a_group_that_has_one() -> None:
+    cap = of_kind("cap", 'at_most = 3\nwithin_first = 12\ngroups = ["a", "b"]')
+    made = next(infeasible(cap, n=16, count=15))
+    bad = made.response.receipt.first_bad_prefix
+    bad.group, bad.needed, bad.available = "c", bad.prefix, bad.prefix + 1
+    assert BOUNDS in lies(made)
+
+
+def test_what_no_list_can_keep_excuses_no_prefix_before_it() -> None:
+    """A list that keeps the floors as far as there are items, and goes above ceilings at will."""
+    found = 0
+    for made in infeasible(WINDOW, n=22, count=20, late=15):
+        receipt = made.response.receipt
+        group_of = {c.item_id: c.group for c in made.response.candidates}
+        supply = Counter(group_of.values())
+        shares = {"a": 1, "b": 2, "c": 2}
+        left, listed = by_score(made), list[str]()
+        for at in range(1, 21):
+            for item in left:
+                have = Counter(group_of[own] for own in [*listed, item])
+                owed = [
+                    sum(max(0, min(k * n // 5, supply[g]) - have[g]) for g, n in shares.items())
+                    for k in range(at, 21)
+                ]
+                if all(asked <= room for room, asked in enumerate(owed)):
+                    break
+            listed.append(item)
+            left.remove(item)
+        have, early = Counter[str](), False
+        for k, item in enumerate(listed[: receipt.first_bad_prefix.prefix - 1], start=1):
+            have[group_of[item]] += 1
+            early |= any(have[g] > -(-k * n // 5) for g, n in shares.items())
+        relisted(made, listed, pb.REASON_CODE_RAISED_FOR_FLOOR, pb.REASON_CODE_LOWERED_FOR_FLOOR)
+        receipt.utility_of_best = 0
+        if early:
+            told = made.claims()[BOUNDS]
+            assert (told.verdict, "before it" in told.told) == (Verdict.LIE, True)
+            found += 1
+        if found == 3:
+            return
+    raise AssertionError("too few such lists were drawn")
