@@ -252,3 +252,16 @@ def test_what_no_list_can_keep_excuses_no_prefix_before_it() -> None:
         if found == 3:
             return
     raise AssertionError("too few such lists were drawn")
+
+
+CANDIDATES = "candidates are those that were asked for"
+
+
+@pytest.mark.parametrize("bundle", [True, False])
+@pytest.mark.parametrize("named", [0, 40])
+def test_no_more_candidates_are_skipped_than_were_named(named: int, bundle: bool) -> None:
+    made = drawn(WINDOW, 0)
+    made.request.candidate_item_ids.extend(f"i{k:03}" for k in range(named))
+    assert made.claims(bundle=bundle)[CANDIDATES].verdict is Verdict.HOLDS
+    made.response.skipped_candidates = named + 1
+    assert made.claims(bundle=bundle)[CANDIDATES].verdict is Verdict.LIE
