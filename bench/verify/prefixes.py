@@ -337,8 +337,11 @@ def _calibration(evidence: Evidence, document: Document, known: Known) -> Iterat
         before = f"{nearest:.4f}"
         if not close(nearest, farthest):
             before += f" to {farthest:.4f}, since scores are equal,"
-        yield claim(name, f"recomputed {before} before, {after:.4f} after" if wrong else "",
-                     f"before {before}; after {after:.4f}")  # fmt: skip
+        said = (
+            f"{gap.before:.4f} before and {gap.after:.4f} after" if gap is not None else "nothing"
+        )
+        why = f"the receipt says {said}, recomputed {before} before and {after:.4f} after"
+        yield claim(name, why if wrong else "", f"{before} before and {after:.4f} after")
 
 
 def _distance(target: Mapping[str, Fraction], shares: Mapping[str, float]) -> float:

@@ -80,9 +80,9 @@ def _each_has_groups(evidence: Evidence, document: Document) -> Claim:
             pairs = zip(rows, tables, strict=False)
             strange = len(tables) > 1 and any(not row.startswith(f"{of}:") for row, of in pairs)
             if strange or len(rows) != len(tables):
-                why = f"item {item!r} tells {', '.join(map(repr, rows)) or 'none'}, needed: one of "
+                why = f"item {item!r} tells {', '.join(map(repr, rows)) or 'none'}, needed: one group of "
                 return claim(name, why + ", ".join(map(repr, tables)))
-    return claim(name, "", f"of {len(tables)} tables")
+    return claim(name, "", "of " + " and ".join(map(repr, tables)))
 
 
 def _receipt(evidence: Evidence, document: Document, known: Known | None) -> Iterator[Claim]:

@@ -12,6 +12,7 @@ import pytest
 
 from bench.verify import prefixes
 from bench.verify.claims import Verdict
+from bench.verify.command import _show
 from bench.verify.document import read_document
 from bench.verify.evidence import evidence_of
 from bench.verify.recompute import verify
@@ -265,3 +266,20 @@ def test_no_more_candidates_are_skipped_than_were_named(named: int, bundle: bool
     assert made.claims(bundle=bundle)[CANDIDATES].verdict is Verdict.HOLDS
     made.response.skipped_candidates = named + 1
     assert made.claims(bundle=bundle)[CANDIDATES].verdict is Verdict.LIE
+
+
+def test_what_is_told_of_a_lie_is_read_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    claims = list(ranked_from_two().claims().values())
+    _show(claims)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 3 * len(claims)
+    for claim in claims:
+        at = next(n for n, line in enumerate(lines) if claim.name in line)
+        told = " ".join(" ".join(lines[at : at + 4]).split())
+        assert lines[at].split()[0] == str(claim.verdict)
+        assert claim.told in told
+    assert any(line.lstrip().startswith("the receipt says met, but") for line in lines)
