@@ -64,6 +64,9 @@ def _asked_for(page: Evidence, gone: Set[str] | None, known: Known | None) -> Cl
         return claim(name, f"item {excluded[0]!r} was excluded")
     if known is not None and (strange := sorted(set(told) - known.ids)):
         return claim(name, f"the bundle has no item {strange[0]!r}")
+    named = len(page.allowed or ())
+    if page.skipped > named:
+        return claim(name, f"{page.skipped} are told as unknown, and the request names {named}")
     if page.allowed is None:
         return claim(name, "", "chosen by the server: which, is taken as told")
     if strange := sorted(set(told) - page.allowed):

@@ -59,6 +59,12 @@ def discounted(scores: Sequence[float], lowest: float, discount: str) -> float:
     )
 
 
+def groups_told(message: pb.RankedItem | pb.ScoredCandidate) -> list[str]:
+    """The groups that a message tells; where its two fields contradict, those of both: too many."""
+    groups = list(message.groups)
+    return groups if not message.group or groups == [message.group] else [*groups, message.group]
+
+
 def rows_of(items: Sequence[pb.RankedItem]) -> Sequence[Sequence[str]]:
     """The groups of each place."""
-    return [list(item.groups) or ([item.group] if item.group else []) for item in items]
+    return [groups_told(item) for item in items]

@@ -133,7 +133,8 @@ def command(
 
 
 def _show(claims: list[Claim]) -> None:
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -146,10 +147,13 @@ def _show(claims: list[Claim]) -> None:
         Verdict.MISSED: "yellow",
     }
     table = Table(box=None)
-    # Names are what a reader searches for; what was told of one folds instead.
-    table.add_column("claim", no_wrap=True)
+    # What does not hold is told below its claim, where a terminal of 80 columns has room for it.
     table.add_column("verdict", no_wrap=True)
-    table.add_column("")
+    table.add_column("claim", overflow="fold")
     for claim in claims:
-        table.add_row(claim.name, Text(str(claim.verdict), colour[claim.verdict]), Text(claim.told))
+        name, verdict = Text(claim.name), Text(str(claim.verdict), colour[claim.verdict])
+        if claim.verdict is Verdict.HOLDS:
+            table.add_row(verdict, name.append(f": {claim.told}" if claim.told else "", "dim"))
+        else:
+            table.add_row(verdict, Group(name, Padding(Text(claim.told), (0, 0, 0, 2))))
     Console().print(table)

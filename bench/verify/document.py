@@ -60,7 +60,8 @@ def _flag(value: Any) -> str:
 
 def _names(value: Any) -> str:
     fits = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return "" if fits and len(value) <= 1000 else "a list of at most 1000 groups"
+    fits = fits and 1 <= len(value) <= 1000 and len(set(value)) == len(value)
+    return "" if fits else "a list of 1 to 1000 groups, each once"
 
 
 def _table(value: Any) -> str:

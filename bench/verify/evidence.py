@@ -13,6 +13,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
 from bench.refused import InputRefused
+from bench.verify.claims import groups_told
 from bench.verify.history import History, history_of
 from equipoise.v1 import recommendation_pb2 as pb
 
@@ -38,7 +39,8 @@ class Evidence:
     request names, None where the server was to choose. skipped: how many of them the answer calls
     unknown. drops_seen: what was bought before is to be left out. paged: in pages. history: what a
     Recommend was to be made from; None of a Rerank, which brings `bought` itself. earlier: the same
-    list as it stood after each page before the last. boosts_told: whether candidates have theirs. told_otherwise:
+    list as it stood after each page before the last. offsets: how many places each page says to stand
+    before its own; the first of them is where the items begin. boosts_told: whether candidates have theirs. told_otherwise:
     how the candidates that a Rerank tells differ from those of its request, "" where they do not.
     """
 
@@ -61,8 +63,14 @@ class Evidence:
     same_request: bool = True
     history: History | None = None
     earlier: tuple[Evidence, ...] = ()
+    offsets: tuple[int, ...] = (0,)
     boosts_told: bool = True
     told_otherwise: str = ""
+
+    @property
+    def offset(self) -> int:
+        """How many places stand before the first item here."""
+        return self.offsets[0]
 
 
 def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
@@ -108,6 +116,7 @@ def _until(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) ->
         paged=len(pages) > 1 or last.page_offset > 0,
         same_request=asked.request_id in ("", pages[0].request_id),
         history=history_of(asked, last),
+        offsets=tuple(page.page_offset for page in pages),
     )
 
 
@@ -166,8 +175,8 @@ def _told_otherwise(
         return f"item {item!r} is in one of request and response"
     for item, own in given.items():
         told = used[item]
-        brought = own.group or list(own.groups)
-        if own.score != told.score or (brought and brought != (told.group or list(told.groups))):
+        brought = groups_told(own)
+        if own.score != told.score or (brought and brought != groups_told(told)):
             return f"item {item!r} has another score or group in the request"
     return ""
 
@@ -187,12 +196,7 @@ def _candidates(
     found = {}
     for candidate in scored:
         own = used.get(candidate.item_id, candidate)
-        groups = (
-            candidate.groups
-            or ([candidate.group] if candidate.group else [])
-            or own.groups
-            or ([own.group] if own.group else [])
-        )
+        groups = groups_told(candidate) or groups_told(own)
         found[candidate.item_id] = Candidate(candidate.score, tuple(groups), own.boost)
     return found
 

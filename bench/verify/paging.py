@@ -89,7 +89,7 @@ def _moved_wrongly(before: Evidence, after: Evidence, document: Document) -> str
 
 def possible(page: Evidence) -> Iterator[Claim]:
     """What a page's receipt says of its whole list is possible after the places shown so far."""
-    if page.candidates is None or not page.items or page.items[0].rank != 1:
+    if page.candidates is None or not page.items or page.offset:
         return
     size = min(page.count, len(page.candidates))
     if not len(page.items) <= size or any(

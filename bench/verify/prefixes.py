@@ -3,10 +3,12 @@ best list and to the user's own shares."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from bench.verify.bounds import Document, Known, bounds, user_shares, worth
 from bench.verify.claims import (
@@ -47,8 +49,8 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
     # No list is longer than its candidates, whatever was asked for.
     longest = MOST if evidence.candidates is None else len(evidence.candidates)
     table = bounds(document, known, max(size, min(evidence.count, longest)))
-    start = evidence.items[0].rank if evidence.items else 1
-    broken = _first_broken(rows_of(evidence.items), table) if start == 1 else None
+    # By their order here, whatever ranks they say: those are a claim of their own.
+    broken = "" if evidence.offset else _first_broken(rows_of(evidence.items), table)
     told = ""
     name = "every prefix keeps its bounds, or the receipt says where not"
     if receipt.status == pb.RECEIPT_STATUS_MET:
@@ -77,6 +79,9 @@ def bounds_hold(evidence: Evidence, document: Document, known: Known | None) -> 
         told = _told_elsewhere(evidence, table)
     elif receipt.status not in pb.ReceiptStatus.values() or not receipt.status:
         told = f"status {receipt.status} is none"
+    if evidence.offset and not told:
+        yield unchecked(name, f"the {evidence.offset} places before are not here: give every page")
+        return
     status = next((n for n, value in pb.ReceiptStatus.items() if value == receipt.status), "none")
     status = status.removeprefix("RECEIPT_STATUS_").lower()
     yield claim(name, told, f"{status}; {size} prefixes of {len(table)} groups")
@@ -113,7 +118,8 @@ def _known_from(evidence: Evidence, document: Document) -> Known | None:
         if table in labels:
             labels[table] |= dict.fromkeys(names, 1)
     for table, bought in evidence.bought.items():
-        labels[table] |= dict.fromkeys(bought, 1)
+        if table in labels:
+            labels[table] |= dict.fromkeys(bought, 1)
     return Known(labels, evidence.bought)
 
 
@@ -151,8 +157,10 @@ def _no_proof(evidence: Evidence, document: Document, table: Table) -> str:
     if low > supply[bad.group]:
         wanted = (low, supply[bad.group])
         return "" if (bad.needed, bad.available) == wanted else f"it should say {wanted}"
+    # Of a group that has no more than its ceiling allows, the ceiling leaves no place empty.
     if (
         _room(table, supply, bad.prefix) < bad.prefix
+        and supply[bad.group] > high
         and bad.needed == high
         and bad.available == high + 1
     ):
@@ -168,7 +176,7 @@ def _told_elsewhere(evidence: Evidence, table: Table) -> str:
     bad = evidence.receipt.first_bad_prefix
     if not evidence.receipt.HasField("first_bad_prefix"):
         return "the receipt does not say where the list breaks its bounds"
-    if evidence.items and evidence.items[0].rank != 1:
+    if evidence.offset:
         return ""
     have: Counter[str] = Counter()
     for prefix, own in enumerate(rows_of(evidence.items), start=1):
@@ -229,6 +237,10 @@ def _lower(evidence: Evidence, document: Document, table: Table) -> str:
     """Where a list of one table that cannot keep its policy has less of a group than supply allows."""
     if len(document.tables) > 1 or evidence.paged or evidence.candidates is None:
         return ""
+    # Before the prefix that no list can keep, every bound can be kept, and is.
+    first = evidence.receipt.first_bad_prefix.prefix
+    if early := _first_broken(rows_of(evidence.items)[: first - 1], table):
+        return f"prefix {first} is told as the first bad one, and before it {early}"
     supply, longest = _supply(evidence), len(evidence.items)
     lowered = {
         row: [(min(low, supply[row]), longest) for low, _ in limits]
@@ -273,6 +285,11 @@ def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Clai
     if exact:
         wrong |= receipt.utility_of_best < share - TOLERANCE
         wrong |= share < 1 - TOLERANCE and not evidence.paged
+    if share > 1 + TOLERANCE:
+        yield claim(
+            name, f"{share:.6f} of the exact optimum: no list that keeps the bounds has that"
+        )
+        return
     broken = (
         f"the receipt says {receipt.utility_of_best:.6f}, recomputed {share:.6f}" if wrong else ""
     )
@@ -297,27 +314,69 @@ def _calibration(evidence: Evidence, document: Document, known: Known) -> Iterat
                 yield claim(name, "it is told, and nothing is known of what the user buys")
             continue
         place = document.tables.index(table)
+        prefix = f"{table}:" if several else ""
 
-        def distance(listed: Sequence[Sequence[str]], place: int = place) -> float:
-            whole = sum(worth(document.discount, rank) for rank in range(1, len(listed) + 1))
-            shares: Counter[str] = Counter()
-            for rank, rows in enumerate(listed, start=1):
-                label = rows[place].partition(":")[2] if several else rows[place]
-                shares[label] += worth(document.discount, rank) / whole  # type: ignore[assignment]
-            return sum(
-                float(q) * math.log(float(q) / (0.99 * shares[g] + 0.01 * float(q)))
-                for g, q in target.items()  # noqa: B023
-                if q
-            )
+        def labels_of(listed: Rows, place: int = place, prefix: str = prefix) -> list[str]:
+            return [rows[place].removeprefix(prefix) for rows in listed]
 
+        size = len(evidence.items)
         by_score = sorted(evidence.candidates.values(), key=lambda own: -own.score)
-        before = distance([own.groups for own in by_score[: len(evidence.items)]])
-        after = distance(rows_of(evidence.items))
+        least, most = _shares_by_score(
+            [own.score for own in by_score],
+            labels_of([own.groups for own in by_score]),
+            [worth(document.discount, rank) for rank in range(1, size + 1)],
+        )
+        # The more a group has of the list, the nearer it is.
+        nearest, farthest = _distance(target, most), _distance(target, least)
+        after = _distance(target, _shares(labels_of(rows_of(evidence.items)), document.discount))
         gap = told.get(table)
         wrong = gap is None or not close(gap.after, after)
-        tied = len({own.score for own in by_score}) < len(by_score)
-        if not wrong and not tied:
-            wrong = gap is None or not close(gap.before, before)
-        told_before = "as told, since scores are equal" if tied else f"{before:.4f}"
-        yield claim(name, f"recomputed {before:.4f} before, {after:.4f} after" if wrong else "",
-                     f"before {told_before}, {after:.4f} after")  # fmt: skip
+        if gap is not None and not wrong:
+            # Written so that what is no number is wrong.
+            wrong = not nearest - TOLERANCE <= gap.before <= farthest + TOLERANCE
+        before = f"{nearest:.4f}"
+        if not close(nearest, farthest):
+            before += f" to {farthest:.4f}, since scores are equal,"
+        said = (
+            f"{gap.before:.4f} before and {gap.after:.4f} after" if gap is not None else "nothing"
+        )
+        why = f"the receipt says {said}, recomputed {before} before and {after:.4f} after"
+        yield claim(name, why if wrong else "", f"{before} before and {after:.4f} after")
+
+
+def _distance(target: Mapping[str, Fraction], shares: Mapping[str, float]) -> float:
+    return sum(
+        float(q) * math.log(float(q) / (0.99 * shares.get(g, 0.0) + 0.01 * float(q)))
+        for g, q in target.items()
+        if q
+    )
+
+
+def _shares(labels: Sequence[str], discount: str) -> dict[str, float]:
+    """What part of the worth of a list's places each label has."""
+    places = [worth(discount, rank) for rank in range(1, len(labels) + 1)]
+    shares = dict.fromkeys(labels, 0.0)
+    for label, own in zip(labels, places, strict=True):
+        shares[label] += own / sum(places)
+    return shares
+
+
+def _shares_by_score(
+    scores: Sequence[float], labels: Sequence[str], places: Sequence[float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The least and the most that each label can have of the list by score: items of one score can
+    stand in any order, so that of those on the cut any may be in it.
+
+    scores: highest first. places: what each place of the list is worth, so falling.
+    """
+    least, most = (dict.fromkeys(labels, 0.0) for _ in range(2))
+    whole, start = sum(places) or 1.0, 0
+    for _, run in itertools.groupby(scores):
+        end = start + len(list(run))
+        open_places = places[start:end]
+        for label, own in Counter(labels[start:end]).items():
+            others = end - start - own
+            most[label] += sum(open_places[:own]) / whole
+            least[label] += sum(open_places[others:]) / whole
+        start = end
+    return least, most

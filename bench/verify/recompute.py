@@ -52,6 +52,10 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
         # A Rerank whose groups were looked up, and that was not asked to tell them.
         evidence = replace(evidence, candidates=None)
     claims = [_policy(evidence, text, document), _places(evidence)]
+    grouped = _each_has_groups(evidence, document)
+    claims.append(grouped)
+    if grouped.verdict is Verdict.LIE:
+        return claims  # nothing that is counted by group means anything
     claims += [reasons_are_right(evidence, document), nothing_of_other_rules(evidence, document)]
     claims += _against_candidates(evidence, document, known)
     claims += candidates_are_right(evidence, document, known)
@@ -59,6 +63,26 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
     claims += pages_agree(evidence, document)
     claims += _earlier_receipts(evidence, document, known)
     return [*claims, *_receipt(evidence, document, known)]
+
+
+def _each_has_groups(evidence: Evidence, document: Document) -> Claim:
+    """Every item and candidate of every page tells one group of each of the policy's tables."""
+    name = "each item tells its group"
+    tables = document.tables
+    if not tables:
+        return claim(name, "", "the policy has none")
+    for page in (*evidence.earlier, evidence):
+        told = [
+            (own.item_id, rows) for own, rows in zip(page.items, rows_of(page.items), strict=True)
+        ]
+        told += [(item, list(own.groups)) for item, own in (page.candidates or {}).items()]
+        for item, rows in told:
+            pairs = zip(rows, tables, strict=False)
+            strange = len(tables) > 1 and any(not row.startswith(f"{of}:") for row, of in pairs)
+            if strange or len(rows) != len(tables):
+                why = f"item {item!r} tells {', '.join(map(repr, rows)) or 'none'}, needed: one group of "
+                return claim(name, why + ", ".join(map(repr, tables)))
+    return claim(name, "", "of " + " and ".join(map(repr, tables)))
 
 
 def _receipt(evidence: Evidence, document: Document, known: Known | None) -> Iterator[Claim]:
@@ -111,10 +135,15 @@ def _policy(evidence: Evidence, text: str, document: Document) -> Claim:
 def _places(evidence: Evidence) -> Claim:
     items = evidence.items
     ids = [item.item_id for item in items]
-    start = items[0].rank if items else 1
+    start = evidence.offset + 1
+    before = [evidence.offset + len(page.items) for page in evidence.earlier]
     broken = ""
     if [item.rank for item in items] != list(range(start, start + len(items))):
-        broken = "the ranks are not 1, 2, 3, ..."
+        broken = f"the ranks are not {start}, {start + 1}, {start + 2}, ..."
+    elif list(evidence.offsets[1:]) != before:
+        broken = (
+            f"the pages say to begin after {evidence.offsets[1:]} places, after {before} they do"
+        )
     elif len(set(ids)) < len(ids):
         broken = f"item {Counter(ids).most_common(1)[0][0]!r} comes twice"
     elif set(ids) & evidence.excluded:

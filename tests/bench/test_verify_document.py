@@ -74,6 +74,8 @@ REFUSED = [
     (document("cap", CAP.replace("at_most = 2", "")), "cap.at_most"),
     (document("cap", CAP.replace("within_first", "within_frist")), "cap.within_frist"),
     (document("cap", CAP + "groups = [1]\n"), "cap.groups"),
+    (document("cap", CAP + "groups = []\n"), "cap.groups"),
+    (document("cap", CAP + 'groups = ["a", "b", "a"]\n'), "cap.groups"),
     (document("fa_ir", FAIR.replace('"1/10"', '"0/1"')), "fa_ir.alpha"),
     (document("fa_ir", FAIR.replace("40", "401")), "fa_ir.within_first"),
     (document("fa_ir", FAIR.replace('"1/5"', "0.2")), "fa_ir.shares.a"),
