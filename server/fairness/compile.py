@@ -51,7 +51,7 @@ class TableGroups:
 class Amortisation:
     """Which table's exposure is evened out over all lists, and towards what.
 
-    targets: `[G] float64`, the wanted share of each group, more than 0, sum 1.
+    targets: `[G] float64`, the wanted share of each group, sum 1; 0 of groups without items.
     """
 
     group_table: str
@@ -270,7 +270,9 @@ def _amortisation(policy: Policy, tables: Mapping[str, TableGroups]) -> Amortisa
         return None
     assert isinstance(rule.section, Amortised)
     groups = tables[rule.group_table]
-    # A group without items can get no exposure and must not hold the lowest share for ever.
+    # A group without items is out of it: it can get no exposure, would hold the lowest share for
+    # ever, and an item that a caller puts into it would be raised without bound.
     wanted = groups.items if rule.section.targets == "catalogue" else groups.items > 0
-    weights = np.maximum(np.asarray(wanted, np.float64), np.finfo(np.float64).tiny)
-    return Amortisation(rule.group_table, groups.labels, weights / weights.sum(), rule.section)
+    weights = np.asarray(wanted, np.float64)
+    targets = weights / max(weights.sum(), 1.0)
+    return Amortisation(rule.group_table, groups.labels, targets, rule.section)
