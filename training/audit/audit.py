@@ -11,7 +11,8 @@ Owns the document's schema and the order of the work. Lists come from the served
     bundle_id, model_digest, dataset, protocol, intervals, made_unix_ms
     definitions     name -> what the number is, in words
     cells           every cell of users: {cell, labels, users, targets, status}; status is "measured"
-                    or why there are no numbers: "too few (n=7)", "empty (n=0)", "bought nothing (n=..)"
+                    or why there are no numbers: "too few (n=7)", "empty (n=0)", "bought nothing (n=..)";
+                    targets is null in a cell of fewer than protocol.min_users users
     policies        name -> {policy, version, digest, kind, group_tables, lists, statuses,
                     utility_kept_mean,
                     regret {against, lists, lists_without_one, mean, p99, max, reasons},
