@@ -58,10 +58,11 @@ DEFINITIONS = {
     "before": "the plain policy's lists for the same users; after: the policy's",
     "floor_violations": "(group, prefix) pairs below their floor, over all lists: InfeasibleCount",
     "infeasible_index_mean": "prefixes of a list with a group below its floor, mean over lists",
-    "min_skew_mean": f"log of share in the list over wanted share, of the lowest group, every count "
-    f"plus {SMOOTHING:g} (Laplace); mean over lists. max_skew_mean: of the highest",
-    "smoothing": "where a table has more groups than a list has places, Laplace's counts weigh more "
-    "than the list's own, and skews say little",
+    "min_skew_mean": "log of share in the list over wanted share, of the lowest group, smoothed; mean "
+    "over lists. max_skew_mean: of the highest",
+    "smoothing": f"as if every list had {SMOOTHING:g} more places for each group of the table, shared as "
+    "wanted: a list in the wanted proportions has skew 0. Where a table has more groups than a list has "
+    "places, they weigh more than the list's own, and skews say little",
     "lists_with_a_wanted_group_absent": "lists whose unsmoothed MinSkew is minus infinity",
     "ndkl_mean": "NDKL to the wanted shares, mean over the lists for which it is finite",
     "awrf_mean": "1 - Jensen-Shannon divergence (bits) of a list's exposure from the wanted shares, "
