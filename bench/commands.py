@@ -233,7 +233,7 @@ def gate(
     if as_json:
         click.echo(report.json_text(verdict), nl=False)
     else:
-        report.print_lines(verdict, Console(highlight=False))
+        report.print_lines(verdict, Console(highlight=False, emoji=False))
     sys.exit(verdict.exit_code)
 
 

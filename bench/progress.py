@@ -18,7 +18,7 @@ def bar(what: str, total: float, *, left: bool = False) -> Iterator[Callable[[fl
     """
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         *([Left()] if left else []),

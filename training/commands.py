@@ -118,8 +118,8 @@ def train(
     from training.settings import TrainSettings
 
     prepared = prepared_source(dataset, interactions, events, items, None, cache)
-    console = Console(stderr=True, highlight=False)
-    console.print(str(prepared.cleaning))
+    console = Console(stderr=True, highlight=False, emoji=False)
+    console.print(str(prepared.cleaning), markup=False)
     source = dataset or (interactions or events or out).stem
     replaced = _bundle_at(out)
     settings = TrainSettings.quick(seed) if quick else TrainSettings(seed=seed)

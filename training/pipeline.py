@@ -95,7 +95,7 @@ class Pipeline:
         groups = group_tables(history)
         chosen = choose_policies(policies, default_policy, groups)
         for left_out, why in chosen.left_out.items():
-            self._console.print(f"policy {left_out} is left out: {why}")
+            self._console.print(f"policy {left_out} is left out: {why}", markup=False, emoji=False)
         torch.use_deterministic_algorithms(True)
         tuning = self._cuts(split.train_until_ms)
         validation = self._lists(

@@ -18,7 +18,12 @@ from rich.progress import TimeElapsedColumn as Elapsed
 def steps() -> Iterator[Callable[[str, int, int], None]]:
     """Bars until the block ends; what it yields takes (what, how many more are done, how many in all)."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Elapsed(),
+    )
     tasks: dict[str, TaskID] = {}
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal

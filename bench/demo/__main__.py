@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from bench.demo.page import write_page
 from bench.demo.serving import (
@@ -28,7 +29,7 @@ from bench.demo.session import hold
 from bench.demo.steps import Done, Step, remove, run_steps, write_whole
 from bench.demo.tell import read, tell
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, emoji=False)
 LOAD_USERS = 16
 LOAD_SECONDS = 15
 EXAMPLES = 60
@@ -197,7 +198,7 @@ def main(out: Path, until: str | None) -> None:
 def _finish(out: Path, done: list[Done]) -> None:
     tell(out, done, CONSOLE)
     page = write_page(out, done)
-    CONSOLE.print(f"\nThe page with pictures: [bold]{page}[/]")
+    CONSOLE.print(f"\nThe page with pictures: [bold]{escape(str(page))}[/]")
 
 
 if __name__ == "__main__":

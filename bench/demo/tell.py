@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bench.demo.steps import Done
 
@@ -36,7 +38,7 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
     console.rule("quality: the served list against every baseline")
     quality = (out / "quality" / "quality.txt").read_text(encoding="utf-8")
     # A table that wraps cannot be read.
-    console.print(quality.split("\n\nincome")[0], soft_wrap=True)
+    console.print(quality.split("\n\nincome")[0], markup=False, soft_wrap=True)
     console.rule("fair lists")
     info = lists["info"]
     console.print(
@@ -44,11 +46,12 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
         f"{lists['households_asked']} households asked, "
         f"{lists['mean_places_moved']:.1f} of 20 places moved and "
         f"{lists['mean_utility_kept']:.2%} of the utility kept on average",
+        markup=False,
         soft_wrap=True,
     )
     household = lists["households"][0]
     console.print(_side_by_side(household, names))
-    console.print(receipt_line(household["after"]["receipt"]), soft_wrap=True)
+    console.print(receipt_line(household["after"]["receipt"]), markup=False, soft_wrap=True)
     _loop(lists["closed_loop"], names, console)
     learned = read(out, "learned/manifest.json")["data"]
     console.print(
@@ -77,8 +80,9 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
     verdict = read(out, "verdict.json")
     for line in verdict["lines"]:
         mark = MARKS.get(line["status"], f"[yellow]{line['status']}[/]")
-        console.print(f"{mark}  {line['metric']}: {_value(line)} ({line['bound']})", soft_wrap=True)
-    console.print(f"the release: [bold]{verdict['status']}[/]")
+        told = escape(f"{line['metric']}: {_value(line)} ({line['bound']})")
+        console.print(f"{mark}  {told}", soft_wrap=True)
+    console.print(f"the release: [bold]{escape(verdict['status'])}[/]")
     steps = ", ".join(
         f"{d.name} {'unchanged' if d.skipped else f'{d.seconds:.0f} s'}" for d in done
     )
@@ -120,7 +124,7 @@ def _side_by_side(household: dict[str, Any], names: dict[str, str]) -> Table:
         "fair",
         "tier",
         "was",
-        title=f"household {household['user']}",
+        title=escape(f"household {household['user']}"),
         box=None,
     )
     pairs = zip(
@@ -131,10 +135,9 @@ def _side_by_side(household: dict[str, Any], names: dict[str, str]) -> Table:
         style = "bold green" if after["rank"] < after["rank_by_score"] else ""
         table.add_row(
             str(after["rank"]),
-            names.get(before["item_id"], before["item_id"])[:NAME_WIDTH],
-            f"[{style}]{names.get(after['item_id'], after['item_id'])[:NAME_WIDTH]}[/]" if style
-            else names.get(after["item_id"], after["item_id"])[:NAME_WIDTH],
-            after["group"],
+            Text(names.get(before["item_id"], before["item_id"])[:NAME_WIDTH]),
+            Text(names.get(after["item_id"], after["item_id"])[:NAME_WIDTH], style),
+            Text(after["group"]),
             str(after["rank_by_score"]) if moved else "",
         )  # fmt: skip
     return table
@@ -146,5 +149,6 @@ def _loop(loop: dict[str, Any], names: dict[str, str], console: Console) -> None
     console.print(
         f"household {loop['user']} buys '{names.get(loop['item'], loop['item'])}' "
         f"(place {before}, an item new to it); in the next list it is {after}",
+        markup=False,
         soft_wrap=True,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.fairness.conditions import conditions
@@ -23,8 +24,8 @@ from bench.whole import write_whole
 
 def console() -> Console:
     """Where tables go; wide enough for one row a line where nobody looks."""
-    shown = Console(highlight=False)
-    return shown if shown.is_terminal else Console(highlight=False, width=160)
+    shown = Console(highlight=False, emoji=False)
+    return shown if shown.is_terminal else Console(highlight=False, emoji=False, width=160)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -61,7 +62,7 @@ def proof_table(title: str, lines: Sequence[Line]) -> Table:
             f"{line.instances:,}",
             f"[bold red]{line.mismatches:,}[/]" if line.mismatches else "0",
             f"{line.seconds:.1f}",
-            f"{line.note}  first: {line.example}" if line.example else line.note,
+            escape(f"{line.note}  first: {line.example}" if line.example else line.note),
         )
         for line in lines
     ]
@@ -80,12 +81,12 @@ def speed_table(title: str, measured: Sequence[Row]) -> Table:
     """The rows of a timing, each with its goal."""
     rows = [
         (
-            row.name,
+            escape(row.name),
             in_words(row.value),
-            row.unit,
+            escape(row.unit),
             "" if row.goal is None else f"{row.goal:g}",
             _MET[row.met],
-            row.note,
+            escape(row.note),
         )
         for row in measured
     ]
@@ -134,7 +135,7 @@ def soak_table(count: Count) -> Table:
             f"{tally.infeasible:,}",
             f"{tally.not_found:,}",
             f"[bold red]{tally.violations:,}[/]" if tally.violations else "0",
-            tally.example,
+            escape(tally.example),
         )
         for name, tally in counted.items()
     ]

@@ -20,7 +20,7 @@ def write(result: Mapping[str, Any], path: Path) -> None:
 
 def show(result: Mapping[str, Any]) -> None:
     """What was checked how often, and each violation with its smallest example."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for name, times in result["checked"].items():
         console.print(f"  {name.replace('_', ' ')}: {times:,}", markup=False)
     if not result["tables_known"]:

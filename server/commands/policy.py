@@ -24,12 +24,13 @@ Examples:
 Checked are the document, its groups, rules that clash, rules that ask for
 nothing, and whether a list of the whole catalogue keeps every bound. A list of
 a few candidates may still fail: its receipt says so. A calibrated policy is
-checked for a user of whom nothing is known. Where rules cannot be kept, it names
+checked for a user of whom nothing is known; with smoothing 0 he has no shares,
+and what bounds by them is told as not checked. Where rules cannot be kept, it names
 the one, the two, or more that clash, if that is proven. Over several tables a
 search decides: what it can neither find nor exclude is told as not found, and
 the place told is where the list that breaks the least, as far as was found,
 breaks first.
-Exit code 0: it can be met, or bounds no list; 1: it cannot, or asks for nothing; 2: it makes no
+Exit code 0: what was checked can be met, or it bounds no list; 1: it cannot, or asks for nothing; 2: it makes no
 sense, and the line says which key."""
 
 
@@ -97,6 +98,7 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
         },
         "asks_for_nothing": list(found.idle),
         "shut_out": list(found.shut_out),
+        "not_checked": list(found.unchecked),
         "groups": [
             {
                 "group": group.group,
@@ -109,17 +111,23 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
-        _show(facts, found, clash, bounds=bool(policy.bounds))
+        _show(facts, found, clash, bounds=len(policy.bounds))
     sys.exit(0 if found.met and not found.idle else 1)
 
 
 def _show(
-    facts: dict[str, Any], found: CatalogueCheck, clash: Clash | None, *, bounds: bool
+    facts: dict[str, Any], found: CatalogueCheck, clash: Clash | None, *, bounds: int
 ) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    # Groups and versions are data: what looks like markup in them is printed as it is.
+    console = Console(markup=False, emoji=False)
+
+    def say(what: str, told: str) -> None:
+        console.print(Text.assemble((what, "bold"), f": {told}"), soft_wrap=True)
+
     console.print(
         f"policy {facts['policy']} {facts['version']} ({facts['kind']}), digest "
         f"{facts['digest'][:12]}, on {facts['bundle_id']}, lists of up to {facts['count']}",
@@ -140,24 +148,34 @@ def _show(
         if len(bounded) > 20:
             console.print(f"... and {len(bounded) - 20} groups more (--json has all)")
     for rule in found.idle:
-        console.print(f"[bold]asks for nothing[/]: {rule}", soft_wrap=True)
+        say("asks for nothing", rule)
     for share in found.shut_out:
-        console.print(f"[bold]in no list[/]: {share} may have no place", soft_wrap=True)
+        say("in no list", f"{share} may have no place")
+    for rule in found.unchecked:
+        say(
+            "not checked", f"{rule}: with smoothing 0 a user of whom nothing is known has no shares"
+        )
     if found.bad is not None:
         verdict = "cannot be met" if found.proven else "no list that keeps it was found"
         told = _where(found.bad, found.room) if clash is None else _told(clash, found)
-        console.print(f"[bold]{verdict}[/]: {told}", soft_wrap=True)
+        say(verdict, told)
     elif not found.idle:
-        console.print(_kept(facts["kind"], bounds=bounds))
+        told = _kept(facts["kind"], bounds=bounds, unchecked=len(found.unchecked))
+        console.print(told, soft_wrap=True)
 
 
-def _kept(kind: str, *, bounds: bool) -> str:
+def _kept(kind: str, *, bounds: int, unchecked: int) -> str:
     """The verdict on a policy that can be met; one without bounds has none that a list could keep."""
     if kind == "none":
         return "changes nothing: lists stand in the order of their scores"
     if not bounds:
         return "bounds no list: only the order changes"
-    return "can be met: a list of the catalogue keeps every bound at every prefix"
+    if unchecked == bounds:
+        return (
+            "says nothing of the catalogue: what a list must keep depends on what its user bought"
+        )
+    every = "every other bound" if unchecked else "every bound"
+    return f"can be met: a list of the catalogue keeps {every} at every prefix"
 
 
 def _where(bad: PrefixViolation, room: int | None) -> str:

@@ -200,7 +200,8 @@ def _show(response: Any, names: dict[str, str]) -> None:
 
     from equipoise.v1 import recommendation_pb2 as pb
 
-    console = Console()
+    # Names and groups are data: what looks like markup in them is printed as it is.
+    console = Console(markup=False, emoji=False)
     if response.HasField("normalised"):
         console.print(response.normalised)
         return

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from server.fairness.compile import CompiledPolicy
-from server.fairness.policy_sections import Amortised, Cap, Diverse, FairIr
+from server.fairness.policy_sections import Amortised, Calibrated, Cap, Diverse, FairIr
 from server.fairness.rerank import rerank
 from server.fairness.tables import rule_bounds
 from server.fairness.types import Int32, Int64, PrefixViolation, Status
@@ -41,6 +41,8 @@ class CatalogueCheck:
     where that is too few; else None.
     idle: rules that bound no list of that length, each with its reason.
     shut_out: groups that no list may hold.
+    unchecked: calibrated rules that bound no list of a user of whom nothing is known: without
+    smoothing he has no shares.
     """
 
     bad: PrefixViolation | None
@@ -48,6 +50,7 @@ class CatalogueCheck:
     idle: tuple[str, ...]
     groups: tuple[GroupDemand, ...]
     shut_out: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
     room: int | None = None
 
     @property
@@ -77,6 +80,11 @@ def check_on_catalogue(compiled: CompiledPolicy, rows: Int32, count: int) -> Cat
             for rule in compiled.policy.bounds
             for group, share in rule.shares
             if rule.kind == "window" and share == 0
+        ),
+        unchecked=tuple(
+            rule.path
+            for rule in compiled.policy.bounds
+            if isinstance(rule.section, Calibrated) and rule.section.smoothing == 0
         ),
         groups=tuple(
             GroupDemand(

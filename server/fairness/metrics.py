@@ -88,18 +88,23 @@ def exposure_shares(groups: Int32, n_groups: int) -> Float64:
 def skews(groups: Int32, shares: Float64, smoothing: float = 0.0) -> Float64:
     """Skew@k per group: log of its share in the list over its wanted share (Geyik et al.).
 
-    `log(((count + smoothing) / (k + G smoothing)) / share)`. smoothing is added to every group's
-    count: 0 is the paper's own, and makes an absent group -inf; 1 is Laplace's. Groups with wanted
-    share 0 are NaN: the skew says nothing of them. An empty list is all NaN.
+    `log(((count + G smoothing share) / (k + G smoothing)) / share)`: as if the list had G smoothing
+    more places, shared as wanted, so that a list in the wanted proportions has skew 0 whatever the
+    smoothing. 0 is the paper's own, and makes an absent group -inf. Groups with wanted share 0 are
+    NaN: the skew says nothing of them. An empty list is all NaN.
 
     >>> skews(np.int32([0, 0, 1, 0]), np.array([.5, .5])).round(3).tolist()
     [0.405, -0.693]
+    >>> skews(np.int32([0, 0, 1, 0]), np.array([.75, .25]), smoothing=1).tolist()
+    [0.0, 0.0]
     """
     n_groups = len(shares)
     if not len(groups):
         return np.full(n_groups, np.nan)
     counts = np.bincount(groups, minlength=n_groups)
-    got = (counts + smoothing) / (len(groups) + n_groups * smoothing)
+    # Equal counts for all would pull lists to equal shares, and reward what is short of a small one.
+    added = n_groups * smoothing
+    got = (counts + added * shares) / (len(groups) + added)
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Float64 = np.where(shares > 0, np.log(got / shares), np.nan)
     return found

@@ -242,6 +242,14 @@ def test_no_cell_is_skipped_and_none_is_nan() -> None:
         }
     )
     json.dumps([told, cells.as_json()], allow_nan=False)
+    bought = {cell["cell"]: cell["targets"] for cell in cells.as_json()}
+    assert (bought["age=old"], bought["age=young"]) == (0, 8)
+    assert bought["age=tiny"] is None, "of one user only the number is told"
+    assert all(
+        (cell["targets"] is None) == (cell["users"] < 3)
+        and set(cell) == {"cell", "labels", "users", "targets", "status"}
+        for cell in cells.as_json()
+    )
     young = told["cells"]["age=young"]
     assert young["ndcg"]["value"] == 0.5
     assert young["ndcg"]["reason"] == SAME_VALUE

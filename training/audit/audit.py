@@ -11,7 +11,8 @@ Owns the document's schema and the order of the work. Lists come from the served
     bundle_id, model_digest, dataset, protocol, intervals, made_unix_ms
     definitions     name -> what the number is, in words
     cells           every cell of users: {cell, labels, users, targets, status}; status is "measured"
-                    or why there are no numbers: "too few (n=7)", "empty (n=0)", "bought nothing (n=..)"
+                    or why there are no numbers: "too few (n=7)", "empty (n=0)", "bought nothing (n=..)";
+                    targets is null in a cell of fewer than protocol.min_users users
     policies        name -> {policy, version, digest, kind, group_tables, lists, statuses,
                     utility_kept_mean,
                     regret {against, lists, lists_without_one, mean, p99, max, reasons},
@@ -57,10 +58,11 @@ DEFINITIONS = {
     "before": "the plain policy's lists for the same users; after: the policy's",
     "floor_violations": "(group, prefix) pairs below their floor, over all lists: InfeasibleCount",
     "infeasible_index_mean": "prefixes of a list with a group below its floor, mean over lists",
-    "min_skew_mean": f"log of share in the list over wanted share, of the lowest group, every count "
-    f"plus {SMOOTHING:g} (Laplace); mean over lists. max_skew_mean: of the highest",
-    "smoothing": "where a table has more groups than a list has places, Laplace's counts weigh more "
-    "than the list's own, and skews say little",
+    "min_skew_mean": "log of share in the list over wanted share, of the lowest group, smoothed; mean "
+    "over lists. max_skew_mean: of the highest",
+    "smoothing": f"as if every list had {SMOOTHING:g} more places for each group of the table, shared as "
+    "wanted: a list in the wanted proportions has skew 0. Where a table has more groups than a list has "
+    "places, they weigh more than the list's own, and skews say little",
     "lists_with_a_wanted_group_absent": "lists whose unsmoothed MinSkew is minus infinity",
     "ndkl_mean": "NDKL to the wanted shares, mean over the lists for which it is finite",
     "awrf_mean": "1 - Jensen-Shannon divergence (bits) of a list's exposure from the wanted shares, "

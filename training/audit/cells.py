@@ -34,12 +34,13 @@ class Cell:
     """Users with the same label of each attribute.
 
     labels: (attribute, label). members: `[T] bool`. targets: how many items they bought after the
-    cut. status: "measured", or why not, with the number of users.
+    cut; None below the k-anonymity floor: of one user it is what that user bought. status:
+    "measured", or why not, with the number of users.
     """
 
     labels: tuple[tuple[str, str], ...]
     members: NDArray[np.bool_]
-    targets: int
+    targets: int | None
     status: str
 
     @property
@@ -70,9 +71,10 @@ def cells_of(groups: Groups, targets: NDArray[np.integer], min_users: int) -> li
             members = np.ones(len(targets), np.bool_)
             for name, label in zip(chosen, combined, strict=True):
                 members &= groups[name] == label
-            bought = int(targets[members].sum())
-            status = _status(int(members.sum()), bought, min_users)
-            found.append(Cell(tuple(zip(chosen, combined, strict=True)), members, bought, status))
+            users, bought = int(members.sum()), int(targets[members].sum())
+            status = _status(users, bought, min_users)
+            told = bought if users >= min_users else None
+            found.append(Cell(tuple(zip(chosen, combined, strict=True)), members, told, status))
     return found
 
 

@@ -38,7 +38,7 @@ from server.features.types import Float64, Int32
 from training.audit.collect import Collected, Relevance
 
 SMOOTHING = 1.0
-"""Laplace's: added to every group's count before a skew is taken."""
+"""Places added per group before a skew is taken, shared as wanted: an absent group has a skew."""
 
 Block = dict[str, Any]
 """Names to numbers, null where nothing could be measured; "reasons" says why."""

@@ -78,7 +78,7 @@ class Cells:
         )
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Every cell, measured or not: labels, users, targets, status."""
+        """Every cell, measured or not: labels, users, status; targets where enough users are in it."""
         return [
             {
                 "cell": cell.name,

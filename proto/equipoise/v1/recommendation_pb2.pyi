@@ -733,7 +733,9 @@ class FairnessReceipt(_message.Message):
     """Whether any group was told by the caller (Rerank) instead of looked up."""
     @_builtins.property
     def first_bad_prefix(self) -> Global___PrefixViolation:
-        """Where the policy broke; set only if status is INFEASIBLE."""
+        """Where this list breaks the policy; set only if status is INFEASIBLE or
+        NOT_FOUND.
+        """
 
     @_builtins.property
     def exposure(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupExposure]:

@@ -77,6 +77,14 @@ def test_a_missed_goal_is_shown() -> None:
     assert "missed" in told.get()
 
 
+def test_what_looks_like_markup_in_a_note_is_printed_as_it_is() -> None:
+    shown = console()
+    with shown.capture() as told:
+        shown.print(speed_table("t", [Row("a [/x]", 0.4, "ms", note="of [new] and a:heart:b")]))
+    assert "a [/x]" in told.get()
+    assert "of [new] and a:heart:b" in told.get()
+
+
 @pytest.mark.slow
 def test_a_read_only_install_starts_without_writing_beside_it(tmp_path: Path) -> None:
     copy = start.read_only_copy(tmp_path)

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from server.bundle import GroupTable
 from server.commands.policy import command
 from server.errors import PolicyRefused
 from server.fairness import clashing, feasible
+from strategies.bundles import N_ITEMS, tiny_bundle
 from strategies.fairness import document
 
 
@@ -200,6 +203,46 @@ def test_a_policy_that_bounds_nothing_is_not_said_to_be_met(
     assert checked(tmp_path, bundle_path, text)[0] == 0
 
 
+OWN = 'kind = "calibrated"\ngroup_table = "brand"\ncalibrated = {at_least = "1/1", at_most = "1/1"'
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "verdict"),
+    [
+        (
+            of("calibrated", "brand", '[calibrated]\nat_least = "1/1"\nat_most = "1/1"\nsmoothing = 0\n'),
+            "calibrated",
+            "says nothing of the catalogue: what a list must keep depends on what its user bought",
+        ),
+        (
+            stack(f"{OWN}, smoothing = 0}}", cap("category", 9, 10)), "stack.0.calibrated",
+            "can be met: a list of the catalogue keeps every other bound at every prefix",
+        ),
+    ],
+)  # fmt: skip
+def test_own_shares_of_an_unknown_user_are_not_said_to_be_kept(
+    tmp_path: Path, bundle_path: Path, text: str, rule: str, verdict: str
+) -> None:
+    code, facts = checked(tmp_path, bundle_path, text)
+    assert (code, facts["not_checked"]) == (0, [rule])
+    file = tmp_path / "p.toml"
+    told = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle_path)])
+    *_, before, last = told.stdout.splitlines()
+    assert before.startswith(f"not checked: {rule}: with smoothing 0 ")
+    assert last == verdict
+
+
+@pytest.mark.parametrize("smoothing", ["", ", smoothing = 1"])
+def test_own_shares_that_are_smoothed_are_checked(
+    tmp_path: Path, bundle_path: Path, smoothing: str
+) -> None:
+    text = stack(f"{OWN}{smoothing}}}", cap("category", 9, 10))
+    assert checked(tmp_path, bundle_path, text)[1]["not_checked"] == []
+    assert said(tmp_path, bundle_path, text).startswith(
+        "can be met: a list of the catalogue keeps every bound"
+    )
+
+
 # No item of category 1 is Private, so that four places of each leave room for five small makers.
 THREE = stack(
     floors("provider_tier", 'small = "3/4"'),
@@ -358,3 +401,29 @@ def test_the_documents_example_says_what_the_document_says(
     )
     assert shown is not None
     assert said(tmp_path, bundle_path, shown[1], "--count", "20") == shown[2]
+
+
+def test_what_looks_like_markup_in_data_is_printed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    bundle = tmp_path / "tiny"
+    odd = GroupTable(
+        "odd", ("Tools [new]", "[/x]", "a:heart:b"), (np.arange(N_ITEMS) % 3).astype(np.int32)
+    )
+    none = {"none": document("none", "").replace('name = "p"', 'name = "none"')}
+    tiny_bundle(bundle, groups=(odd,), policies=none, default_policy="none")
+    body = '[window]\n"[/x]" = "9/10"\n"Tools [new]" = "1/10"\n"a:heart:b" = "0/5"\n'
+    text = of("window", "odd", body).replace('version = "1"', 'version = "1 [/b]"')
+    assert "[/b]" in text
+    file = tmp_path / "p.toml"
+    file.write_text(text)
+    told = CliRunner().invoke(command, ["check", str(file), "--bundle", str(bundle)])
+    assert told.exit_code == 1, told.output
+    assert "policy p 1 [/b] (window)" in told.stdout
+    assert "in no list: window.a:heart:b may have no place" in told.stdout
+    for group in ("[/x]", "Tools [new]", "a:heart:b"):
+        assert any(line.lstrip().startswith(f"{group} ") for line in told.stdout.splitlines()), (
+            group
+        )
+    assert "of group '[/x]', the best list has" in told.stdout

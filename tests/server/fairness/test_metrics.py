@@ -24,6 +24,7 @@ from server.fairness.metrics import (
     min_skew,
     ndkl,
     regret,
+    skews,
 )
 from strategies.fairness import Case, cases, compiled, shares
 
@@ -60,6 +61,32 @@ def test_an_absent_group_has_skew_minus_infinity_unless_smoothed() -> None:
     groups, wanted = np.zeros(4, np.int32), np.array([0.5, 0.5])
     assert min_skew(groups, wanted) == -np.inf
     assert min_skew(groups, wanted, smoothing=1) == pytest.approx(np.log((1 / 6) / 0.5))
+    # By hand: 2 (1/4) of 2 more places are the absent group's.
+    assert min_skew(groups, np.array([0.75, 0.25]), smoothing=1) == pytest.approx(
+        np.log((0.5 / 6) / 0.25)
+    )
+
+
+@given(
+    counts=st.lists(st.integers(0, 20), min_size=1, max_size=8).filter(any),
+    smoothing=st.floats(0, 100),
+)
+def test_a_list_in_the_wanted_proportions_has_skew_zero_whatever_the_smoothing(
+    counts: list[int], smoothing: float
+) -> None:
+    groups = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    wanted = np.array(counts) / sum(counts)
+    told = skews(groups, wanted, smoothing)
+    assert told[wanted > 0] == pytest.approx(0, abs=1e-12)
+    assert np.isnan(told[wanted == 0]).all()
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.5, 1, 10])
+def test_halving_a_minority_is_worse_than_its_wanted_share(smoothing: float) -> None:
+    wanted = np.array([0.45, 0.45, 0.1])
+    fair, halved = (np.repeat(np.arange(3), n).astype(np.int32) for n in ((9, 9, 2), (9, 10, 1)))
+    assert min_skew(halved, wanted, smoothing) < min_skew(fair, wanted, smoothing) - 1e-3
+    assert max_skew(halved, wanted, smoothing) > max_skew(fair, wanted, smoothing) + 1e-3
 
 
 def test_an_empty_list_has_no_skew_no_exposure_and_no_divergence() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 from click.testing import CliRunner, Result
 
-from server.commands.recommend import command
+from equipoise.v1 import recommendation_pb2 as pb
+from server.commands.recommend import _show, command
 from strategies.live import LiveServer
 
 
@@ -45,3 +47,25 @@ def test_without_a_server_it_says_what_to_do() -> None:
         answer = ask(f"127.0.0.1:{held.getsockname()[1]}", "--user", "1")
     assert answer.exit_code == 1
     assert "is a server up? 'equipoise serve --bundle DIR' starts one" in answer.output
+
+
+def test_what_looks_like_markup_in_data_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    receipt = pb.FairnessReceipt(
+        policy="p", policy_version="1 [/b]", status=pb.RECEIPT_STATUS_INFEASIBLE,
+        first_bad_prefix=pb.PrefixViolation(prefix=3, group="[/x]", needed=2, available=1),
+        exposure=[pb.GroupExposure(group="Tools [new]", exposure_share=1.0)],
+    )  # fmt: skip
+    items = [
+        pb.RankedItem(rank=1, item_id="[/i]", group="[/x]"),
+        pb.RankedItem(rank=2, item_id="b", groups=["t:[/x]", "u:heart:v"]),
+    ]
+    _show(pb.RecommendResponse(items=items, receipt=receipt), {"b": "Soup [tin]"})
+    told = capsys.readouterr().out
+    for shown in (
+        "policy p 1 [/b]: infeasible", "group [/x] needs 2", "Tools [new] 100%", "[/i]",
+        "b  Soup [tin]", "t:[/x], u:heart:v",
+    ):  # fmt: skip
+        assert shown in told
