@@ -74,9 +74,10 @@ def rerank(
     `[A, n]` for a policy of A group tables (ignored where the policy has none). tie_break:
     `[n] int64`, lower first among equal scores; the position in the input when None. count: 1 to
     `compiled.max_count`. boost: `[n] float32`, added to the scores for the order alone, for a
-    policy that evens out exposure; of equal sums the larger score comes first. vectors: `[n, d] float32` of length 1 or 0, for a policy that
-    wants items to differ. fixed: `[m] int32`, positions of the candidates that take the
-    first m <= count places, because they were shown on earlier pages: the list goes on from there.
+    policy that evens out exposure; of equal sums the larger score comes first. vectors:
+    `[n, d] float32` of length 1 or 0, for a policy that wants items to differ. fixed: `[m] int32`,
+    positions of the candidates that take the first m <= count places, because they were shown on
+    earlier pages: the list goes on from there.
 
     Where no list keeps the policy, the list still has its full length: floors are lowered to the
     supply and hold, ceilings yield only where a place could not be filled otherwise, and the
