@@ -173,6 +173,10 @@ def _fair_ir(section: Any, size: int) -> dict[str, list[tuple[int, int]]]:
         table = _binomial(first, float(p))
         if section.get("adjusted", True):
             steps = sorted({F for row in table for F in row if alpha >= F})
+            # Probabilities that are equal differ by rounding here: they are one step.
+            steps = [
+                F for F, above in zip(steps, [*steps[1:], 2.0], strict=False) if above > F + 1e-12
+            ]
             passing = None
             low, high = 0, len(steps)
             while low < high:

@@ -91,6 +91,8 @@ def fair_ir_floors(size: int, share: Fraction, alpha: Fraction, *, adjusted: boo
         return floors_at(table, float(alpha))
     bound = float(alpha) - _ROUNDING
     steps = np.unique(table[table <= float(alpha)])
+    # Probabilities that are equal differ by rounding here: they are one step.
+    steps = steps[np.diff(steps, append=np.inf) > _ROUNDING]
     low, high = 0, len(steps)  # steps[:low] pass, steps[high:] fail
     while low < high:
         middle = (low + high) // 2

@@ -259,7 +259,9 @@ def test_a_rerank_is_verified_from_the_callers_own_scores(
 
 
 @pytest.mark.parametrize("adjusted", ["true", "false"])
-@pytest.mark.parametrize("shares", ['a = "2/5"\nb = "1/5"', 'a = "2/2"', 'a = "1/1"\nb = "0/1"'])
+@pytest.mark.parametrize(
+    "shares", ['a = "2/5"\nb = "1/5"', 'a = "3/5"\nb = "1/5"', 'a = "2/2"', 'a = "1/1"\nb = "0/1"']
+)
 def test_fa_ir_by_plain_python_is_the_servers(shares: str, adjusted: str) -> None:
     from fractions import Fraction
 

@@ -123,3 +123,10 @@ def test_the_known_wrong_adjustment_is_not_ours() -> None:
     assert exact_fail(ours, p) <= alpha
     unadjusted = fair_ir_floors(size, p, alpha, adjusted=False).tolist()
     assert exact_fail(unadjusted, p) > alpha
+
+
+def test_probabilities_that_are_equal_are_one_step() -> None:
+    """With p = 3/5, F(3; 9) = F(4; 11) exactly: floors that rise by both would fail too often."""
+    assert fair_ir_floors(21, Fraction(3, 5), Fraction(24, 100)).tolist() == [
+        0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10,
+    ]  # fmt: skip
