@@ -2,7 +2,8 @@
 does not reach.
 
 Each user's own tables, boosts from exposure that moves from list to list, diverse orders, several
-tables at once, and pages under each of these kinds, between which scores may move. `bench.fairness.soak_judge` says whether a list is right.
+tables at once, and pages under each of these kinds, between which scores may move.
+`bench.fairness.soak_judge` says whether a list is right.
 """
 
 from __future__ import annotations

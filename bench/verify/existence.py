@@ -7,22 +7,19 @@ many of which groups stand where. What it finds is counted again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+
+from bench.verify.program import Groups, Table, solved
 
 SOLVER_S = 5.0
-
-Groups = tuple[str, ...]
-Table = Mapping[str, Sequence[tuple[int, int]]]
 
 
 def list_exists(
     candidates: Sequence[Groups], table: Table, size: int, begins: Sequence[Groups] = ()
 ) -> bool | None:
-    """Whether a list of `size` of the candidates keeps the bounds; None where the solver came to no end.
+    """Whether a list of `size` of the candidates keeps the bounds; None: the solver came to no end.
 
     candidates: the groups of each. table: row -> (least, most) of prefixes 0, 1, ... begins: the
     groups of the places that stand already.
@@ -33,39 +30,11 @@ def list_exists(
     cells = list(supply)
     if any(own not in supply for own in begins) or len(candidates) < size:
         return False
-    rows: list[int] = []
-    columns: list[int] = []
-    low: list[float] = []
-    high: list[float] = []
-
-    def constrain(taken: Sequence[int], least: float, most: float) -> None:
-        rows.extend([len(low)] * len(taken))
-        columns.extend(taken)
-        low.append(least)
-        high.append(most)
-
-    # One binary for each cell and place.
-    for place in range(size):
-        constrain([c * size + place for c in range(len(cells))], 1, 1)
-    for c, own in enumerate(cells):
-        constrain(range(c * size, (c + 1) * size), 0, supply[own])
-    for row, limits in table.items():
-        members = [c for c, own in enumerate(cells) if row in own]
-        for k in range(1, size + 1):
-            least, most = limits[k]
-            if least > 0 or most < k:
-                constrain([c * size + at for c in members for at in range(k)], least, most)
-    lowest = np.zeros(len(cells) * size)
+    lowest = np.zeros((len(cells), size))
     for place, own in enumerate(begins):
-        lowest[cells.index(own) * size + place] = 1
-    matrix = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(low), len(cells) * size))
-    found = milp(
-        np.zeros(len(cells) * size),
-        integrality=np.ones(len(cells) * size, np.int64),
-        bounds=Bounds(lowest, 1),
-        constraints=LinearConstraint(matrix, low, high),
-        options={"time_limit": SOLVER_S},
-    )
+        lowest[cells.index(own), place] = 1
+    stock = [supply[own] for own in cells]
+    found = solved(cells, stock, table, size, np.zeros_like(lowest), lowest, SOLVER_S)
     if found.status == 2:
         return False
     if found.x is None:

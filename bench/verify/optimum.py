@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
-from scipy.sparse import csr_array
+from scipy.optimize import linear_sum_assignment
+
+from bench.verify.program import solved
 
 SOLVER_S = 20.0
 
@@ -82,37 +83,11 @@ def _of_several_tables(
         for groups, gains in cells.items()
         for gain in sorted(gains, reverse=True)[:size]
     ]
-    n = len(kept)
-    rows: list[int] = []
-    columns: list[int] = []
-    low: list[float] = []
-    high: list[float] = []
-
-    def constrain(taken: Sequence[int], least: float, most: float) -> None:
-        rows.extend([len(low)] * len(taken))
-        columns.extend(taken)
-        low.append(least)
-        high.append(most)
-
-    for place in range(size):
-        constrain([i * size + place for i in range(n)], 1, 1)
-    for i in range(n):
-        constrain(range(i * size, (i + 1) * size), 0, 1)
-    for group, limits in table.items():
-        members = [i for i, (_, groups) in enumerate(kept) if group in groups]
-        for k in range(1, size + 1):
-            least, most = limits[k]
-            if least > 0 or most < k:
-                taken = [i * size + place for i in members for place in range(k)]
-                constrain(taken, least, most)
-    matrix = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(low), n * size))
-    found = milp(
-        -np.outer([gain for gain, _ in kept], worth).ravel(),
-        integrality=np.ones(n * size, np.int64),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(matrix, low, high),
-        options={"time_limit": SOLVER_S, "mip_rel_gap": 1e-6},
-    )
+    gains = np.outer([gain for gain, _ in kept], worth)
+    found = solved(
+        [groups for _, groups in kept], [1] * len(kept), table, size, gains, np.zeros_like(gains),
+        SOLVER_S,
+    )  # fmt: skip
     if found.status == 2:
         return -np.inf
     return float(-found.fun) if found.status == 0 else None

@@ -25,13 +25,13 @@ Checked are the document, its groups, rules that clash, rules that ask for
 nothing, and whether a list of the whole catalogue keeps every bound. A list of
 a few candidates may still fail: its receipt says so. A calibrated policy is
 checked for a user of whom nothing is known; with smoothing 0 he has no shares,
-and what bounds by them is told as not checked. Where rules cannot be kept, it names
-the one, the two, or more that clash, if that is proven. Over several tables a
-search decides: what it can neither find nor exclude is told as not found, and
+and what bounds by them is told as not checked. Where rules cannot be kept, it
+names the one, the two, or more that clash, if that is proven. Over several tables
+a search decides: what it can neither find nor exclude is told as not found, and
 the place told is where the list that breaks the least, as far as was found,
 breaks first.
-Exit code 0: what was checked can be met, or it bounds no list; 1: it cannot, or asks for nothing; 2: it makes no
-sense, and the line says which key."""
+Exit code 0: what was checked can be met, or it bounds no list; 1: it cannot, or
+asks for nothing; 2: it makes no sense, and the line says which key."""
 
 
 @click.group("policy")

@@ -172,7 +172,10 @@ def _told(error: Any, target: str) -> str:
     code = error.code()
     reason = next(_reasons(error), "")
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
-        return f"no answer from {target} ({error.details()}); is a server up? 'equipoise serve --bundle DIR' starts one"
+        return (
+            f"no answer from {target} ({error.details()}); is a server up? "
+            "'equipoise serve --bundle DIR' starts one"
+        )
     return f"{code.name}{f' ({reason})' if reason else ''}: {error.details()}"
 
 
@@ -252,7 +255,7 @@ def _show(response: Any, names: dict[str, str]) -> None:
     for count, what in skipped:
         if count:
             console.print(
-                f"skipped: {count} {what}, of items that the bundle does not know (--strict: an error)"
+                f"{what} skipped: {count}, of items that the bundle does not know (--strict: an error)"
             )
     for reason in response.degraded_reasons:
         console.print(

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench.verify import prefixes
 from bench.verify.claims import Verdict
 from bench.verify.command import _show
 from bench.verify.document import read_document
 from bench.verify.evidence import evidence_of
 from bench.verify.recompute import verify
+from bench.verify.shares import shares_by_score
 from equipoise.v1 import recommendation_pb2 as pb
 from strategies.judged import Drawn, drawn, relisted, stack
 
@@ -188,7 +188,7 @@ def test_every_order_of_equal_scores_is_within_what_is_told_of_them() -> None:
         scores = sorted((rng.randrange(3) for _ in range(7)), reverse=True)
         labels = [rng.choice("abc") for _ in scores]
         places = [1 / rank for rank in range(1, 5)]
-        least, most = prefixes._shares_by_score(scores, labels, places)
+        least, most = shares_by_score(scores, labels, places)
         seen: dict[str, list[float]] = {label: [] for label in labels}
         for order in itertools.permutations(range(len(scores))):
             if [scores[at] for at in order] == scores:

@@ -198,6 +198,6 @@ def test_of_the_server_it_uses_the_bundle_reader_and_errors_alone() -> None:
     }
     assert own == {"server.bundle": {"catalogue"}, "server.errors": {"document", "refused"}}
     assert {name: by for name, by in found.items() if name.startswith("scipy")} == {
-        "scipy.optimize": {"optimum", "existence"},
-        "scipy.sparse": {"optimum", "existence"},
+        "scipy.optimize": {"optimum", "program"},
+        "scipy.sparse": {"program"},
     }
