@@ -19,20 +19,20 @@ EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 LOAD_EXAMPLES = """\b
 Examples:
-  equipoise load --target 127.0.0.1:50051 --users 16 --duration 30 --out out/load
+  equipoise load --users 16 --duration 30 --out out/load
   equipoise load --requests out/demo/requests.jsonl --users 32 --duration 60 \\
       --server-pid "$(pgrep -f 'serve --bundle')" --out out/load
-  equipoise load --users-file ids.txt --users 8 --duration 10 --out out/load --json
-  locust -f bench/load/locustfile.py --host 127.0.0.1:50051      the same users, with a page
+  equipoise load --users-file ids.txt --users 8 --duration 10 --out o --json
+  locust -f bench/load/locustfile.py --host 127.0.0.1:50051    with a page
 
 \b
 A request file has one JSON object a line, with user_id or history or both:
   {"user_id": "17", "count": 20, "policy": "provider-tiers"}
-  {"history": [{"item_id": "995242", "time_unix_ms": 1512000000000, "quantity": 2}]}
+  {"history": [{"item_id": "995242", "time_unix_ms": 1512000000000}]}
+
 With neither --requests nor --users-file, histories are drawn from items that the
 server itself returns.
 
-\b
 OUT gets load.json (for 'equipoise gate'), samples.npz (one row a request),
 locust.html and locust.log. A failed or wrong answer is counted as infinitely slow.
 Exit code 1: the load did not run to its end. Failed requests are the gate's business."""
@@ -40,11 +40,10 @@ Exit code 1: the load did not run to its end. Failed requests are the gate's bus
 INVARIANTS_EXAMPLES = """\b
 Examples:
   equipoise invariants --target 127.0.0.1:50051
-  equipoise invariants --target 127.0.0.1:50051 --bundle out/demo/bundle --examples 200 \\
-      --seed 7 --out out/invariants.json
-  equipoise invariants --kernels --examples 500        the fair stage alone, no server
+  equipoise invariants --target 127.0.0.1:50051 --bundle out/demo/bundle \\
+      --examples 200 --seed 7 --out out/invariants.json
+  equipoise invariants --kernels --examples 500    the fair stage alone
 
-\b
 With --bundle the policies' tables are known: bounds, certificates of
 infeasibility and optimality are then recomputed, not taken from the receipt.
 Exit code 0: every theorem held; 1: one was broken, with the smallest request
@@ -53,8 +52,10 @@ that Hypothesis found for it."""
 GATE_EXAMPLES = """\b
 Examples:
   equipoise gate --budgets bench/budgets/demo.toml \\
-      out/demo/quality/quality.json out/demo/load/load.json out/demo/invariants.json
-  equipoise gate --budgets b.toml results/*.json --bundle-id shop-0123456789ab --junit-out gate.xml
+      out/demo/quality/quality.json out/demo/load/load.json \\
+      out/demo/invariants.json
+  equipoise gate --budgets b.toml results/*.json \\
+      --bundle-id shop-0123456789ab --junit-out gate.xml
 
 \b
 A budget file (more in docs/gate.md):
@@ -66,9 +67,8 @@ A budget file (more in docs/gate.md):
   decide_on = "interval"           # or "value", for hard counts
   min_n = 1000                     # the least evidence to decide on
   reason = "The page waits 60 ms for us."
-  expires = 2027-06-30             # optional; then the line fails until decided anew
+  expires = 2027-06-30             # optional; then it fails till decided anew
 
-\b
 Exit code 0: pass. 1: a budget is broken, or its data is absent, null, NaN or of
 another bundle. 3: nothing is broken, but the evidence is not enough. 2: usage."""
 
@@ -187,7 +187,7 @@ def invariants(
     sys.exit(1 if result["violation_count"] else 0)
 
 
-@click.command("gate", epilog=GATE_EXAMPLES)
+@click.command("gate", epilog=GATE_EXAMPLES, short_help="Pass, fail, or not enough evidence?")
 @click.option("--budgets", type=FILE, required=True, help="The budgets (TOML).")
 @click.option("--bundle-id", help="The bundle to be released; results of another one fail.")
 @click.option("--today", help="Decide as of this day (YYYY-MM-DD).  [default: today, UTC]")

@@ -47,10 +47,10 @@ def command() -> None:
 
     \b
     A first round:
-      make demo                                     the whole story on real purchases
-      equipoise serve --bundle out/demo/bundle      serve a bundle over gRPC
-      equipoise recommend --user 1 --count 10       ask the server for a list
-      equipoise COMMAND --help                      each command explains itself
+      make demo                                   all of it on real purchases
+      equipoise serve --bundle out/demo/bundle    serve a bundle over gRPC
+      equipoise recommend --user 1 --count 10     ask the server for a list
+      equipoise COMMAND --help                    each command explains itself
     """
 
 

@@ -15,6 +15,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class Reason(StrEnum):
@@ -176,7 +177,12 @@ class PolicyRefused(Refused):
 
     def __init__(self, source: str, key: str, why: str) -> None:
         self.key = key
+        self.why = why
         super().__init__(f"policy refused: {source}: {key}: {why}")
+
+    def found_in(self, file: Path) -> PolicyRefused:
+        """The same, naming the file: what is compiled knows its name only."""
+        return PolicyRefused(str(file), self.key, self.why)
 
 
 class SettingsRefused(Refused):

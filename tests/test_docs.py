@@ -114,7 +114,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "recommend --user": f"recommend --target {server.target} --user",
             "out/evidence": str(evidence),
             "out/demo/bundle/policies/provider-tiers.toml": str(bundle / "policies/tiers.toml"),
-            "my-policies/small-makers.toml": str(bundle / "policies/tiers.toml"),
+            "my-policies/provider-tiers.toml": str(bundle / "policies/tiers.toml"),
             "out/demo/bundle": str(bundle),
             "out/demo/events.db": str(store),
             "out/demo/requests.jsonl": str(requests),

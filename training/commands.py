@@ -35,10 +35,9 @@ FEW_USERS = 200
 TRAIN_EXAMPLES = """\b
 Examples:
   equipoise train --dataset complete-journey --out out/bundle
-  equipoise train --interactions bought.parquet --items items.csv --out out/bundle
-  equipoise train --events events.db --items items.csv --final --out out/bundle   from feedback too
+  equipoise train --interactions bought.csv --items items.csv --out out/bundle
+  equipoise train --events events.db --items items.csv --final --out out/b
 
-\b
 Interactions: columns user, item, time; optional kind, basket, quantity, value.
 Items: column item; optional name, category_path, provider, brand.
 Exit code 2: a table is refused (column, number of rows, an example), or onnxruntime does not
@@ -46,25 +45,28 @@ give what torch gave. No bundle is written then."""
 
 EVALUATE_EXAMPLES = """\b
 Examples:
-  equipoise evaluate --bundle out/demo/bundle --dataset complete-journey --out out/quality
-  equipoise evaluate --bundle my/bundle --interactions purchases.csv --items items.csv --out q
+  equipoise evaluate --bundle out/demo/bundle --dataset complete-journey \\
+      --out out/quality
+  equipoise evaluate --bundle my/bundle --interactions purchases.csv \\
+      --items items.csv --out q
 
-\b
 Writes quality.json (read by 'equipoise gate'), per_user.npz, quality.txt and pictures.
 Exit code 2: the bundle learned from events after the cut, or a table is refused."""
 
 LOAD_EXAMPLES = """\b
 Examples:
   equipoise events load --interactions purchases.parquet --store events.db
-  equipoise events load --dataset complete-journey --until-week 50 --store out/demo/events.db
+  equipoise events load --dataset complete-journey --until-week 50 \\
+      --store out/demo/events.db
 
-\b
 Interactions need the columns user, item and time (timestamps, ISO 8601 text, or whole s, ms, us
 or ns since 1970). Event ids are made from the rows, so loading a file twice adds nothing.
 Exit code 2: a table is refused; the message names column, number of rows and an example."""
 
 
-@click.command("train", epilog=TRAIN_EXAMPLES)
+@click.command(
+    "train", epilog=TRAIN_EXAMPLES, short_help="Train a model and make a release bundle of it."
+)
 @dataset_option
 @interactions_option
 @events_option
@@ -176,7 +178,11 @@ def _bundle_name(source: str) -> str:
     return kept.strip("-")[:64] or "bundle"
 
 
-@click.command("evaluate", epilog=EVALUATE_EXAMPLES)
+@click.command(
+    "evaluate",
+    epilog=EVALUATE_EXAMPLES,
+    short_help="Measure a bundle's lists on held-out purchases.",
+)
 @click.option(
     "--bundle",
     "bundle_path",

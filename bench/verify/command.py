@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,16 +18,14 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   equipoise recommend --user 1 --count 20 --evidence out/evidence
-  equipoise verify --request out/evidence/request.json \\
-      --response out/evidence/response.json \\
+  equipoise verify --evidence out/evidence \\
       --policy out/demo/bundle/policies/provider-tiers.toml \\
       --bundle out/demo/bundle
   equipoise verify --request r.json --response p1.json --response p2.json \\
       --policy p.toml --bundle bundle
 
-\b
-The files are the messages as protobuf JSON: RecommendRequest and
-RecommendResponse, or RerankRequest and RerankResponse. Of a list in pages give
+The files are the messages as protobuf JSON, in either of its spellings of names:
+RecommendRequest and RecommendResponse, or RerankRequest and RerankResponse. Of a list in pages give
 every page. A Recommend must have been asked with_candidates, otherwise most
 claims cannot be checked. --bundle: every candidate's groups are looked up again
 in it, candidates that the request named must be there, and a calibrated policy's
@@ -34,12 +34,10 @@ brought them, and the order of a diverse policy is not. --events: what the user
 bought is counted again; give the store as it was when the list was made, or a
 copy, for what came late or was erased since reads like a lie.
 
-\b
 Taken as told: scores, which candidates the server chose where the request named
 none, and how far behind each group is under an amortised policy. Checked is what
 was made of them.
 
-\b
 Exit code 0: every claim holds; 1: at least one is a lie; 3: none is a lie, but
 some could not be checked, or the server missed a list that exists; 2: usage, or a
 file that is no such message."""
@@ -47,15 +45,20 @@ file that is no such message."""
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
-@click.command("verify", epilog=EXAMPLES)
-@click.option("--request", type=FILE, required=True, help="The request, as protobuf JSON.")
+@click.command("verify", epilog=EXAMPLES, short_help="Recompute what a list and its receipt claim.")
+@click.option(
+    "--evidence",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A folder of 'equipoise recommend --evidence': request.json, and each response*.json.",
+)
+@click.option("--request", type=FILE, help="The request, as protobuf JSON.")
 @click.option(
     "--response",
     "responses",
     type=FILE,
     multiple=True,
-    required=True,
-    help="The response, as protobuf JSON; of a list in pages all of them, in order.",
+    help="The response, as protobuf JSON; of a list in pages all of them.",
 )
 @click.option("--policy", type=FILE, required=True, help="The policy document (TOML).")
 @click.option(
@@ -77,7 +80,8 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the claims as JSON.")
 def command(
-    request: Path,
+    folder: Path | None,
+    request: Path | None,
     responses: tuple[Path, ...],
     policy: Path,
     bundle: Path | None,
@@ -94,7 +98,7 @@ def command(
     from bench.verify.history import read_stored
     from bench.verify.recompute import verify
 
-    evidence = read_evidence(request, responses)
+    evidence = read_evidence(*_files(folder, request, responses))
     if events is not None and evidence.history is not None:
         stored = read_stored(evidence.history, events, max_history_events)
         evidence = replace(evidence, history=stored)
@@ -132,6 +136,28 @@ def command(
     sys.exit(1 if Verdict.LIE in left else 3 if left else 0)
 
 
+def _files(
+    folder: Path | None, request: Path | None, responses: tuple[Path, ...]
+) -> tuple[Path, Sequence[Path]]:
+    from bench.refused import InputRefused
+
+    if folder is None:
+        if request is None or not responses:
+            raise click.UsageError("give --evidence DIR, or --request FILE and --response FILE")
+        return request, responses
+    if request is not None or responses:
+        raise click.UsageError("--evidence DIR has the request and the responses already")
+    found = sorted(folder.glob("response*.json"))
+    if not found or not (folder / "request.json").is_file():
+        raise InputRefused(
+            str(folder),
+            "",
+            "has no request.json and response.json: "
+            "'equipoise recommend --evidence DIR' writes them",
+        )
+    return folder / "request.json", found
+
+
 def _show(claims: list[Claim]) -> None:
     from rich.console import Console, Group
     from rich.padding import Padding
@@ -156,4 +182,8 @@ def _show(claims: list[Claim]) -> None:
             table.add_row(verdict, name.append(f": {claim.told}" if claim.told else "", "dim"))
         else:
             table.add_row(verdict, Group(name, Padding(Text(claim.told), (0, 0, 0, 2))))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    counts = Counter(claim.verdict for claim in claims)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    console.print(f"{len(claims)} claims: {told}")

@@ -74,7 +74,7 @@ class Evidence:
 
 
 def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
-    """The evidence in a request's file and those of its response, or of all pages in order.
+    """The evidence in a request's file and those of its response, or of all pages, in any order.
 
     Raises:
         InputRefused: a file is no such message.
@@ -87,7 +87,10 @@ def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
     _each_once(request, "candidate_item_ids", asked.candidate_item_ids)
     for path, page in zip(responses, pages, strict=True):
         _sound(path, page.candidates, page.items)
-    return evidence_of(asked, pages)
+        if page == pb.RecommendResponse():
+            raise InputRefused(str(path), "", "is an empty message: nothing was answered")
+    # As a shell lists files, the second page may come before the first.
+    return evidence_of(asked, sorted(pages, key=lambda page: page.page_offset))
 
 
 def evidence_of(asked: pb.RecommendRequest, pages: Sequence[pb.RecommendResponse]) -> Evidence:

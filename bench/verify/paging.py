@@ -51,7 +51,8 @@ def pages_agree(evidence: Evidence, document: Document) -> Iterator[Claim]:
     if hidden:
         yield unchecked(name, "they differ, and the responses have no candidates that explain it")
     else:
-        yield claim(name, "", f"{len(pages)} pages, moved {moved} times")
+        told = f"; candidates moved {moved} times in between" if moved else ""
+        yield claim(name, "", f"{len(pages)} pages{told}")
 
 
 def _stored(evidence: Evidence) -> bool:

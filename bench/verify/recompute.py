@@ -51,6 +51,8 @@ def verify(evidence: Evidence, text: str, document: Document, known: Known | Non
     if evidence.history is None and document.tables and looked_up and not any(looked_up):
         # A Rerank whose groups were looked up, and that was not asked to tell them.
         evidence = replace(evidence, candidates=None)
+    if evidence.receipt.policy not in ("", document.name):
+        return [_policy(evidence, text, document)]  # what another policy asks is beside the point
     claims = [_policy(evidence, text, document), _places(evidence)]
     grouped = _each_has_groups(evidence, document)
     claims.append(grouped)
@@ -106,7 +108,7 @@ def _earlier_receipts(
     if any(page.candidates is None for page in evidence.earlier):
         yield unchecked(name, "the responses have no candidates: ask with_candidates")
     elif evidence.earlier:
-        yield claim(name, "", f"{len(evidence.earlier)} pages")
+        yield claim(name, "", f"{len(evidence.earlier)} of them")
 
 
 def _policy(evidence: Evidence, text: str, document: Document) -> Claim:

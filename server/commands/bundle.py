@@ -14,7 +14,6 @@ Examples:
   equipoise bundle verify out/demo/bundle
   equipoise bundle verify out/demo/bundle --json
 
-\b
 Exit code 0: a server would serve it. 2: refused, and the line says which file and why.
 Verifying finds damage and what does not fit together. It is no proof of who made the
 bundle: nothing is signed. The model is loaded in this process."""
@@ -24,7 +23,6 @@ Examples:
   equipoise bundle show out/demo/bundle
   equipoise bundle show out/demo/bundle --json | jq .quality
 
-\b
 Exit code 2: the manifest (with --json), or the bundle, was refused."""
 
 

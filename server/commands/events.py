@@ -16,7 +16,6 @@ Examples:
   equipoise events stats out/demo/events.db
   equipoise events stats out/demo/events.db --check --json
 
-\b
 Exit code 1: --check found damage. 2: STORE is not an event store."""
 
 ERASE_EXAMPLES = """\b
@@ -24,7 +23,6 @@ Examples:
   equipoise events erase out/demo/events.db 17
   equipoise events erase out/demo/events.db 17 --yes
 
-\b
 Servers that use the store notice at their next request for this user. It is safe to erase
 twice, and the second time finishes what a full disk or a long reader stopped (exit code 1).
 Bundles hold no user data, so they need no erasing; copies and backups of the store do."""
@@ -33,9 +31,9 @@ Bundles hold no user data, so they need no erasing; copies and backups of the st
 PROFILE_EXAMPLES = """\b
 Examples:
   equipoise events profile out/demo/events.db 1 --bundle out/demo/bundle
-  equipoise events profile out/demo/events.db 1 --bundle out/demo/bundle --json
+  equipoise events profile out/demo/events.db 1 \\
+      --bundle out/demo/bundle --json
 
-\b
 What a person may ask to see. Nothing of it is stored: it is computed from the events."""
 
 
@@ -50,10 +48,9 @@ def command() -> None:
 
     \b
     Examples:
-      equipoise events load --help                  fill a store from a table of interactions
-      equipoise events stats out/demo/events.db     how much it holds
-      equipoise events profile out/demo/events.db 1 --bundle out/demo/bundle
-                                                    what the history says of user 1
+      equipoise events load --help                 fill a store from a table
+      equipoise events stats out/demo/events.db    how much it holds
+      equipoise events profile --help              what it says of one user
       equipoise events erase out/demo/events.db 17  forget user 17
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,14 @@ import click
 if TYPE_CHECKING:
     from server.fairness import PrefixViolation
     from server.fairness.clashing import Clash
-    from server.fairness.feasible import CatalogueCheck
+    from server.fairness.feasible import CatalogueCheck, GroupDemand
 
 EXAMPLES = """\b
 Examples:
-  equipoise policy check my-policies/small-makers.toml --bundle out/demo/bundle
-  equipoise policy check my-policies/small-makers.toml --bundle out/demo/bundle --count 50 --json
+  equipoise policy check small-makers.toml --bundle out/demo/bundle
+  equipoise policy check small-makers.toml --bundle out/demo/bundle \\
+      --count 50 --json
 
-\b
 Checked are the document, its groups, rules that clash, rules that ask for
 nothing, and whether a list of the whole catalogue keeps every bound. A list of
 a few candidates may still fail: its receipt says so. A calibrated policy is
@@ -29,7 +30,8 @@ and what bounds by them is told as not checked. Where rules cannot be kept, it
 names the one, the two, or more that clash, if that is proven. Over several tables
 a search decides: what it can neither find nor exclude is told as not found, and
 the place told is where the list that breaks the least, as far as was found,
-breaks first.
+breaks first. All keys of a policy are in docs/policies.md.
+
 Exit code 0: what was checked can be met, or it bounds no list; 1: it cannot, or
 asks for nothing; 2: it makes no sense, and the line says which key."""
 
@@ -71,7 +73,10 @@ def check(file: Path, bundle: Path, count: int, as_json: bool) -> None:
     policy = parse_policy(text, str(file))
     held = load_bundle(bundle)
     tables = {name: table.sizes for name, table in held.groups.items()}
-    compiled = compile_tables(policy, tables, count)
+    try:
+        compiled = compile_tables(policy, tables, count)
+    except PolicyRefused as refused:
+        raise refused.found_in(file) from refused
     rows = PolicyItems.of(held, compiled).rows
     found = check_on_catalogue(compiled, rows, count)
     clash = clashing_rules(compiled, tables, rows, count, found)
@@ -141,12 +146,12 @@ def _show(
     if bounded:
         places = (f"of the first {demand.prefix}" for demand in bounded[0].demands)
         table = Table("group", "items", *places, box=None)
-        for group in bounded[:20]:
-            spans = (f"{least} to {most}" for _, least, most in group.demands)
-            table.add_row(group.group, f"{group.items:,}", *spans)
+        rows = _rows(bounded)
+        for row in rows[:20]:
+            table.add_row(*row)
         console.print(table)
-        if len(bounded) > 20:
-            console.print(f"... and {len(bounded) - 20} groups more (--json has all)")
+        if len(rows) > 20:
+            console.print(f"... and {len(rows) - 20} groups more (--json has all)")
     for rule in found.idle:
         say("asks for nothing", rule)
     for share in found.shut_out:
@@ -162,6 +167,23 @@ def _show(
     elif not found.idle:
         told = _kept(facts["kind"], bounds=bounds, unchecked=len(found.unchecked))
         console.print(told, soft_wrap=True)
+
+
+def _rows(bounded: Sequence[GroupDemand]) -> list[tuple[str, ...]]:
+    """A row for each group, or for many of which the same is asked."""
+    alike: dict[tuple[str, ...], list[GroupDemand]] = {}
+    for group in bounded:
+        spans = tuple(f"{least} to {most}" for _, least, most in group.demands)
+        alike.setdefault(spans, []).append(group)
+    rows: list[tuple[str, ...]] = []
+    for spans, groups in alike.items():
+        if len(groups) > 8:
+            items = [group.items for group in groups]
+            name = f"{len(groups)} groups, such as {groups[0].group}"
+            rows.append((name, f"{min(items):,} to {max(items):,}", *spans))
+        else:
+            rows += [(group.group, f"{group.items:,}", *spans) for group in groups]
+    return rows
 
 
 def _kept(kind: str, *, bounds: int, unchecked: int) -> str:

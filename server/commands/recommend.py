@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +14,12 @@ import click
 EXAMPLES = """\b
 Examples:
   equipoise recommend --user 1 --count 10
-  equipoise recommend --history 1082185 --history 995242@2017-12-01x2 --policy none
+  equipoise recommend --history 1082185 --history 995242@2017-12-01x2
+  equipoise recommend --user 1 --count 40 --page-size 10
+  equipoise recommend --user 1 --count 20 --evidence out/evidence
   equipoise recommend --user 1 --personalisation off --json
   equipoise recommend --user 1 --names out/demo/bundle
 
-\b
 An event of --history is ITEM, ITEM@TIME or ITEM@TIMExQUANTITY; TIME is an ISO date
 or Unix milliseconds. Exit code 1: the server refused, and the line says why."""
 
@@ -45,6 +47,9 @@ def _time_ms(text: str) -> int:
         return int(text)
     moment = datetime.fromisoformat(text)
     return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
+
+
+GROUPS_SHOWN = 12
 
 
 @click.command("recommend", epilog=EXAMPLES)
@@ -126,6 +131,8 @@ def command(
     from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
     from server.commands.kept import keep, place_of
 
+    if not re.fullmatch(r".+:\d{1,5}|unix:.+", target):
+        raise click.BadParameter(f"got {target!r}, allowed: HOST:PORT", param_hint="'--target'")
     if evidence is not None and fields["validate_only"]:
         raise click.UsageError("--validate-only makes no list, so there is no --evidence of one")
     try:
@@ -162,8 +169,13 @@ def command(
         keep(evidence, page, request, response)
     if as_json:
         click.echo(MessageToJson(response, preserving_proto_field_name=True))
-    else:
-        _show(response, _names(names))
+        return
+    _show(response, _names(names))
+    if evidence is not None:
+        click.echo(
+            f"to check it: equipoise verify --evidence {evidence} "
+            f"--policy BUNDLE/policies/{response.receipt.policy}.toml --bundle BUNDLE"
+        )
 
 
 def _told(error: Any, target: str) -> str:
@@ -174,7 +186,7 @@ def _told(error: Any, target: str) -> str:
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         return (
             f"no answer from {target} ({error.details()}); is a server up? "
-            "'equipoise serve --bundle DIR' starts one"
+            "'make serve' starts one on the demo, 'equipoise serve --bundle DIR --events STORE' yours"
         )
     return f"{code.name}{f' ({reason})' if reason else ''}: {error.details()}"
 
@@ -188,6 +200,22 @@ def _reasons(error: Any) -> Iterator[str]:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
             yield info.reason
+
+
+def _part(response: Any) -> str:
+    """Of a page: its receipt speaks of more than is shown."""
+    if not response.page_offset and not response.next_page_token:
+        return ""
+    size = sum(part.items for part in response.receipt.exposure)
+    tables = len(response.receipt.group_table.split(",")) if response.receipt.group_table else 0
+    return f" (of the whole list{f' of {size // tables}' if tables else ''})"
+
+
+def _shares(exposure: Any) -> str:
+    most = sorted(exposure, key=lambda part: -part.exposure_share)
+    told = ", ".join(f"{part.group} {part.exposure_share:.0%}" for part in most[:GROUPS_SHOWN])
+    more = len(most) - GROUPS_SHOWN
+    return f"{told} and {more} groups more" if more > 0 else told
 
 
 def _names(bundle: Path | None) -> dict[str, str]:
@@ -226,7 +254,7 @@ def _show(response: Any, names: dict[str, str]) -> None:
         f"policy {receipt.policy} {receipt.policy_version}: {status}, "
         f"utility kept {receipt.utility_kept:.4f}"
         f"{f' ({receipt.utility_of_best:.4f} of the best)' if receipt.utility_of_best else ''}, "
-        f"{receipt.places_moved} places moved",
+        f"{receipt.places_moved} places moved{_part(response)}",
         soft_wrap=True,
     )
     if receipt.HasField("first_bad_prefix"):
@@ -240,9 +268,8 @@ def _show(response: Any, names: dict[str, str]) -> None:
             f"distance to the user's own shares of {gap.group_table}: {gap.before:.3f} by score, "
             f"{gap.after:.3f} in this list"
         )
-    shares = ", ".join(f"{part.group} {part.exposure_share:.0%}" for part in receipt.exposure)
-    if shares:
-        console.print(f"exposure: {shares}", soft_wrap=True)
+    if receipt.exposure:
+        console.print(f"exposure: {_shares(receipt.exposure)}", soft_wrap=True)
     if response.next_page_token:
         console.print(
             f"next page: the same command with --page-token {response.next_page_token}",

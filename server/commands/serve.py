@@ -15,7 +15,6 @@ Examples:
   equipoise serve --settings server.toml --port 0 --ready-file ready.json
   EQUIPOISE_MAX_QUEUE=64 equipoise serve --bundle B
 
-\b
 Settings come from defaults, then the TOML file, then EQUIPOISE_* variables, then flags.
 SIGTERM drains: health says NOT_SERVING, calls under way end, exit code 0.
 Exit code 2: the bundle or a setting was refused, and the line says why."""

@@ -24,6 +24,7 @@ class Degraded(IntEnum):
     HISTORY_SKIPPED = 3
     EVENT_STORE_UNAVAILABLE = 4
     SHORT_LIST = 5
+    NO_VECTORS = 6
 
 
 class Source(IntEnum):

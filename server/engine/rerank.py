@@ -49,7 +49,7 @@ def answer_rerank(
         groups=policy.labels_of(members[:, made.fair.order]),
         sources=np.zeros(len(order), np.int8),
         fair=made.fair,
-        degraded=frozenset({Degraded.SHORT_LIST} if len(order) < query.count else ()),
+        degraded=_degraded(query, policy, known, len(order)),
         skipped_candidates=0,
         skipped_history=0,
         phases=Phases(features_ns=looked_up_ns - started_ns, fair_ns=fair_ns),
@@ -58,6 +58,15 @@ def answer_rerank(
         else None,
         groups_from_caller=bool(policy.compiled.labels) and any(query.groups),
     )
+
+
+def _degraded(
+    query: RerankQuery, policy: PolicyItems, known: NDArray[np.int32], size: int
+) -> frozenset[Degraded]:
+    found = {Degraded.SHORT_LIST} if size < query.count else set()
+    if policy.compiled.policy.shaping("diverse") and (known < 0).any():
+        found.add(Degraded.NO_VECTORS)
+    return frozenset(found)
 
 
 def _members(

@@ -208,7 +208,8 @@ def compile_tables(
                 policy.name,
                 rule.path if named else rule.path.removesuffix(rule.kind) + "group_table",
                 f"{'no such group table' if named else f'got {rule.group_table!r}'}; "
-                f"{near_miss(rule.group_table, tables)}the data has {listed(tables)}",
+                f"{near_miss(rule.group_table, tables)}the data has {listed(tables)} "
+                "(of items: attributes of users bound no list)",
             )
     labels: list[str] = []
     parts: list[Bounds] = []

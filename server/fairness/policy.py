@@ -136,6 +136,8 @@ def parse_policy(document: str, source: str) -> Policy:
     # Besides what is no TOML: numbers of thousands of digits, and thousands of brackets.
     except (ValueError, RecursionError) as error:
         raise PolicyRefused(source, "document", str(error)) from error
+    if not content:
+        raise PolicyRefused(source, "document", "is empty")
     try:
         parsed = Document.model_validate(content)
     except ValidationError as invalid:
@@ -187,7 +189,11 @@ def _only_own_section(source: str, path: str, kind: str, parsed: RuleDocument) -
     for section in sections:
         value = getattr(parsed, section, None)
         if section == kind and value is None:
-            raise PolicyRefused(source, path + section, f"is missing: kind {kind!r} needs it")
+            others = [name for name in sections if getattr(parsed, name, None) is not None]
+            there = f"; there is [{others[0]}], of kind {others[0]!r}" if others else ""
+            raise PolicyRefused(
+                source, path + section, f"is missing: kind {kind!r} needs it{there}"
+            )
         if section != kind and value is not None:
             raise PolicyRefused(source, path + section, f"does not belong to kind {kind!r}")
 

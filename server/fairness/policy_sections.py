@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 MAX_DENOMINATOR = 10_000
 MAX_FACTOR = 10
+MAX_NEAR = 100
+"""The largest denominator that an error proposes."""
 MAX_GROUPS = 1000
 MAX_RULES = 8
 MAX_TABLES = 4
@@ -39,17 +41,40 @@ SHAPING: tuple[RuleKind, ...] = ("amortised", "diverse")
 # ASCII: `\d` alone takes the digits of every script, which other readers of a policy do not.
 _FRACTION = re.compile(r"(\d{1,5})/(\d{1,5})", re.ASCII)
 
+_NEARLY = re.compile(r"(\d{1,6}/\d{1,6}|\d{0,6}\.?\d{1,6})( ?%)?", re.ASCII)
+
 
 def _fraction(text: object, most: int) -> str:
     """Before the validator asks for text, so that a number too is told what to write instead."""
     found = _FRACTION.fullmatch(text) if isinstance(text, str) else None
     if found is None or not 1 <= int(found[2]) <= MAX_DENOMINATOR or Fraction(found[0]) > most:
-        words = f'allowed: an integer fraction from 0 to {most} in text, such as "1/5"'
-        if isinstance(text, int | float) and not isinstance(text, bool) and 0 <= text <= most:
-            nearest = Fraction(text).limit_denominator(100)
+        words = (
+            f"allowed: an integer fraction p/q from 0 to {most}, q from 1 to {MAX_DENOMINATOR}, "
+            'in text, such as "1/5"'
+        )
+        meant = _number(text)
+        if meant is not None and 0 <= meant <= most:
+            nearest = meant.limit_denominator(MAX_NEAR)
             words += f'; here "{nearest.numerator}/{nearest.denominator}"'
         raise ValueError(words)
     return found[0]
+
+
+def _number(value: object) -> Fraction | None:
+    """What a number, or a text such as "10%", "0.1" or "1/20000", may have meant."""
+    percent = False
+    if isinstance(value, str):
+        found = _NEARLY.fullmatch(value)
+        if found is None:
+            return None
+        value, percent = found[1], bool(found[2])
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = Fraction(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return None  # nan, infinite, or something over 0
+    return number / 100 if percent else number
 
 
 FractionText = Annotated[str, BeforeValidator(lambda text: _fraction(text, most=1))]

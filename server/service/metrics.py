@@ -94,9 +94,9 @@ class ServerMetrics:
             ["policy", "receipt_status", "surface", "experiment"],
             registry=registry,
         )
-        self._violations = Counter(
-            "equipoise_floor_violations",
-            "Lists whose policy could not be met, by the group of the first bad prefix",
+        self._unmet = Counter(
+            "equipoise_unmet_lists",
+            "Lists that do not keep their policy (told in the receipt), by the first group it lacks",
             ["policy", "group"],
             registry=registry,
         )
@@ -153,7 +153,7 @@ class ServerMetrics:
             self._experiment(experiment),
         ).inc()
         if receipt.first_bad_prefix is not None:
-            self._violations.labels(receipt.policy, receipt.first_bad_prefix.group).inc()
+            self._unmet.labels(receipt.policy, receipt.first_bad_prefix.group).inc()
         for part in receipt.exposure:
             self._exposure.labels(receipt.policy, part.group).inc(part.exposure_share)
         for reason in answer.degraded:

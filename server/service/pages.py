@@ -89,8 +89,8 @@ class PageTokens:
             )
         if content["request"] != _digest(request):
             raise PageTokenInvalid(
-                "belongs to another request: all fields but page_token, request_id, surface and "
-                "experiment must be as in the first page's"
+                "belongs to another request: all fields but page_token, request_id, surface, "
+                "experiment and with_candidates must be as in the first page's"
             )
         if content["policy"] != self._policy_digest(request):
             raise PageTokenStale("belongs to a policy that has changed")
@@ -116,4 +116,5 @@ def _digest(request: pb.RecommendRequest) -> str:
     bound.CopyFrom(request)
     # What may differ from page to page.
     bound.page_token = bound.request_id = bound.surface = bound.experiment = ""
+    bound.with_candidates = False
     return hashlib.sha256(bound.SerializeToString(deterministic=True)).hexdigest()

@@ -140,7 +140,11 @@ def test_what_the_check_lets_pass_is_read(text: str) -> None:
 
 
 def test_the_command_ends_with_the_key_and_the_reason(tmp_path: Path) -> None:
-    for name, text in (("p.toml", REFUSED[0][0]), ("request.json", "{}"), ("response.json", "{}")):
+    for name, text in (
+        ("p.toml", REFUSED[0][0]),
+        ("request.json", "{}"),
+        ("response.json", '{"request_id": "r"}'),
+    ):
         (tmp_path / name).write_text(text)
     flags = ["--policy", "p.toml", "--request", "request.json", "--response", "response.json"]
     flags = [str(tmp_path / flag) if "." in flag else flag for flag in flags]

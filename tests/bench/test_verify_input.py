@@ -78,6 +78,22 @@ def test_what_nothing_can_be_computed_from_is_refused(
     assert where in str(refused.value)
 
 
+def test_an_answer_that_answers_nothing_is_refused(live: LiveServer, verifier: Verifier) -> None:
+    request, _ = recommended(live, "tiers")
+    with pytest.raises(InputRefused, match=r"response0\.json.*is an empty message"):
+        verifier(request, [pb.RecommendResponse()], "tiers")
+
+
+def test_another_policys_document_is_told_and_nothing_is_made_of_it(
+    live: LiveServer, verifier: Verifier
+) -> None:
+    request, response = recommended(live, "tiers")
+    code, claims = verifier(request, [response], "brands")
+    ((name, claim),) = claims.items()
+    assert (code, claim["verdict"]) == (1, "lie")
+    assert "policy is 'tiers', the document says 'brands'" in claim["told"], name
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 1.0])
 def test_a_rerank_of_such_candidates_is_refused(
     live: LiveServer, verifier: Verifier, score: float

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from bench.refused import InputRefused
+from bench.verify.command import command
 from equipoise.v1 import recommendation_pb2 as pb
+from server.commands.recommend import command as recommend
 from strategies.lists import POLICIES, Shopper, asked, pages
 from strategies.live import LiveServer, live_server
 from strategies.tampering import more_bought
@@ -72,6 +77,47 @@ def test_the_pages_of_a_list_are_verified_together(live: LiveServer, verifier: V
     assert verifier(request, found, "brands")[0] == 0
     assert verifier(request, found[:2], "brands")[0] == 3
     assert verifier(request, [found[0], found[2]], "brands")[0] == 1
+
+
+def test_the_order_of_the_files_does_not_matter(live: LiveServer, verifier: Verifier) -> None:
+    """A shell lists response-2.json before response.json."""
+    request = first("brands")
+    one, two, three = pages(live, request)
+    assert verifier(request, [two, three, one], "brands") == verifier(
+        request, [one, two, three], "brands"
+    )
+
+
+def test_a_folder_of_evidence_is_verified_as_it_was_written(
+    live: LiveServer, tmp_path: Path, bundle_path: Path
+) -> None:
+    folder, token = tmp_path / "kept", ""
+    flags = ["--target", live.target, "--history", "item-003@2017-07-01", "--count", "12",
+             "--page-size", "5", "--policy", "tiers", "--as-of", "2017-07-10",
+             "--evidence", str(folder), "--timeout-s", "20"]  # fmt: skip
+    for _ in range(3):
+        asked_for = CliRunner().invoke(recommend, [*flags, "--page-token", token])
+        assert asked_for.exit_code == 0, asked_for.output
+        assert f"equipoise verify --evidence {folder} --policy BUNDLE" in asked_for.stdout
+        lines = asked_for.stdout.splitlines()
+        token = next((line.rsplit(" ", 1)[1] for line in lines if line.startswith("next page")), "")
+    assert len(list(folder.glob("response*.json"))) == 3
+    checked = CliRunner().invoke(
+        command,
+        ["--evidence", str(folder), "--policy", str(bundle_path / "policies/tiers.toml"),
+         "--bundle", str(bundle_path)],
+    )  # fmt: skip
+    assert checked.exit_code == 0, checked.output
+    assert re.search(r"^\d+ claims: \d+ holds$", checked.stdout, re.MULTILINE)
+
+
+def test_what_is_no_folder_of_evidence_is_refused(tmp_path: Path, bundle_path: Path) -> None:
+    policy = ["--policy", str(bundle_path / "policies/tiers.toml")]
+    none = CliRunner().invoke(command, ["--evidence", str(tmp_path), *policy])
+    assert isinstance(none.exception, InputRefused)
+    assert "has no request.json and response.json" in str(none.exception)
+    neither = CliRunner().invoke(command, policy)
+    assert (neither.exit_code, "give --evidence DIR, or" in neither.output) == (2, True)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

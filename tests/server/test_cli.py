@@ -6,8 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
+
+from server.cli import command
 
 EQUIPOISE = [sys.executable, "-m", "server.cli"]
 
@@ -28,6 +32,27 @@ def test_an_interrupted_command_says_so_and_exits_130(how: signal.Signals) -> No
             out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err.strip().splitlines() == ["interrupted"]
+
+
+def _helps(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    context = click.Context(group, info_name="equipoise", max_content_width=80)
+    yield path, group.get_help(context)
+    for name in group.list_commands(context):
+        inner = group.get_command(context, name)
+        assert inner is not None
+        if isinstance(inner, click.Group):
+            yield from _helps(inner, (*path, name))
+        else:
+            own = click.Context(inner, info_name=" ".join((*path, name)), max_content_width=80)
+            yield (*path, name), inner.get_help(own)
+
+
+def test_every_help_page_fits_a_terminal_of_80_columns() -> None:
+    pages = dict(_helps(command, ("equipoise",)))
+    assert ("equipoise", "policy", "check") in pages
+    wide = [(" ".join(path), line) for path, page in pages.items()
+            for line in page.splitlines() if len(line) > 80]  # fmt: skip
+    assert wide == []
 
 
 @pytest.mark.slow

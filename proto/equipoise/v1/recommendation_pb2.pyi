@@ -319,6 +319,10 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """The event store did not answer; the list was made without it."""
     DEGRADED_REASON_SHORT_LIST: _DegradedReason.ValueType  # 5
     """Fewer items than asked for were left after exclusions."""
+    DEGRADED_REASON_NO_VECTORS: _DegradedReason.ValueType  # 6
+    """Of a diverse policy, in Rerank: candidates that the bundle does not know
+    have no vector and count as like no other item.
+    """
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """DegradedReason says in what way a list is less than what was asked for."""
@@ -335,6 +339,10 @@ DEGRADED_REASON_EVENT_STORE_UNAVAILABLE: DegradedReason.ValueType  # 4
 """The event store did not answer; the list was made without it."""
 DEGRADED_REASON_SHORT_LIST: DegradedReason.ValueType  # 5
 """Fewer items than asked for were left after exclusions."""
+DEGRADED_REASON_NO_VECTORS: DegradedReason.ValueType  # 6
+"""Of a diverse policy, in Rerank: candidates that the bundle does not know
+have no vector and count as like no other item.
+"""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
 @_typing.final
@@ -429,9 +437,9 @@ class RecommendRequest(_message.Message):
     """
     page_token: _builtins.str
     """`next_page_token` of the page before, at most 8,192 bytes; all other fields
-    must be as in the first page's request (request_id, surface and experiment
-    may differ). The list goes on: no item comes twice, and the policy's bounds
-    hold over all pages together. A token that was tampered with, or belongs to
+    must be as in the first page's request (request_id, surface, experiment and
+    with_candidates may differ). The list goes on: no item comes twice, and the
+    policy's bounds hold over all pages together. A token that was tampered with, or belongs to
     another user or request, is INVALID_ARGUMENT (PAGE_TOKEN_INVALID). One that
     is too old, or whose bundle or policy is no longer served, is
     FAILED_PRECONDITION (PAGE_TOKEN_STALE): start again with the first page.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from server.bundle import GroupTable
+from server.bundle import GroupTable, load_bundle
 from server.commands.policy import command
 from server.errors import PolicyRefused
 from server.fairness import clashing, feasible
@@ -139,7 +139,7 @@ def test_a_rule_that_asks_for_nothing_is_no_pass(
         (of("calibrated", "brand", '[calibrated]\nat_least = "1/2"\nat_most = "1/2"\n'),
          "calibrated.at_most"),
         (of("calibrated", "brand", '[calibrated]\nat_least = 0.5\nat_most = "3/2"\n'),
-         'calibrated.at_least: got 0.5; allowed: an integer fraction from 0 to 1 in text'),
+         'calibrated.at_least: got 0.5; allowed: an integer fraction p/q from 0 to 1, q from'),
         (of("amortised", "brand", '[amortised]\nmethod = "pmmf"\nstrength = "1/2"\n'),
          "amortised.method: got 'pmmf'"),
         (document("diverse", '[diverse]\nmethod = "mmr"\ntrade_off = "1/1"\n').replace(
@@ -427,3 +427,43 @@ def test_what_looks_like_markup_in_data_is_printed_as_it_is(
             group
         )
     assert "of group '[/x]', the best list has" in told.stdout
+
+
+def test_many_groups_of_which_the_same_is_asked_are_one_row(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    labels = tuple(f"maker {n}" for n in range(12))
+    makers = GroupTable("maker", labels, (np.arange(N_ITEMS) % 12).astype(np.int32))
+    parts = load_bundle(bundle_path)
+    wide = tmp_path / "wide"
+    tiny_bundle(wide, groups=(*parts.groups.values(), makers))
+    file = tmp_path / "p.toml"
+    file.write_text(of("cap", "maker", "[cap]\nat_most = 2\nwithin_first = 10\n"))
+    out = CliRunner().invoke(command, ["check", str(file), "--bundle", str(wide)]).stdout
+    (row,) = [line for line in out.splitlines() if "maker" in line and "policy" not in line]
+    assert row.split() == [
+        "12",
+        "groups,",
+        "such",
+        "as",
+        "maker",
+        "0",
+        "5",
+        "to",
+        "5",
+        "0",
+        "to",
+        "2",
+        "0",
+        "to",
+        "60",
+    ]
+
+
+def test_what_is_wrong_against_the_catalogue_names_the_file(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    with pytest.raises(PolicyRefused, match=r"p\.toml: floors\.tiny: .*no such group"):
+        checked(tmp_path, bundle_path, of("floors", "provider_tier", '[floors]\ntiny = "1/5"\n'))
+    with pytest.raises(PolicyRefused, match="attributes of users bound no list"):
+        checked(tmp_path, bundle_path, of("floors", "income", '[floors]\nlow = "1/5"\n'))

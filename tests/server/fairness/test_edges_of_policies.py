@@ -246,15 +246,15 @@ def test_limits_are_those_of_the_documents() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("0.25", 'got 0.25; allowed: an integer fraction from 0 to 1 in text, such as "1/5"; here "1/4"'),
-        ("0", 'got 0; allowed: an integer fraction from 0 to 1 in text, such as "1/5"; here "0/1"'),
-        ("1", 'got 1; allowed: an integer fraction from 0 to 1 in text, such as "1/5"; here "1/1"'),
-        ("0.3333", 'got 0.3333; allowed: an integer fraction from 0 to 1 in text, such as "1/5"; here "1/3"'),
-        ("0.009901", 'got 0.009901; allowed: an integer fraction from 0 to 1 in text, such as "1/5"; here "1/100"'),
-        ("2", 'got 2; allowed: an integer fraction from 0 to 1 in text, such as "1/5"'),
-        ("-1", 'got -1; allowed: an integer fraction from 0 to 1 in text, such as "1/5"'),
-        ("true", 'got True; allowed: an integer fraction from 0 to 1 in text, such as "1/5"'),
-        ('"0.3"', "got '0.3'; allowed: an integer fraction from 0 to 1 in text, such as \"1/5\""),
+        ("0.25", 'got 0.25; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"; here "1/4"'),
+        ("0", 'got 0; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"; here "0/1"'),
+        ("1", 'got 1; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"; here "1/1"'),
+        ("0.3333", 'got 0.3333; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"; here "1/3"'),
+        ("0.009901", 'got 0.009901; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"; here "1/100"'),
+        ("2", 'got 2; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"'),
+        ("-1", 'got -1; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"'),
+        ("true", 'got True; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"'),
+        ('"0.3"', "got '0.3'; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as \"1/5\""),
     ],
 )  # fmt: skip
 def test_a_number_is_told_which_fraction_it_is(value: str, words: str) -> None:

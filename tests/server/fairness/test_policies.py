@@ -61,8 +61,8 @@ def test_a_document_that_makes_no_sense_is_refused_with_the_keys_path(
 
 HEAD = document("none", "").replace('kind = "none"\n', "")
 ABOVE = "keys of the policy stand above the first [section]"
-FRACTION = 'allowed: an integer fraction from 0 to 1 in text, such as "1/5"'
-FACTOR = FRACTION.replace("to 1", "to 10")
+FRACTION = 'allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"'
+FACTOR = FRACTION.replace("to 1,", "to 10,")
 
 
 def whole(kind: str, body: str) -> str:
@@ -120,6 +120,17 @@ def stacked(rule: str) -> str:
         (whole("floors", "floors = 3"), 'floors: got 3; allowed: a section of GROUP = "1/5"'),
         (whole("floors", "[floors]"), 'floors: got 0; allowed: 1 to 1000 groups, each GROUP = '),
         (whole("floors", '[floors]\na = ["1"]'), f"floors.a: got ['1']; {FRACTION}"),
+        *((whole("floors", f'[floors]\na = {text}'), f"floors.a: got {seen}; {FRACTION}{meant}")
+          for text, seen, meant in (
+              ('"10%"', "'10%'", '; here "1/10"'), ('"12.5 %"', "'12.5 %'", '; here "1/8"'),
+              ('"0.1"', "'0.1'", '; here "1/10"'), ('"1"', "'1'", '; here "1/1"'),
+              ('"1/20000"', "'1/20000'", '; here "0/1"'), ('"1/0"', "'1/0'", ""),
+              ('"3/2"', "'3/2'", ""), ('"1e999999999"', "'1e999999999'", ""), ("nan", "nan", ""),
+              ("inf", "inf", ""), ('"a tenth"', "'a tenth'", ""), ("-0.5", "-0.5", ""))),
+        (whole("floors", "[cap]\nat_most = 1\nwithin_first = 2\n"),
+         "floors: is missing: kind 'floors' needs it; there is [cap], of kind 'cap'"),
+        ("", "document: is empty"),
+        ("# nothing yet\n", "document: is empty"),
         (whole("floors", "[floors]\na = true"), f"floors.a: got True; {FRACTION}"),
         (whole("cap", "cap = 3"),
          "cap: got 3; allowed: a section of at_most, within_first, groups"),

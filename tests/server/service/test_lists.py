@@ -228,3 +228,22 @@ def test_requests_of_several_users_share_a_batch_and_get_their_own_lists(
     answers = [call.result() for call in calls]
     assert [ids(answer) for answer in answers] == alone * 8
     assert max(answer.phases.batch_size for answer in answers) > 1
+
+
+def test_a_rerank_of_strangers_says_that_they_cannot_be_diversified(
+    live: LiveServer, known_items: list[str]
+) -> None:
+    def degraded(policy: str, *ids: str) -> list[int]:
+        candidates = [
+            pb.ScoredCandidate(item_id=item, score=1 / n, group="small")
+            for n, item in enumerate(ids, start=1)
+        ]
+        if policy == "varied":
+            for candidate in candidates:
+                candidate.group = ""
+        request = pb.RerankRequest(candidates=candidates, count=2, policy=policy)
+        return list(live.recommendation.Rerank(request, timeout=10).degraded_reasons)
+
+    assert degraded("varied", known_items[0], "a stranger") == [pb.DEGRADED_REASON_NO_VECTORS]
+    assert degraded("varied", *known_items[:2]) == []
+    assert degraded("tiers", known_items[0], "a stranger") == []

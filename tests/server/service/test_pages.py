@@ -89,6 +89,7 @@ def test_a_token_serves_its_own_request_and_no_other(live: LiveServer) -> None:
         assert code is invalid
         assert "page_token" in told
     request.page_token, request.request_id, request.surface = token, "second", "home"
+    request.with_candidates = True
     assert live.recommendation.Recommend(request, timeout=10).page_offset == 5
 
 

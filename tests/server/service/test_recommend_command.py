@@ -45,7 +45,32 @@ def test_without_a_server_it_says_what_to_do() -> None:
         held.bind(("127.0.0.1", 0))
         answer = ask(f"127.0.0.1:{held.getsockname()[1]}", "--user", "1")
     assert answer.exit_code == 1
-    assert "is a server up? 'equipoise serve --bundle DIR' starts one" in answer.output
+    assert "is a server up? 'make serve' starts one on the demo" in answer.output
+
+
+@pytest.mark.parametrize("target", ["localhost", "127.0.0.1", ":50051", "host:port", ""])
+def test_a_target_without_a_port_is_refused(target: str) -> None:
+    """gRPC would take port 443 for it, in silence."""
+    answer = ask(target, "--user", "1")
+    assert answer.exit_code == 2
+    assert f"got {target!r}, allowed: HOST:PORT" in answer.output
+
+
+def test_the_receipt_of_a_page_says_that_it_speaks_of_the_whole_list(live: LiveServer) -> None:
+    flags = ("--history", "item-003", "--count", "12", "--policy", "tiers")
+    page = ask(live.target, *flags, "--page-size", "5").stdout
+    assert "places moved (of the whole list of 12)" in page
+    assert "of the whole list" not in ask(live.target, *flags).stdout
+
+
+def test_of_many_groups_those_with_the_most_exposure_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parts = [pb.GroupExposure(group=f"g{n}", exposure_share=n / 100) for n in range(20)]
+    _show(pb.RecommendResponse(receipt=pb.FairnessReceipt(exposure=parts)), {})
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("exposure")]
+    assert line.startswith("exposure: g19 19%, g18 18%")
+    assert line.endswith("g8 8% and 8 groups more")
 
 
 def test_what_looks_like_markup_in_data_is_printed_as_it_is(
