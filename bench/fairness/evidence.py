@@ -195,7 +195,8 @@ def _measured_on(results: Results) -> str:
     columns = ("command", "commit", "measured on", "ended", "load", "it took", "run", "with")
     told = (
         "\nLoad: how many processes ran or waited on the machine, the mean of the last 15 minutes; "
-        'those measured are among them. A "+" behind a commit: with changes since. Short: less was '
+        'those measured are among them. A "+" behind a commit: with changes that had none. What has '
+        "changed since a commit, `git log COMMIT.. -- server/fairness` tells. Short: less was "
         "tried than the command does by itself; what is missing stands with its result.\n"
     )
     return _table(columns, rows) + told

@@ -185,5 +185,8 @@ def _show(claims: list[Claim]) -> None:
     console = Console()
     console.print(table)
     counts = Counter(claim.verdict for claim in claims)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    console.print(f"{len(claims)} claims: {told}")
+    if set(counts) == {Verdict.HOLDS}:
+        console.print(f"all {len(claims)} claims hold")
+    else:
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        console.print(f"{len(claims)} claims: {told}")

@@ -52,7 +52,8 @@ def told(invalid: ValidationError) -> tuple[str, str]:
             return key, f"got {len(first['input'])}; allowed: {counted}"
     # TOML takes a key that follows [floors] as one of its groups.
     hint = f"{_ABOVE}; " if _among_groups(loc) and loc[-1] in HEAD else ""
-    return key, f"got {shown(first['input'])}; {hint}{_allowed(first)}"
+    seen = "one section" if isinstance(first["input"], dict) else shown(first["input"])
+    return key, f"got {seen}; {hint}{_allowed(first)}"
 
 
 def _urgency(error: Any) -> int:

@@ -254,7 +254,10 @@ def test_limits_are_those_of_the_documents() -> None:
         ("2", 'got 2; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"'),
         ("-1", 'got -1; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"'),
         ("true", 'got True; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as "1/5"'),
-        ('"0.3"', "got '0.3'; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as \"1/5\""),
+        ('"0.3"', "got '0.3'; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as \"1/5\"; here \"3/10\""),
+        ('"30%"', "got '30%'; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as \"1/5\"; here \"3/10\""),
+        ('"100 %"', "got '100 %'; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as \"1/5\"; here \"1/1\""),
+        ('"101%"', "got '101%'; allowed: an integer fraction p/q from 0 to 1, q from 1 to 10000, in text, such as \"1/5\""),
     ],
 )  # fmt: skip
 def test_a_number_is_told_which_fraction_it_is(value: str, words: str) -> None:

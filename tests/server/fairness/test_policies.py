@@ -92,7 +92,7 @@ def stacked(rule: str) -> str:
         (whole("stack", '[[stack]]\nkind = "cap"\ngroup_table = "t"\ncap = {at_most = 1, '
                "within_first = 2}\n"), "stack: got 1; allowed: 2 to 8 rules; a policy of one rule"),
         (whole("stack", '[stack]\nkind = "cap"\n'),
-         "stack: got {'kind': 'cap'}; allowed: 2 to 8 rules, each under [[stack]]"),
+         "stack: got one section; allowed: 2 to 8 rules, each under [[stack]]"),
         (whole("stack", "stack = [1, 2]"), "stack.0: got 1; allowed: a rule of group_table, floors"),
         (whole("intersection", '[intersection.a]\nx = "1/2"\n'),
          "intersection: got 1; allowed: 2 to 4 group tables; floors of one table are of kind"),
