@@ -24,6 +24,7 @@ from bench.verify.optimum import largest_dcg as verified
 from server.bundle import Bundle, DataInfo, GroupTable, load_bundle
 from server.engine.engine import Engine
 from server.errors import Refused
+from server.fairness import compile_tables, parse_policy
 from server.fairness.discount import discounts
 from server.fairness.metrics import (
     awrf,
@@ -41,10 +42,10 @@ from training.audit.audit import Protocol, audit
 from training.audit.cells import cells_of
 from training.audit.collect import Relevance, collect
 from training.audit.command import audit as command
-from training.audit.item_side import wanted_shares
 from training.audit.optimum import largest_dcg
 from training.audit.report import page, write_audit
 from training.audit.user_side import SAME_VALUE, Cells, simultaneous
+from training.audit.wanted import wanted_shares
 from training.data.prepare import Prepared, prepare_tables
 from training.data.tables import users_from
 from training.evaluate import task_of
@@ -294,9 +295,62 @@ def test_wanted_shares_are_the_policys_and_the_rest_the_catalogues(
     table = GroupTable("t", ("a", "b", "c"), np.int32([0, 0, 1, 1, 2, 2, 2, 2, 2, 2]))
     policy = compiled(body[1 : body.index("]")], body, table.labels)
     nothing = type("Lists", (), {"compiled": policy, "lists": np.zeros((1, 2), int), "own": ()})()
-    told = wanted_shares(nothing, table, 0)
+    told = wanted_shares(nothing, table)
     assert told.shares[0] == pytest.approx(wanted)
-    assert told.source == source
+    assert told.source == told.over_all_source == source
+    assert told.over_all == pytest.approx(wanted)
+    named = [f"{label} =" in body for label in table.labels]
+    assert told.targets.tolist() == named, "the catalogue's shares are nobody's target"
+
+
+EVENED_WITH_FLOORS = """name = "shelf"
+version = "1"
+kind = "stack"
+reason = "A floor in each list, and the catalogue's shares over all of them."
+[[stack]]
+kind = "amortised"
+group_table = "provider_tier"
+amortised = {method = "p_mmf", strength = "1/5", lists = 5, targets = "catalogue"}
+[[stack]]
+kind = "floors"
+group_table = "provider_tier"
+floors = {small = "1/10"}
+[[stack]]
+kind = "cap"
+group_table = "category"
+cap = {at_most = 8, within_first = 20}
+"""
+
+
+def test_all_lists_are_measured_by_the_targets_that_exposure_is_evened_out_to(
+    bundle: Bundle, prepared: Prepared
+) -> None:
+    """The floor of small makers is 1/10 of each list; over all lists they are to get 1/5."""
+    sizes = {name: table.sizes for name, table in bundle.groups.items()}
+    shelf = compile_tables(parse_policy(EVENED_WITH_FLOORS, "shelf"), sizes)
+    with_shelf = dataclasses.replace(bundle, policies={**bundle.policies, "shelf": shelf})
+    chosen = dataclasses.replace(PROTOCOL, policies=("shelf", "over-time"), tradeoff_users=0)
+    policies = audit(with_shelf, prepared, chosen)["policies"]
+    tiers, category = policies["shelf"]["tables"]
+    assert tiers["wanted_shares_from"] == {
+        "in_each_list": "the policy's, then the catalogue",
+        "over_all_lists": "the targets of the policy's amortised rule",
+    }
+    small = next(group for group in tiers["groups"] if group["group"] == "small")
+    assert small["wanted_share"] == pytest.approx(12 / 60)
+    assert small["wanted_share_in_lists"] == pytest.approx(1 / 10)
+    assert all(group["has_target"] for group in tiers["groups"])
+    targets = np.array([group["wanted_share"] for group in tiers["groups"]])
+    for when in ("before", "after"):
+        shown = np.array([group[f"exposure_share_{when}"] for group in tiers["groups"]])
+        assert tiers[when]["awrf_of_all_lists"] == pytest.approx(awrf(shown, targets))
+    assert tiers["after"]["awrf_of_all_lists"] > tiers["before"]["awrf_of_all_lists"]
+    assert set(category["wanted_shares_from"].values()) == {"the catalogue"}
+    assert not any(group["has_target"] for group in category["groups"])
+    names = [table["group_table"] for table in policies["over-time"]["tables"]]
+    assert names == ["category", "provider_tier"], "what is evened out is measured, bounded or not"
+    evened = policies["over-time"]["tables"][1]
+    assert evened["after"]["floor_violations"] == evened["after"]["ceiling_violations"] == 0
 
 
 def test_lists_are_the_served_ones_and_attributes_change_nothing(
@@ -330,7 +384,7 @@ def test_the_document_keeps_its_promises(document: dict[str, Any], bundle: Bundl
     assert sum(group["exposure_share_after"] for group in table["groups"]) == pytest.approx(1)
     assert document["policies"]["stacked"]["regret"]["against"] == "receipt's bound"
     own = document["policies"]["own-shares"]["tables"][0]
-    assert own["wanted_shares_from"] == "the user's own"
+    assert set(own["wanted_shares_from"].values()) == {"the user's own"}
     assert own["after"]["awrf_mean"] > own["before"]["awrf_mean"]
     for policy in document["policies"].values():
         assert policy["regret"]["lists"] + policy["regret"]["lists_without_one"] == policy["lists"]

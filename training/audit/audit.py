@@ -17,9 +17,11 @@ Owns the document's schema and the order of the work. Lists come from the served
                     utility_kept_mean,
                     regret {against, lists, lists_without_one, mean, p99, max, reasons},
                     items {before, after: {catalogue_coverage, item_exposure_gini, ee_d, ee_r, ee_loss}},
-                    tables [{group_table, wanted_shares_from, before, after: {lists_below_a_floor,
+                    tables [{group_table, wanted_shares_from {in_each_list, over_all_lists},
+                    before, after: {lists_below_a_floor,
                     floor_violations, ..., ndkl_mean, awrf_mean, ee_d, ee_r, ee_loss, reasons},
-                    groups [{group, wanted_share, exposure_share_before, ...}]}],
+                    groups [{group, wanted_share, wanted_share_in_lists, has_target,
+                    exposure_share_before, ...}]}],
                     users {overall metric -> estimate, worst metric -> {cell, + its estimate},
                     cells cell -> metric -> estimate}}
     tradeoff        null, or as `training.audit.tradeoff` says
@@ -66,7 +68,14 @@ DEFINITIONS = {
     "lists_with_a_wanted_group_absent": "lists whose unsmoothed MinSkew is minus infinity",
     "ndkl_mean": "NDKL to the wanted shares, mean over the lists for which it is finite",
     "awrf_mean": "1 - Jensen-Shannon divergence (bits) of a list's exposure from the wanted shares, "
-    "mean over lists; awrf_of_all_lists: of the mean exposure from the mean wanted shares",
+    "mean over lists; awrf_of_all_lists: of the mean exposure from the shares wanted over all lists",
+    "wanted_shares_from": "in_each_list: what floors, skews, NDKL and AWRF of a list are measured "
+    "against; over_all_lists: what awrf_of_all_lists is. They differ where a policy evens out the "
+    "exposure of a table over all lists and bounds it in each list too",
+    "wanted_share": "over all lists: the targets of the policy's amortised rule where it evens out this "
+    "table, else the mean of wanted_share_in_lists",
+    "has_target": "whether the policy or the user's own shares want wanted_share of the group; if not, "
+    "it is the catalogue's part, or of what the policy's shares leave over: a yardstick and no target",
     "ee_d": "sum of squares of expected exposure, each list's exposure adding up to 1: lists are "
     "samples of one stochastic policy. Of items: over the bundle's; of a table: over its groups",
     "ee_r": "expected exposure times deserved exposure, summed; deserved: of each user the items "

@@ -34,9 +34,10 @@ from server.fairness import CompiledPolicy, Status
 from server.fairness.discount import discounts
 from server.fairness.metrics import awrf, expected_exposure, exposure_shares
 from server.features.types import Float64, Int32
-from training.audit.item_side import catalogue_shares, summed
+from training.audit.item_side import summed
 from training.audit.optimum import best_order
 from training.audit.sweeps import GROUPS, OVER_ALL, SPREAD, TASTE, Swept, Tables, sweeps, tables_of
+from training.audit.wanted import catalogue_shares
 from training.evaluate import OnStep, Task
 from training.intervals import Resampler
 from training.metrics import hits, ndcg
