@@ -42,7 +42,8 @@ Examples:
     --out out/bundle
 
 \b
-Interactions: columns user, item, time; optional kind, basket, quantity, value.
+Interactions: columns user, item, time; optional kind, basket, quantity,
+value.
 Items: column item; optional name, category_path, provider, brand.
 The last example learns from feedback too.
 Exit code 2: a table is refused (column, number of rows, an example), or
