@@ -218,6 +218,25 @@ def test_a_misspelt_policy_is_refused_before_anything_is_trained(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_policy_that_can_never_be_met_is_told_before_training(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*arguments: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(pipeline, "train_ranker", trained)
+    cap = document("cap", "[cap]\nat_most = 2\nwithin_first = 20\n")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "p.toml").write_text(cap.replace('"t"', '"provider_tier"'))
+    result = run(
+        "--interactions", str(shop / "purchases.parquet"), "--items", str(shop / "items.csv"),
+        "--policies", str(tmp_path / "policies"), "--out", str(tmp_path / "bundle"),
+    )  # fmt: skip
+    told = " ".join(result.stderr.split())
+    assert "policy p: cannot be met on this catalogue at 20 places: the first " in told
+    assert str(result.exception) == "trained", "a user's own policy stays"
+
+
 def test_without_items_no_policy_of_makers_is_promised(shop: Path, tmp_path: Path) -> None:
     result = run("--interactions", str(shop / "purchases.parquet"), "--out", str(tmp_path / "b"))
     assert result.exit_code == 0, result.output
