@@ -41,7 +41,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "item": items,
             "name": [f"Thing {n}" for n in range(60)],
-            "category_path": [f"FOOD > SHELF {n % 4}" for n in range(60)],
+            "category_path": [f"FOOD > SHELF {n % 8}" for n in range(60)],
             "provider": [f"maker-{n % 7}" for n in range(60)],
             "brand": ["Private" if n % 3 == 0 else "National" for n in range(60)],
         }
@@ -79,7 +79,7 @@ def test_the_command_writes_a_bundle_that_loads(bundle: Bundle) -> None:
     assert bundle.manifest.default_policy == "provider-tiers"
     assert bundle.items.ids == tuple(sorted(bundle.items.ids))
     assert bundle.items.names[0] == "Thing 0"
-    assert set(bundle.groups["category"].labels) == {f"SHELF {n}" for n in range(4)}
+    assert set(bundle.groups["category"].labels) == {f"SHELF {n}" for n in range(8)}
     assert np.array_equal(bundle.groups["category"].codes, bundle.state.category)
     assert 0 < bundle.manifest.quality["validation_ndcg_at_20"] <= 1
 
