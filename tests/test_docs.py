@@ -209,4 +209,6 @@ def test_the_audits_page_runs_on_own_purchases(own_shop: Path) -> None:
         )  # fmt: skip
         assert run.returncode == 0, line + run.stdout + run.stderr
     assert (own_shop / "out/mine-audit/audit.json").exists()
-    assert "region=north" in run.stdout
+    page = (own_shop / "out/mine-audit/audit.md").read_text()
+    assert "region=north" in page
+    assert "audit.md" in run.stdout, "the summary says where the rest is"

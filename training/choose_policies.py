@@ -2,7 +2,9 @@
 
 Owns the choice. A folder of the user's own must fit the data to the last group: a policy
 that was dropped for a misspelt name would be found by nobody. Of the policies that come
-with Equipoise those that the data has no groups for are left out, and that is told.
+with Equipoise those that the data has no groups for are left out, and that is told; so are those
+that no list of this catalogue can keep, which are worth nothing. One of the user's own that cannot
+be kept stays, with a warning: it says what is wanted, and the catalogue may grow.
 """
 
 from __future__ import annotations
@@ -10,22 +12,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from server.bundle import GroupTable
 from server.errors import PolicyRefused, Refused, listed
-from server.fairness import compile_tables, parse_policy
+from server.fairness import CompiledPolicy, compile_tables, parse_policy
+from server.fairness.feasible import check_on_catalogue, where
+from server.features.types import Int32
 
 SHOP_POLICIES = Path(__file__).parent / "policies"
 SHOP_DEFAULT = "provider-tiers"
 NONE = "none"
+PLACES = 20
+"""The list that a policy is checked for: as long as those that are evaluated."""
 
 
 @dataclass(frozen=True)
 class ChosenPolicies:
-    """documents: by policy name. left_out: policy name -> why."""
+    """documents: by policy name. left_out: policy name -> why.
+
+    never_met: of the documents those that a list of `PLACES` of the catalogue does not keep -> why.
+    """
 
     documents: dict[str, str]
     default: str
     left_out: dict[str, str]
+    never_met: dict[str, str]
 
 
 def choose_policies(
@@ -44,25 +56,48 @@ def choose_policies(
     tables = {table.name: table.sizes for table in groups}
     documents: dict[str, str] = {}
     left_out: dict[str, str] = {}
+    never_met: dict[str, str] = {}
     for path in sorted((folder or SHOP_POLICIES).glob("*.toml")):
         text = path.read_text(encoding="utf-8")
         policy = parse_policy(text, str(path))
         if policy.name in documents:
             raise Refused(f"{path}: another file of this folder holds policy {policy.name!r} too")
         try:
-            compile_tables(policy, tables)
+            compiled = compile_tables(policy, tables)
         except PolicyRefused as unfit:
             if folder is not None:
                 raise
             left_out[policy.name] = str(unfit)
             continue
+        check = check_on_catalogue(compiled, _rows(compiled, groups), PLACES)
+        if check.bad is not None:
+            why = where(check.bad, check.room)
+            if check.proven and folder is None:
+                left_out[policy.name] = f"no list of {PLACES} of this catalogue can keep it: {why}"
+                continue
+            told = "cannot be met" if check.proven else "no list that keeps it was found"
+            never_met[policy.name] = f"{told} on this catalogue at {PLACES} places: {why}"
         documents[policy.name] = text
     if not documents:
         raise Refused(f"{folder or SHOP_POLICIES}: no policy (*.toml) in it")
     # Every bundle can serve the plain order: evaluation compares with it.
     none = (SHOP_POLICIES / f"{NONE}.toml").read_text(encoding="utf-8")
     documents.setdefault(NONE, none)
-    return ChosenPolicies(documents, _default(default, documents, folder is not None), left_out)
+    if default in left_out:
+        raise Refused(f"--default-policy {default!r} is left out: {left_out[default]}")
+    chosen = _default(default, documents, folder is not None)
+    return ChosenPolicies(documents, chosen, left_out, never_met)
+
+
+def _rows(compiled: CompiledPolicy, groups: tuple[GroupTable, ...]) -> Int32:
+    """`[A, n_items]`: each item's row in each of the policy's tables."""
+    codes = {table.name: table.codes for table in groups}
+    own = [
+        codes[name] + start
+        for name, start in zip(compiled.policy.tables, compiled.starts, strict=False)
+    ]
+    n_items = max((len(rows) for rows in codes.values()), default=0)
+    return np.array(own, np.int32).reshape(len(own), n_items)
 
 
 def _default(wanted: str | None, documents: dict[str, str], own: bool) -> str:

@@ -23,6 +23,7 @@ from training.options import (
     interactions_option,
     items_option,
     json_option,
+    min_users_option,
     prepared_source,
     tables_of_source,
 )
@@ -35,33 +36,44 @@ FEW_USERS = 200
 TRAIN_EXAMPLES = """\b
 Examples:
   equipoise train --dataset complete-journey --out out/bundle
-  equipoise train --interactions bought.csv --items items.csv --out out/bundle
-  equipoise train --events events.db --items items.csv --final --out out/b
+  equipoise train --interactions bought.csv --items items.csv \\
+    --out out/bundle
+  equipoise train --events events.db --items items.csv --final \\
+    --out out/bundle
 
-Interactions: columns user, item, time; optional kind, basket, quantity, value.
+\b
+Interactions: columns user, item, time; optional kind, basket, quantity,
+value.
 Items: column item; optional name, category_path, provider, brand.
-Exit code 2: a table is refused (column, number of rows, an example), or onnxruntime does not
-give what torch gave. No bundle is written then."""
+The last example learns from feedback too.
+Exit code 2: a table is refused (column, number of rows, an example), or
+onnxruntime does not give what torch gave. No bundle is written then."""
 
 EVALUATE_EXAMPLES = """\b
 Examples:
   equipoise evaluate --bundle out/demo/bundle --dataset complete-journey \\
-      --out out/quality
+    --out out/quality
   equipoise evaluate --bundle my/bundle --interactions purchases.csv \\
-      --items items.csv --out q
+    --items items.csv --out q
 
-Writes quality.json (read by 'equipoise gate'), per_user.npz, quality.txt and pictures.
-Exit code 2: the bundle learned from events after the cut, or a table is refused."""
+\b
+Writes quality.json (read by 'equipoise gate'), per_user.npz, quality.txt and
+pictures.
+Exit code 2: the bundle learned from events after the cut, or a table is
+refused."""
 
 LOAD_EXAMPLES = """\b
 Examples:
   equipoise events load --interactions purchases.parquet --store events.db
   equipoise events load --dataset complete-journey --until-week 50 \\
-      --store out/demo/events.db
+    --store out/demo/events.db
 
-Interactions need the columns user, item and time (timestamps, ISO 8601 text, or whole s, ms, us
-or ns since 1970). Event ids are made from the rows, so loading a file twice adds nothing.
-Exit code 2: a table is refused; the message names column, number of rows and an example."""
+\b
+Interactions need the columns user, item and time (timestamps, ISO 8601 text,
+or whole s, ms, us or ns since 1970). Event ids are made from the rows, so
+loading a file twice adds nothing.
+Exit code 2: a table is refused; the message names column, number of rows
+and an example."""
 
 
 @click.command(
@@ -216,6 +228,7 @@ def _bundle_name(source: str) -> str:
     "--group-by",
     help="User attributes to report groups of, such as income,age.  [default: all with few values]",
 )
+@min_users_option
 @click.option("--resamples", type=click.IntRange(100, 100_000), default=2000, show_default=True)
 @click.option("--seed", type=int, default=20, show_default=True, help="Seed of the bootstrap.")
 @cache_option
@@ -235,6 +248,7 @@ def evaluate(
     out: Path,
     on: str,
     group_by: str | None,
+    min_users: int,
     resamples: int,
     seed: int,
     cache: Path | None,
@@ -257,7 +271,9 @@ def evaluate(
     attributes = (
         None if group_by is None else tuple(n.strip() for n in group_by.split(",") if n.strip())
     )
-    protocol = Protocol(on=on, resamples=resamples, seed=seed, user_attributes=attributes)
+    protocol = Protocol(
+        on=on, resamples=resamples, seed=seed, user_attributes=attributes, min_users=min_users
+    )
     with steps() as on_step:
         evaluation = measure(bundle, prepared, protocol, on_step)
     written = write_results(evaluation, out)

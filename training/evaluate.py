@@ -18,9 +18,11 @@ The results file `quality.json` (schema_version 1):
                     price_of_fairness_POLICY = 1 - that; catalogue_coverage_at_20 and
                     item_exposure_gini (no interval: low and high are null)
     baselines       name -> metric -> estimate
-    groups          user attribute -> label -> metric -> estimate
+    groups          user attribute -> label -> metric -> estimate; of a group of fewer than
+                    protocol.min_users users only n_users, and `withheld` says so
     group_counts    user attribute -> label -> users, targets, hits (a rate rests on its hits)
-    worst_group     user attribute -> metric -> {label, + its estimate}, "unknown" left out
+    worst_group     user attribute -> metric -> {label, + its estimate}, "unknown" left out;
+                    `withheld` where groups of too few users could not be compared
     policies        name -> receipts counted, exposure shares before and after, floor violations
     per_user_file   the arrays behind it, one entry per user, in an npz: user_id, METRIC,
                     BASELINE/METRIC, POLICY/ndcg_at_20, group/ATTRIBUTE
@@ -56,7 +58,7 @@ from training.served import (
     refuse_a_bundle_that_has_seen,
     served_lists,
 )
-from training.user_groups import group_counts, group_metrics, groups_of, worst_groups
+from training.user_groups import MIN_USERS, group_counts, group_metrics, groups_of, worst_groups
 
 OnStep = Callable[[str, int, int], None]
 """Told (what, users done in it, users in all), for a progress bar."""
@@ -78,6 +80,8 @@ class Protocol:
     """Seed of the bootstrap."""
     user_attributes: tuple[str, ...] | None = None
     """User attributes whose groups are reported; None: all that the data has."""
+    min_users: int = MIN_USERS
+    """The k-anonymity floor: of a group of fewer users nothing is told but their number."""
 
     def __post_init__(self) -> None:
         if self.on not in ("test", "validation"):
@@ -182,7 +186,7 @@ def evaluate(
     groups = groups_of(prepared.dataset, users, protocol.user_attributes)
     by_group = group_metrics(
         ranker, groups, k=k, resamples=protocol.resamples, confidence=protocol.confidence,
-        seed=protocol.seed,
+        seed=protocol.seed, min_users=protocol.min_users,
     )  # fmt: skip
     results: dict[str, Any] = {
         "kind": "quality",
@@ -196,6 +200,7 @@ def evaluate(
             "k": k,
             "ranking": "full: every item of the data set may be a target",
             "n_users": len(users),
+            "min_users": protocol.min_users,
             "policy": plain,
             "served_path": True,
             "bundle_items": len(bundle.items.ids),
@@ -216,7 +221,9 @@ def evaluate(
             for name, values in baselines.items()
         },
         "groups": by_group,
-        "group_counts": group_counts(task.targets, to_data[before.items], groups),
+        "group_counts": group_counts(
+            task.targets, to_data[before.items], groups, protocol.min_users
+        ),
         "worst_group": worst_groups(by_group),
         "policies": {
             name: policy_facts(bundle, before.items, lists) for name, lists in fair.items()

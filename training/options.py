@@ -39,6 +39,15 @@ items_option = click.option(
     type=EXISTING_FILE,
     help="Items of your own data: item, name, category_path, provider, brand.",
 )
+# That of `training.user_groups`, which is too heavy to import for --help; a test compares them.
+MIN_USERS = 20
+min_users_option = click.option(
+    "--min-users",
+    type=click.IntRange(1),
+    default=MIN_USERS,
+    show_default=True,
+    help="Of groups of fewer users only the number is told.",
+)
 cache_option = click.option(
     "--cache",
     type=NEW_FOLDER,

@@ -96,6 +96,8 @@ class Pipeline:
         chosen = choose_policies(policies, default_policy, groups)
         for left_out, why in chosen.left_out.items():
             self._console.print(f"policy {left_out} is left out: {why}", markup=False, emoji=False)
+        for never, why in chosen.never_met.items():
+            self._console.print(f"policy {never}: {why}", markup=False, emoji=False)
         torch.use_deterministic_algorithms(True)
         tuning = self._cuts(split.train_until_ms)
         validation = self._lists(

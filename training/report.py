@@ -105,13 +105,7 @@ def text(results: dict[str, Any]) -> str:
     for baseline in BASELINES:
         gain = row[f"ndcg_at_{k}_minus_{baseline.name}"]
         lines.append(f"  {baseline.title:<{width}}  {_cell(gain, sign=True)}  {_range(gain)}")
-    for attribute, groups in results["groups"].items():
-        lines += ["", f"{attribute}: NDCG@{k}; first-basket recall with interval"]
-        lines += [
-            f"  {label:<12} {_cell(v[f'ndcg_at_{k}'])};  {_cell(v[f'first_basket_recall_at_{k}'])} "
-            f"{_range(v[f'first_basket_recall_at_{k}'])}  {v[f'ndcg_at_{k}']['n_users']:,} users"
-            for label, v in groups.items()
-        ]
+    lines += _groups(results["groups"], k)
     for name, policy in results["policies"].items():
         kept = row[f"ndcg_kept_{name}"]
         lines += [
@@ -120,12 +114,31 @@ def text(results: dict[str, Any]) -> str:
             f"{policy['met']:,} of {policy['lists']:,} lists, {policy['infeasible']:,} infeasible",
         ]
         if len(policy["groups"]) <= 12:
+            widest = max((len(group["group"]) for group in policy["groups"]), default=0)
             lines += [
-                f"  {group['group']:<12} exposure {group['share_before']:.3f} -> "
+                f"  {group['group']:<{max(12, widest)}} exposure {group['share_before']:.3f} -> "
                 f"{group['share_after']:.3f}"
                 for group in policy["groups"]
             ]
     return "\n".join(lines) + "\n"
+
+
+def _groups(by_attribute: dict[str, Any], k: int) -> list[str]:
+    """Each group of users on a line, the labels of all attributes in one column."""
+    labels = [label for groups in by_attribute.values() for label in groups]
+    width = max([12, *(len(label) for label in labels)])
+    lines = []
+    for attribute, groups in by_attribute.items():
+        lines += ["", f"{attribute}: NDCG@{k}; first-basket recall with interval"]
+        for label, metrics in groups.items():
+            whole, first = metrics[f"ndcg_at_{k}"], metrics[f"first_basket_recall_at_{k}"]
+            told = (
+                f"withheld: {whole['withheld']}"
+                if "withheld" in whole
+                else f"{_cell(whole)};  {_cell(first)} {_range(first)}  {whole['n_users']:,} users"
+            )
+            lines.append(f"  {label:<{width}} {told}")
+    return lines
 
 
 def _cell(estimate: dict[str, Any], sign: bool = False) -> str:

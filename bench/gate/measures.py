@@ -54,13 +54,22 @@ class Measured:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Why there is no number to decide on."""
+    """Why there is no number to decide on.
+
+    withheld: whether a number exists that is not told, since too few users are behind it. That is
+    no defect of the release, so it is too little evidence and no failure; a pass it is never.
+    """
 
     why: str
+    withheld: bool = False
 
 
 class _Broken(Exception):
     """Carries an Unusable out of nested look-ups."""
+
+
+class _Withheld(_Broken):
+    """The same, of a group with too few users."""
 
 
 def _number(value: Any, what: str) -> float:
@@ -84,6 +93,8 @@ def _estimate(entry: Any, what: str, confidence: float, made_with: Any) -> Measu
     """A `{"value", "low", "high", "n_users"}` of a quality result."""
     if not isinstance(entry, Mapping) or "value" not in entry:
         raise _Broken(f"{what} is not an estimate")
+    if isinstance(entry.get("withheld"), str):
+        raise _Withheld(f"{what} is withheld: {entry['withheld']}; leave_out can name such a group")
     n = _count(entry.get("n_users"), f"{what}.n_users")
     if n == 0:
         raise _Broken(f"{what} rests on no user at all: an empty group")
@@ -286,4 +297,4 @@ def measure(
             return _load(result, path, confidence)
         return _invariants(result.document, path)
     except _Broken as broken:
-        return Unusable(str(broken))
+        return Unusable(str(broken), withheld=isinstance(broken, _Withheld))

@@ -3,7 +3,8 @@
 Owns the rules of the decision; reads no file, no clock.
 
 - A line passes only on finite evidence of at least min_n. Absent, null, NaN, an empty group, an
-  expired line, results of different bundles: fail.
+  expired line, results of different bundles: fail. A group withheld for its few users: not
+  enough evidence.
 - decide_on = "interval": pass if the whole interval keeps the bound, fail if all of it breaks it,
   else not enough evidence. A bootstrap interval without width is no evidence for a pass: a value
   that is the same for every user (all zero, say) is what a broken measurement looks like.
@@ -147,7 +148,7 @@ def _decide(
     if budget.expires is not None and today > budget.expires:
         return Status.FAIL, f"the line expired on {budget.expires}: decide anew"
     if isinstance(seen, Unusable):
-        return Status.FAIL, seen.why
+        return (Status.NOT_ENOUGH if seen.withheld else Status.FAIL), seen.why
     if math.isnan(seen.value) or seen.n == 0:
         return Status.FAIL, "nothing was measured"
     note = f" ({seen.note})" if seen.note else ""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from server.fairness import PrefixViolation
     from server.fairness.clashing import Clash
     from server.fairness.feasible import CatalogueCheck, GroupDemand
 
@@ -127,6 +126,8 @@ def _show(
     from rich.table import Table
     from rich.text import Text
 
+    from server.fairness.feasible import where
+
     # Groups and versions are data: what looks like markup in them is printed as it is.
     console = Console(markup=False, emoji=False)
 
@@ -162,7 +163,7 @@ def _show(
         )
     if found.bad is not None:
         verdict = "cannot be met" if found.proven else "no list that keeps it was found"
-        told = _where(found.bad, found.room) if clash is None else _told(clash, found)
+        told = where(found.bad, found.room) if clash is None else _told(clash, found)
         say(verdict, told)
     elif not found.idle:
         told = _kept(facts["kind"], bounds=bounds, unchecked=len(found.unchecked))
@@ -200,26 +201,19 @@ def _kept(kind: str, *, bounds: int, unchecked: int) -> str:
     return f"can be met: a list of the catalogue keeps {every} at every prefix"
 
 
-def _where(bad: PrefixViolation, room: int | None) -> str:
-    asked = "want" if bad.available < bad.needed else "may have"
-    full = f"; all groups together may fill only {room} of them" if room is not None else ""
-    return (
-        f"the first {bad.prefix} places {asked} {bad.needed} of group {bad.group!r}, "
-        f"the best list has {bad.available}{full}"
-    )
-
-
 def _told(clash: Clash, whole: CatalogueCheck) -> str:
     """Which rules clash and where, claiming no more than is proven."""
+    from server.fairness.feasible import where
+
     pairs = "; ".join(" and ".join(pair) for pair in clash.unproven_pairs)
     known = f"neither a list nor a proof was found for {pairs}" if pairs else "any two can be kept"
     if clash.bad is None:
         assert whole.bad is not None
-        return f"{_where(whole.bad, whole.room)}; which rules clash is not proven: {known}"
+        return f"{where(whole.bad, whole.room)}; which rules clash is not proven: {known}"
     *others, last = clash.rules
     if not others:
-        return f"{last} cannot be kept, even alone: {_where(clash.bad, clash.room)}"
+        return f"{last} cannot be kept, even alone: {where(clash.bad, clash.room)}"
     if len(others) == 1:
         known = "each can be kept alone"
-    where = _where(clash.bad, clash.room)
-    return f"{', '.join(others)} and {last} clash: {known}, but together {where}"
+    at = where(clash.bad, clash.room)
+    return f"{', '.join(others)} and {last} clash: {known}, but together {at}"

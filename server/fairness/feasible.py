@@ -59,6 +59,20 @@ class CatalogueCheck:
         return self.bad is None
 
 
+def where(bad: PrefixViolation, room: int | None) -> str:
+    """Where the best list breaks the policy, in words.
+
+    >>> where(PrefixViolation(prefix=20, group="DAIRY", needed=3, available=8), room=15)
+    "the first 20 places may have 3 of group 'DAIRY', the best list has 8; all groups together may fill only 15 of them"
+    """
+    asked = "want" if bad.available < bad.needed else "may have"
+    full = f"; all groups together may fill only {room} of them" if room is not None else ""
+    return (
+        f"the first {bad.prefix} places {asked} {bad.needed} of group {bad.group!r}, "
+        f"the best list has {bad.available}{full}"
+    )
+
+
 def check_on_catalogue(compiled: CompiledPolicy, rows: Int32, count: int) -> CatalogueCheck:
     """Check lists of up to `count` places; rows `[A, n_items]`, the groups of every item."""
     n_items = rows.shape[1]

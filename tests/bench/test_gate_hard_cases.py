@@ -158,6 +158,26 @@ def test_a_fair_model_on_small_groups_is_not_enough_evidence_rather_than_unfair(
     assert decided(RATIO, quality(groups={"income": small})).status is Status.NOT_ENOUGH
 
 
+def test_a_group_withheld_for_its_few_users_is_never_a_pass() -> None:
+    withheld = {"value": None, "low": None, "high": None, "n_users": 9, "better": "higher",
+                "withheld": "9 users, fewer than 20"}  # fmt: skip
+    good = {"recall_at_20": estimate(0.25, 0.24, 0.26)}
+    groups = {"income": {"a": good, "b": good, "few": {"recall_at_20": withheld}}}
+    for line in (
+        RATIO,
+        budget("quality.groups.income.recall_at_20.worst", on="interval", at_least=0.1),
+        budget("quality.groups.income.few.recall_at_20", on="value", at_least=0.0, min_n=1),
+    ):
+        verdict = decided(line, quality(groups=groups))
+        assert verdict.status is Status.NOT_ENOUGH
+        assert "withheld: 9 users, fewer than 20" in verdict.lines[1].why
+    out = budget(
+        "quality.groups.income.recall_at_20.worst_ratio", on="interval", at_least=0.8,
+        extra='leave_out = ["few"]',
+    )  # fmt: skip
+    assert decided(out, quality(groups=groups)).status is Status.PASS, "a person said so"
+
+
 def test_a_difference_that_is_zero_for_every_user_is_no_evidence() -> None:
     same = quality(metrics={"ndcg_at_20_minus_recency_frequency": estimate(0.0, 0.0, 0.0)})
     assert decided(NDCG, same).status is Status.NOT_ENOUGH

@@ -76,3 +76,42 @@ def test_of_the_policies_that_come_along_those_that_fit_are_taken_and_the_rest_i
     assert "the data has brand" in chosen.left_out["provider-tiers"]
     every = choose_policies(None, None, (BRANDS, TIERS))
     assert every.default == "provider-tiers"
+
+
+FIVE = GroupTable("category", tuple("ABCDE"), np.arange(40, dtype=np.int32) % 5)
+CAP = """name = "mine"
+version = "1"
+kind = "cap"
+group_table = "category"
+reason = "No category floods the list."
+[cap]
+at_most = 3
+within_first = 20
+"""
+
+
+def test_a_policy_that_comes_along_and_can_never_be_met_is_left_out() -> None:
+    """Three of each of five categories fill 15 of the first 20 places."""
+    chosen = choose_policies(None, None, (FIVE,))
+    assert "category-cap" not in chosen.documents
+    why = chosen.left_out["category-cap"]
+    assert "no list of 20 of this catalogue can keep it" in why
+    assert "may fill only 15 of them" in why
+    assert not chosen.never_met
+    seven = GroupTable("category", tuple("ABCDEFG"), np.arange(40, dtype=np.int32) % 7)
+    assert "category-cap" in choose_policies(None, None, (seven,)).documents
+    with pytest.raises(Refused, match="'category-cap' is left out: no list of 20"):
+        choose_policies(None, "category-cap", (FIVE,))
+
+
+def test_an_own_policy_that_can_never_be_met_stays_and_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(CAP)
+    chosen = choose_policies(tmp_path, None, (FIVE,))
+    assert chosen.default == "mine"
+    assert not chosen.left_out
+    assert chosen.never_met["mine"].startswith("cannot be met on this catalogue at 20 places: ")
+    assert "may fill only 15 of them" in chosen.never_met["mine"]
+
+
+def test_data_without_groups_has_the_plain_order_alone() -> None:
+    assert set(choose_policies(None, None, ()).documents) == {"none"}

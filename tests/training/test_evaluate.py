@@ -24,6 +24,8 @@ from server.model import OnnxScorer
 from strategies.bundles import N_NOVEL, tiny_bundle
 from strategies.fairness import document
 from strategies.purchases import shop_rows, tables
+from training import options
+from training.audit.audit import Protocol as AuditProtocol
 from training.baselines import BASELINES
 from training.commands import evaluate as command
 from training.data.prepare import Prepared, prepare_tables
@@ -33,8 +35,9 @@ from training.evaluate import Evaluation, Protocol, evaluate
 from training.metrics import ndcg
 from training.report import text, write_results
 from training.served import served_lists
+from training.user_groups import MIN_USERS
 
-PROTOCOL = Protocol(resamples=200)
+PROTOCOL = Protocol(resamples=200, min_users=5)
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,43 @@ def test_groups_are_those_of_the_users_and_the_worst_leaves_out_unknown(
     counts = evaluation.results["group_counts"]["income"]
     assert sum(c["users"] for c in counts.values()) == len(labels)
     assert all(0 <= c["hits"] <= c["targets"] for c in counts.values())
+
+
+def test_of_a_group_below_the_floor_only_the_number_is_told(
+    bundle: Bundle, prepared: Prepared
+) -> None:
+    """The floor of the audit: the mean of few users is close to what each of them bought."""
+    attributes = {
+        "home": tuple(
+            "Probable Homeowner" if n < 3 else "Owner" if n < 18 else "Renter"
+            for n in range(prepared.dataset.n_users)
+        ),
+        "one": ("Owner",) * 3 + ("unknown",) * (prepared.dataset.n_users - 3),
+    }
+    few = dataclasses.replace(
+        prepared, dataset=dataclasses.replace(prepared.dataset, user_attributes=attributes)
+    )
+    assert Protocol().min_users == AuditProtocol().min_users == MIN_USERS == options.MIN_USERS
+    results = evaluate(bundle, few, PROTOCOL).results
+    hidden = results["groups"]["home"]["Probable Homeowner"]
+    assert {frozenset(told) for told in hidden.values()} == {
+        frozenset(("value", "low", "high", "n_users", "better", "withheld"))
+    }
+    assert {told["value"] for told in hidden.values()} == {None}
+    assert hidden["ndcg_at_20"]["withheld"] == "3 users, fewer than 5"
+    counts = results["group_counts"]["home"]["Probable Homeowner"]
+    assert counts.pop("users") == 3
+    assert set(counts.values()) == {None}
+    worst = results["worst_group"]["home"]["ndcg_at_20"]
+    assert worst["label"] in ("Owner", "Renter")
+    assert "Probable Homeowner" in worst["withheld"]
+    assert results["worst_group"]["one"]["ndcg_at_20"]["label"] is None
+    told = text(results).split("\n\n")
+    lines = next(part for part in told if part.startswith("home")).splitlines()[1:]
+    assert "  Probable Homeowner withheld: 3 users, fewer than 5" in lines
+    starts = {len(line) - len(line[2 + len("Probable Homeowner") :].lstrip()) for line in lines}
+    assert starts == {2 + len("Probable Homeowner") + 1}, "a long label moves the column for all"
+    json.dumps(results, allow_nan=False)
 
 
 def test_a_policy_moves_exposure_and_its_receipts_are_counted(evaluation: Evaluation) -> None:

@@ -41,7 +41,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "item": items,
             "name": [f"Thing {n}" for n in range(60)],
-            "category_path": [f"FOOD > SHELF {n % 4}" for n in range(60)],
+            "category_path": [f"FOOD > SHELF {n % 8}" for n in range(60)],
             "provider": [f"maker-{n % 7}" for n in range(60)],
             "brand": ["Private" if n % 3 == 0 else "National" for n in range(60)],
         }
@@ -79,7 +79,7 @@ def test_the_command_writes_a_bundle_that_loads(bundle: Bundle) -> None:
     assert bundle.manifest.default_policy == "provider-tiers"
     assert bundle.items.ids == tuple(sorted(bundle.items.ids))
     assert bundle.items.names[0] == "Thing 0"
-    assert set(bundle.groups["category"].labels) == {f"SHELF {n}" for n in range(4)}
+    assert set(bundle.groups["category"].labels) == {f"SHELF {n}" for n in range(8)}
     assert np.array_equal(bundle.groups["category"].codes, bundle.state.category)
     assert 0 < bundle.manifest.quality["validation_ndcg_at_20"] <= 1
 
@@ -216,6 +216,25 @@ def test_a_misspelt_policy_is_refused_before_anything_is_trained(
     assert "floors.smal" in str(result.exception)
     assert "did you mean 'small'" in str(result.exception)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_policy_that_can_never_be_met_is_told_before_training(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*arguments: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(pipeline, "train_ranker", trained)
+    cap = document("cap", "[cap]\nat_most = 2\nwithin_first = 20\n")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "p.toml").write_text(cap.replace('"t"', '"provider_tier"'))
+    result = run(
+        "--interactions", str(shop / "purchases.parquet"), "--items", str(shop / "items.csv"),
+        "--policies", str(tmp_path / "policies"), "--out", str(tmp_path / "bundle"),
+    )  # fmt: skip
+    told = " ".join(result.stderr.split())
+    assert "policy p: cannot be met on this catalogue at 20 places: the first " in told
+    assert str(result.exception) == "trained", "a user's own policy stays"
 
 
 def test_without_items_no_policy_of_makers_is_promised(shop: Path, tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ Owns the document's schema and the order of the work. Lists come from the served
                     or why there are no numbers: "too few (n=7)", "empty (n=0)", "bought nothing (n=..)";
                     targets is null in a cell of fewer than protocol.min_users users
     policies        name -> {policy, version, digest, kind, group_tables, lists, statuses,
-                    utility_kept_mean,
+                    utility_kept_mean, ndcg_kept (estimate: NDCG with / without the policy),
                     regret {against, lists, lists_without_one, mean, p99, max, reasons},
                     items {before, after: {catalogue_coverage, item_exposure_gini, ee_d, ee_r, ee_loss}},
-                    tables [{group_table, wanted_shares_from, before, after: {lists_below_a_floor,
+                    tables [{group_table, wanted_shares_from {in_each_list, over_all_lists},
+                    before, after: {lists_below_a_floor,
                     floor_violations, ..., ndkl_mean, awrf_mean, ee_d, ee_r, ee_loss, reasons},
-                    groups [{group, wanted_share, exposure_share_before, ...}]}],
+                    groups [{group, wanted_share, wanted_share_in_lists, has_target,
+                    exposure_share_before, ...}]}],
                     users {overall metric -> estimate, worst metric -> {cell, + its estimate},
                     cells cell -> metric -> estimate}}
     tradeoff        null, or as `training.audit.tradeoff` says
@@ -52,7 +54,7 @@ from training.evaluate import OnStep, Task, made_of, places_in_data, task_of
 from training.intervals import Resampler
 from training.metrics import PerUser, hits, ndcg, recall
 from training.served import plain_policy, refuse_a_bundle_that_has_seen
-from training.user_groups import groups_of
+from training.user_groups import MIN_USERS, groups_of
 
 DEFINITIONS = {
     "before": "the plain policy's lists for the same users; after: the policy's",
@@ -66,7 +68,14 @@ DEFINITIONS = {
     "lists_with_a_wanted_group_absent": "lists whose unsmoothed MinSkew is minus infinity",
     "ndkl_mean": "NDKL to the wanted shares, mean over the lists for which it is finite",
     "awrf_mean": "1 - Jensen-Shannon divergence (bits) of a list's exposure from the wanted shares, "
-    "mean over lists; awrf_of_all_lists: of the mean exposure from the mean wanted shares",
+    "mean over lists; awrf_of_all_lists: of the mean exposure from the shares wanted over all lists",
+    "wanted_shares_from": "in_each_list: what floors, skews, NDKL and AWRF of a list are measured "
+    "against; over_all_lists: what awrf_of_all_lists is. They differ where a policy evens out the "
+    "exposure of a table over all lists and bounds it in each list too",
+    "wanted_share": "over all lists: the targets of the policy's amortised rule where it evens out this "
+    "table, else the mean of wanted_share_in_lists",
+    "has_target": "whether the policy or the user's own shares want wanted_share of the group; if not, "
+    "it is the catalogue's part, or of what the policy's shares leave over: a yardstick and no target",
     "ee_d": "sum of squares of expected exposure, each list's exposure adding up to 1: lists are "
     "samples of one stochastic policy. Of items: over the bundle's; of a table: over its groups",
     "ee_r": "expected exposure times deserved exposure, summed; deserved: of each user the items "
@@ -91,7 +100,7 @@ class Protocol:
     """Policies to audit; none named: all of the bundle's."""
     k: int = 20
     """Length of a list."""
-    min_users: int = 20
+    min_users: int = MIN_USERS
     """The k-anonymity floor: of fewer users in a cell nothing is told but their number."""
     resamples: int = 2000
     """Bootstrap resamples: more is a steadier interval."""
@@ -125,34 +134,38 @@ def audit(
     users, k = task.targets.users, protocol.k
     relevance = Relevance.of(bundle, task)
     groups = groups_of(prepared.dataset, users, protocol.user_attributes)
+    sample = Resampler(
+        len(users), resamples=protocol.resamples, confidence=protocol.confidence, seed=protocol.seed
+    )
     cells = Cells(
         cells_of(groups, np.diff(task.targets.ptr), protocol.min_users),
-        Resampler(
-            len(users), resamples=protocol.resamples, confidence=protocol.confidence,
-            seed=protocol.seed,
-        ),
+        sample,
         protocol.min_users,
-    )  # fmt: skip
+    )
 
     def lists_of(name: str) -> Collected:
         told = partial(_told, on_step, f"policy {name}", len(users))
         return collect(bundle, task, relevance, name, k=k, on_users=told)
 
     before = lists_of(plain)
+    plainly = per_user_of(task, to_data, before, k)
     policies = {}
     for name in chosen:
         after = before if name == plain else lists_of(name)
+        measured = per_user_of(task, to_data, after, k)
+        kept = sample.ratio(measured[f"ndcg_at_{k}"], plainly[f"ndcg_at_{k}"])
         policies[name] = {
             **facts_of(bundle, before.lists, after, relevance),
-            "users": cells.facts(per_user_of(task, to_data, after, k)),
+            "ndcg_kept": kept.as_json(),
+            "users": cells.facts(measured),
         }
     swept = None
     if protocol.tradeoff_users:
         rng = np.random.default_rng(protocol.seed)
         size = min(protocol.tradeoff_users, len(users))
-        sample = np.sort(rng.choice(len(users), size, replace=False)).astype(np.int32)
+        drawn = np.sort(rng.choice(len(users), size, replace=False)).astype(np.int32)
         swept = tradeoff(
-            bundle, task, to_data, sample, k=k, resamples=protocol.resamples,
+            bundle, task, to_data, drawn, k=k, resamples=protocol.resamples,
             confidence=protocol.confidence, seed=protocol.seed, on_step=on_step,
         )  # fmt: skip
     return {
@@ -167,6 +180,7 @@ def audit(
             "k": k,
             "n_users": len(users),
             "before": plain,
+            "default_policy": bundle.manifest.default_policy,
             "served_path": True,
             "user_attributes": list(groups),
             "min_users": protocol.min_users,

@@ -20,18 +20,24 @@ from training.options import (
     interactions_option,
     items_option,
     json_option,
+    min_users_option,
     prepared_source,
 )
 
 EXAMPLES = """\b
 Examples:
-  equipoise audit --bundle out/demo/bundle --dataset complete-journey --out out/audit
-  equipoise audit --bundle my/bundle --interactions bought.csv --items items.csv --users users.csv --out a
-  equipoise audit --bundle out/demo/bundle --dataset complete-journey --tradeoff --out out/audit
+  equipoise audit --bundle out/demo/bundle --dataset complete-journey \\
+    --out out/audit
+  equipoise audit --bundle my/bundle --interactions bought.csv \\
+    --items items.csv --users users.csv --out a
+  equipoise audit --bundle out/demo/bundle --dataset complete-journey \\
+    --tradeoff --out out/audit
 
 \b
-Writes audit.json, audit.md and pictures. User attributes are read here and nowhere else.
-Exit code 2: the bundle learned from events after the cut, has no such policy, or a table is refused."""
+Prints a summary; writes audit.json, audit.md (every table) and pictures.
+User attributes are read here and nowhere else.
+Exit code 2: the bundle learned from events after the cut, has no such
+policy, or a table is refused."""
 
 
 @click.command("audit", epilog=EXAMPLES)
@@ -61,13 +67,7 @@ Exit code 2: the bundle learned from events after the cut, has no such policy, o
     help="User attributes, such as income,age; their pairs are intersections.  "
     "[default: all with few values]",
 )
-@click.option(
-    "--min-users",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Of groups of fewer users only the number is told.",
-)
+@min_users_option
 @click.option(
     "--tradeoff", is_flag=True, help="Also sweep every kind of policy over its parameter."
 )
@@ -109,7 +109,8 @@ def audit(
     from server.bundle import load_bundle
     from training.audit.audit import Protocol
     from training.audit.audit import audit as measure
-    from training.audit.report import page, write_audit
+    from training.audit.report import DOCUMENT_FILE, TEXT_FILE, write_audit
+    from training.audit.summary import summary
     from training.progress import steps
 
     bundle = load_bundle(bundle_path)
@@ -131,5 +132,6 @@ def audit(
     if as_json:
         click.echo(json.dumps(document, allow_nan=False))
         return
-    click.echo(page(document))
-    click.echo(f"wrote    {', '.join(sorted(path.name for path in written))} into {out}")
+    click.echo(summary(document))
+    click.echo(f"\nwrote    {out / TEXT_FILE}, with every table of every policy")
+    click.echo(f"         and {len(written) - 1} files beside it: {DOCUMENT_FILE} and pictures")

@@ -1,16 +1,14 @@
 """What a policy does to items and their groups: bounds, skew, divergence, exposure, regret.
 
 Owns the item side of the audit's document, each number before (the plain policy's list) and
-after. Formulae are in `server.fairness.metrics`. The wanted shares of groups are, in this order:
-the user's own (a calibrated policy), those of the policy's rule (floors, fa_ir, window) with
-what they leave over given to the other groups by their items in the catalogue, the targets of
-evened-out exposure, and else the catalogue's shares.
+after. Formulae are in `server.fairness.metrics`; what shares groups are measured against, in
+`training.audit.wanted`. A table whose exposure the policy evens out is measured too where
+nothing bounds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +34,7 @@ from server.fairness.metrics import (
 )
 from server.features.types import Float64, Int32
 from training.audit.collect import Collected, Relevance
+from training.audit.wanted import Wanted, catalogue_shares, wanted_shares
 
 SMOOTHING = 1.0
 """Places added per group before a skew is taken, shared as wanted: an absent group has a skew."""
@@ -44,68 +43,10 @@ Block = dict[str, Any]
 """Names to numbers, null where nothing could be measured; "reasons" says why."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The shares that one table's groups should have, `[G]` for each list."""
-
-    shares: Sequence[Float64]
-    source: str
-
-
-def catalogue_shares(table: GroupTable) -> Float64:
-    """Each group's part of the catalogue's items, `[G]`."""
-    items = table.sizes.items.astype(np.float64)
-    return items / max(1.0, float(items.sum()))
-
-
 def summed(table: GroupTable, per_item: Float64) -> Float64:
     """Values of items `[n_items]` added up by group, `[G]`."""
     total = np.bincount(table.codes, weights=per_item, minlength=len(table.labels))
     return total.astype(np.float64)
-
-
-def wanted_shares(collected: Collected, table: GroupTable, place: int) -> Wanted:
-    """The wanted shares of `table`, the policy's `place`-th."""
-    compiled, lists = collected.compiled, len(collected.lists)
-    catalogue = catalogue_shares(table)
-    for number, calibration in enumerate(compiled.calibrations):
-        if calibration.start == compiled.starts[place]:
-            own = [tables.targets[number] for tables in collected.own]
-            return Wanted(
-                [shares if shares.any() else catalogue for shares in own], "the user's own"
-            )
-    named = {label: float(share) for label, share in _rule_shares(compiled, table.name)}
-    if named:
-        return Wanted(
-            [_filled(named, table, catalogue)] * lists, "the policy's, then the catalogue"
-        )
-    evened = compiled.amortisation
-    if evened is not None and evened.group_table == table.name:
-        return Wanted([evened.targets] * lists, "the policy's targets over all lists")
-    return Wanted([catalogue] * lists, "the catalogue")
-
-
-def _rule_shares(compiled: CompiledPolicy, table: str) -> Sequence[tuple[str, Any]]:
-    """The shares of the table's first rule that names any."""
-    return next(
-        (
-            rule.shares
-            for rule in compiled.policy.bounds
-            if rule.group_table == table and rule.shares
-        ),
-        (),
-    )
-
-
-def _filled(named: dict[str, float], table: GroupTable, catalogue: Float64) -> Float64:
-    """The named shares; the others share what is left over by their items."""
-    shares = np.array([named.get(label, 0.0) for label in table.labels])
-    others = np.array([label not in named for label in table.labels])
-    weights = np.where(others, catalogue, 0.0)
-    if weights.sum() > 0:
-        shares += (1.0 - shares.sum()) * weights / weights.sum()
-    filled: Float64 = shares / shares.sum()
-    return filled
 
 
 def facts_of(
@@ -130,10 +71,17 @@ def facts_of(
             for when, lists in (("before", before), ("after", collected.lists))
         },
         "tables": [
-            _table(bundle.groups[name], place, before, collected, deserved)
-            for place, name in enumerate(policy.tables)
+            _table(bundle.groups[name], before, collected, deserved)
+            for name in _tables(collected.compiled)
         ],
     }
+
+
+def _tables(compiled: CompiledPolicy) -> list[str]:
+    """The tables of the policy's bounds, and the one whose exposure it evens out."""
+    evened = compiled.amortisation
+    own = () if evened is None else (evened.group_table,)
+    return list(dict.fromkeys((*compiled.policy.tables, *own)))
 
 
 def _regret(collected: Collected) -> Block:
@@ -177,30 +125,32 @@ def _expected(exposure: Float64, deserved: Float64) -> Block:
 
 
 def _table(
-    table: GroupTable, place: int, before: Int32, collected: Collected, deserved: Float64
+    table: GroupTable, before: Int32, collected: Collected, deserved: Float64
 ) -> dict[str, Any]:
-    wanted = wanted_shares(collected, table, place)
-    size = len(table.labels)
-    first, end = collected.compiled.blocks[place]
-    bounds = [(own.floors[first:end], own.ceilings[first:end]) for own in collected.own]
+    wanted = wanted_shares(collected, table)
+    bounds = _bounds(table, collected, before.shape[1])
     measured = {
         when: _lists(table, lists, bounds, wanted, deserved)
         for when, lists in (("before", before), ("after", collected.lists))
     }
-    mean_wanted = np.mean(wanted.shares, axis=0) if wanted.shares else np.zeros(size)
-    catalogue = catalogue_shares(table)
+    catalogue, in_lists = catalogue_shares(table), wanted.in_lists
     due = summed(table, deserved)
     groups = {when: block.pop("groups") for when, block in measured.items()}
     return {
         "group_table": table.name,
-        "wanted_shares_from": wanted.source,
+        "wanted_shares_from": {
+            "in_each_list": wanted.source,
+            "over_all_lists": wanted.over_all_source,
+        },
         **measured,
         "groups": [
             {
                 "group": label,
                 "catalogue_items": int(table.sizes.items[row]),
                 "catalogue_share": float(catalogue[row]),
-                "wanted_share": float(mean_wanted[row]),
+                "wanted_share": float(wanted.over_all[row]),
+                "wanted_share_in_lists": float(in_lists[row]),
+                "has_target": bool(wanted.targets[row]),
                 "deserved_exposure": float(due[row]),
                 **{
                     f"{name}_{when}": float(values[row])
@@ -211,6 +161,16 @@ def _table(
             for row, label in enumerate(table.labels)
         ],
     }
+
+
+def _bounds(table: GroupTable, collected: Collected, k: int) -> list[tuple[Int32, Int32]]:
+    """Floors and ceilings of every list; none where the table's exposure is only evened out."""
+    compiled = collected.compiled
+    if table.name not in compiled.policy.tables:
+        every = np.tile(np.arange(k + 1, dtype=np.int32), (len(table.labels), 1))
+        return [(np.zeros_like(every), every)] * len(collected.own)
+    first, end = compiled.blocks[compiled.policy.tables.index(table.name)]
+    return [(own.floors[first:end], own.ceilings[first:end]) for own in collected.own]
 
 
 def _lists(
@@ -241,7 +201,6 @@ def _lists(
         absent += bool((np.bincount(own, minlength=size)[shares > 0] == 0).any())
     per_list = {name: np.array(values) for name, values in columns.items()}
     exposure = _mean_shares(rows, size, "log2")
-    mean_wanted = np.mean(wanted.shares, axis=0) if wanted.shares else np.zeros(size)
     found: Block = {
         "lists_below_a_floor": int((per_list["floor"] > 0).sum()),
         "floor_violations": int(per_list["floor"].sum()),
@@ -276,7 +235,7 @@ def _lists(
             found[name] = float(known.mean())
         else:
             found["reasons"][name] = why
-    overall = awrf(exposure, mean_wanted)
+    overall = awrf(exposure, wanted.over_all)
     if np.isfinite(overall):
         found["awrf_of_all_lists"] = overall
     else:

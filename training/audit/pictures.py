@@ -6,6 +6,7 @@ Owns how they look. Must not compute a measure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,20 @@ from matplotlib.figure import Figure
 from training.audit.sweeps import GROUPS, OVER_ALL
 from training.report import ACCENT, OTHER
 
+PAGE_INCHES = 9.9
+"""As wide as the demo's page: an inch is 100 of its pixels."""
+PIXELS_PER_INCH = 200
+"""Twice the page's, for screens that have them."""
+SMALL, NORMAL, LARGE = 8.5, 9.5, 10.5
+"""Font sizes: 8.5 points are 12 pixels of the page, which can be read."""
+LINE = 120
+"""Characters of a line of text as wide as the page."""
 MOST_GROUPS = 10
 """Of a table with more groups those are drawn that moved most."""
+
+CATALOGUE_MARK = {
+    "marker": "D", "color": "#444444", "markersize": 4.5, "markerfacecolor": "white",
+}  # fmt: skip
 
 SERIES = {
     "floors": ("#1b6ca8", "o", "-"),
@@ -54,10 +67,10 @@ def pictures(document: dict[str, Any]) -> dict[str, Figure]:
 
 
 def _exposure(tables: Sequence[tuple[str, dict[str, Any]]]) -> Figure:
-    columns = min(3, len(tables))
-    rows = -(-len(tables) // columns)
-    figure = Figure(figsize=(5.0 * columns, 0.5 + 3.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    rows = -(-len(tables) // 2)
+    figure = Figure(figsize=(PAGE_INCHES, 0.5 + 3.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False).ravel()
+    labelled: dict[str, Any] = {}
     for axis, (policy, table) in zip(axes, tables, strict=False):
         groups = sorted(
             table["groups"],
@@ -68,31 +81,54 @@ def _exposure(tables: Sequence[tuple[str, dict[str, Any]]]) -> Figure:
         for shift, when, colour in ((-0.2, "before", OTHER), (0.2, "after", ACCENT)):
             shares = [group[f"exposure_share_{when}"] for group in groups]
             axis.barh(places + shift, shares, height=0.38, color=colour, label=when)
-        wanted = [group["wanted_share"] for group in groups]
-        axis.plot(wanted, places, "k|", markersize=14, markeredgewidth=1.5, label="wanted share")
-        longest = max([*wanted, *(g[f"exposure_share_{w}"] for g in groups for w in ("before", "after"))])  # fmt: skip
-        axis.set_xlim(0, 1.05 * longest or 1)
+        _marks(axis, groups)
+        axis.set_xlim(0, 1.05 * _longest(groups) or 1)
         for place, group in enumerate(groups):
             axis.text(
                 1.01, place,
                 f"{group['exposure_share_before']:.3f} → {group['exposure_share_after']:.3f}",
-                transform=axis.get_yaxis_transform(), va="center", fontsize=7.5,
+                transform=axis.get_yaxis_transform(), va="center", fontsize=SMALL,
             )  # fmt: skip
-        axis.set_yticks(places, [_short(group["group"]) for group in groups], fontsize=8)
+        axis.set_yticks(places, [_short(group["group"]) for group in groups])
+        axis.tick_params(labelsize=SMALL)
         axis.invert_yaxis()
         most = len(table["groups"]) > len(groups)
         axis.set_title(
             f"{policy}: {table['group_table']}"
-            + (f", {len(groups)} of {len(table['groups'])} that moved most" if most else ""),
-            fontsize=9,
+            + (f"\n{len(groups)} of {len(table['groups'])} groups that moved most" if most else ""),
+            fontsize=NORMAL,
         )
-        axis.set_xlabel("share of exposure", fontsize=8)
+        axis.set_xlabel("share of exposure over all lists", fontsize=SMALL)
         axis.spines[["top", "right"]].set_visible(False)
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            labelled.setdefault(label, handle)
     for axis in axes[len(tables) :]:
         axis.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(
+        labelled.values(), labelled.keys(), loc="outside lower center", ncols=4, fontsize=SMALL
+    )
     return figure
+
+
+def _marks(axis: Axes, groups: Sequence[dict[str, Any]]) -> None:
+    """What somebody wants of a group, and elsewhere the catalogue's share, which nobody asked for."""
+    styles: tuple[tuple[bool, str, str, dict[str, Any]], ...] = (
+        (True, "wanted_share", "wanted share", {"marker": "|", "color": "black", "markersize": 15}),
+        (False, "catalogue_share", "catalogue's share, no target", CATALOGUE_MARK),
+    )
+    for has_target, key, label, style in styles:
+        own = [group[key] for group in groups if group["has_target"] is has_target]
+        places = [at for at, group in enumerate(groups) if group["has_target"] is has_target]
+        if own:
+            axis.plot(own, places, ls="", markeredgewidth=1.4, label=label, **style)
+
+
+def _longest(groups: Sequence[dict[str, Any]]) -> float:
+    marks = [
+        group["wanted_share" if group["has_target"] else "catalogue_share"] for group in groups
+    ]
+    bars = [group[f"exposure_share_{when}"] for group in groups for when in ("before", "after")]
+    return float(max(marks + bars))
 
 
 def _short(label: str) -> str:
@@ -100,35 +136,40 @@ def _short(label: str) -> str:
 
 
 def _tradeoff(swept: dict[str, Any], k: int) -> Figure:
+    """A row for each aim: on the left the model's own scores, on the right what was bought."""
     aims = [aim for aim in swept["aims"] if any(_aims_at(p, aim) for p in swept["points"])]
-    figure = Figure(figsize=(4.9 * len(aims), 9.4), layout="constrained")
-    axes = figure.subplots(2, len(aims), squeeze=False, sharex="col")
-    for column, aim in enumerate(aims):
+    figure = Figure(figsize=(PAGE_INCHES, 1.0 + 4.1 * len(aims)), layout="constrained")
+    rows = figure.subfigures(len(aims), 1, squeeze=False, hspace=0.03).ravel()
+    for row, aim in zip(rows, aims, strict=True):
         told = swept["aims"][aim]
         points = [point for point in swept["points"] if _aims_at(point, aim)]
-        for row, (what, of) in enumerate(
-            (("utility_kept_mean", "model utility"), ("ndcg_kept", f"NDCG@{k} on purchases"))
+        frontiers = [one for one in swept["frontiers"] if _aims_at(one, aim)]
+        left, right = row.subplots(1, 2)
+        for axis, what, title in (
+            (left, "utility_kept_mean", "model utility kept"),
+            (right, "ndcg_kept", f"NDCG@{k} on purchases kept{_interval(points)}"),
         ):
-            axis = axes[row][column]
             _series(axis, points, aim, what)
             if told["plain"] is not None:
-                axis.plot(told["plain"], 1.0, "k*", markersize=13, label="no policy", zorder=5)
-            if row == 0:
-                _frontier(axis, [f for f in swept["frontiers"] if _aims_at(f, aim)], aim)
+                axis.plot(told["plain"], 1.0, "k*", markersize=12, label="no policy", zorder=5)
             axis.axhline(1.0, color="#999999", lw=0.8, ls="--", zorder=0)
-            axis.set_ylabel(f"{of} kept, higher is better", fontsize=9)
+            axis.set_title(title, fontsize=NORMAL)
+            axis.set_xlabel("fairness: further right is better", fontsize=SMALL)
             axis.grid(color="#eeeeee")
             axis.spines[["top", "right"]].set_visible(False)
-            axis.tick_params(labelsize=8)
-        axes[0][column].set_title(told["words"], fontsize=9)
-        axes[1][column].set_xlabel("fairness: further right is better", fontsize=9)
-        axes[0][column].legend(fontsize=7.5, loc="lower left", framealpha=0.9)
-        axes[1][column].set_title(_interval(points), fontsize=8, loc="right")
+            axis.tick_params(labelsize=SMALL)
+        _frontier(left, frontiers, aim, swept["users"])
+        row.suptitle(told["words"], fontsize=LARGE, fontweight="bold")
+        handles, labels = left.get_legend_handles_labels()
+        row.legend(
+            handles, labels, loc="outside lower center", ncols=5, fontsize=SMALL, frameon=False
+        )
+    words = f"{swept['frontier_words']} A band stands where every list has an optimum."
     figure.suptitle(
         f"What fairness costs: every kind over its parameter, lists of {k} for "
-        f"{swept['users']:,} users.\nAbove: by the model's own scores, with the exact optimum of the "
-        "same bounds; below: by what was bought afterwards.",
-        fontsize=10,
+        f"{swept['users']:,} users\n"
+        + "\n".join(wrap(f"Wide bands: {words[:1].lower()}{words[1:]}", LINE)),
+        fontsize=NORMAL,
     )
     return figure
 
@@ -156,19 +197,23 @@ def _series(axis: Axes, points: Sequence[dict[str, Any]], aim: str, what: str) -
         )  # fmt: skip
 
 
-def _frontier(axis: Axes, frontiers: Sequence[dict[str, Any]], aim: str) -> None:
+def _frontier(axis: Axes, frontiers: Sequence[dict[str, Any]], aim: str, users: int) -> None:
+    """Bands in the colour of the series. Of fewer lists than the points' they would not compare."""
+    label = "exact optimum"
     for series in dict.fromkeys(point["series"] for point in frontiers):
         known = [
             (float(point["fairness"][aim]), float(point["utility_kept_mean"]))
             for point in frontiers
             if point["series"] == series
-            and point["fairness"]
+            and point["lists"] == users
             and point["fairness"][aim] is not None
         ]
         axis.plot(
-            [x for x, _ in known], [y for _, y in known], color="black", lw=5, alpha=0.18,
-            zorder=1, label=f"exact optimum, {series}",
+            [x for x, _ in known], [y for _, y in known], color=SERIES[series][0], lw=9, alpha=0.25,
+            solid_capstyle="round", zorder=1,
         )  # fmt: skip
+    if frontiers:
+        axis.plot([], [], color="#777777", lw=6, alpha=0.35, label=label)
 
 
 def _kept(point: dict[str, Any], what: str) -> float | None:
@@ -183,4 +228,4 @@ def _interval(points: Sequence[dict[str, Any]]) -> str:
         for point in points
         if point["ndcg_kept"]["low"] is not None
     ]
-    return f"a point's interval: ± {np.median(halves):.3f} (median)" if halves else ""
+    return f"; a point: ± {np.median(halves):.3f}" if halves else ""

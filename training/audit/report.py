@@ -13,7 +13,9 @@ from typing import Any
 
 from matplotlib import rc_context
 
-from training.audit.pictures import pictures
+from training.audit.pictures import PIXELS_PER_INCH, pictures
+from training.audit.sweeps import GROUPS, OVER_ALL
+from training.audit.text import metric_titles, number, span, table
 from training.report import write_file
 
 DOCUMENT_FILE = "audit.json"
@@ -52,8 +54,9 @@ def write_audit(document: dict[str, Any], folder: Path) -> list[Path]:
             # No date and no random ids inside: the same document gives the same bytes.
             with rc_context({"svg.hashsalt": "equipoise"}):
                 figure.savefig(
-                    drawn, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None
-                )
+                    drawn, format=form, dpi=PIXELS_PER_INCH,
+                    metadata={"Date": None} if form == "svg" else None,
+                )  # fmt: skip
             files[f"{name}.{form}"] = drawn.getvalue()
     # The document comes last: who finds it finds all the rest.
     files[DOCUMENT_FILE] = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
@@ -83,59 +86,85 @@ def page(document: dict[str, Any]) -> str:
 
 def _items(policy: dict[str, Any]) -> list[str]:
     statuses = ", ".join(f"{count:,} {name}" for name, count in policy["statuses"].items() if count)
-    regret = policy["regret"]
+    kept = policy["ndcg_kept"]
     lines = [
-        f"{policy['lists']:,} lists: {statuses}. Model utility kept {policy['utility_kept_mean']:.4f}. "
-        f"Regret to the {regret['against']}: mean {_number(regret['mean'])}, p99 "
-        f"{_number(regret['p99'])}, max {_number(regret['max'])} ({regret['lists']:,} lists; "
-        f"{regret['lists_without_one']:,} have none).",
+        f"{policy['lists']:,} lists: {statuses}. Model utility kept "
+        f"{number(policy['utility_kept_mean'])}, NDCG on purchases "
+        f"{number(kept['value'])} {span(kept['low'], kept['high'])}. {_regret(policy['regret'])}",
         "",
     ]
     items = policy["items"]
-    lines += _table(
+    lines += table(
         ("all items", "before", "after"),
         [(title, items["before"][key], items["after"][key]) for title, key in CATALOGUE_ROWS],
     )
-    for table in policy["tables"]:
-        before, after = table["before"], table["after"]
-        lines += [
-            "",
-            f"Wanted shares of {table['group_table']}: {table['wanted_shares_from']}.",
-            "",
-        ]
-        lines += _table(
-            (table["group_table"], "before", "after"),
+    for one in policy["tables"]:
+        before, after = one["before"], one["after"]
+        lines += ["", _measured_against(one), ""]
+        lines += table(
+            (one["group_table"], "before", "after"),
             [(title, before[key], after[key]) for title, key in ITEM_ROWS],
         )
-        groups = sorted(table["groups"], key=lambda group: -float(group["exposure_share_before"]))
-        lines += [""]
-        lines += _table(
-            (
-                f"exposure share, {min(len(groups), MOST_GROUPS)} of {len(groups)} groups",
-                "catalogue", "wanted", "deserved", "before", "after", "items before", "after",
-            ),
-            [
-                (
-                    group["group"], group["catalogue_share"], group["wanted_share"],
-                    group["deserved_exposure"], group["exposure_share_before"],
-                    group["exposure_share_after"], group["items_per_list_before"],
-                    group["items_per_list_after"],
-                )
-                for group in groups[:MOST_GROUPS]
-            ],
-        )  # fmt: skip
+        lines += ["", *_groups(one)]
     return lines
 
 
+def _regret(regret: dict[str, Any]) -> str:
+    if regret["mean"] is None:
+        return f"No regret can be told: {regret['reasons']['mean']}."
+    without = regret["lists_without_one"]
+    left = f"; {without:,} have nothing to compare with" if without else ""
+    return (
+        f"Regret to the {regret['against']}: mean {number(regret['mean'])}, p99 "
+        f"{number(regret['p99'])}, max {number(regret['max'])} ({regret['lists']:,} lists{left})."
+    )
+
+
+def _measured_against(one: dict[str, Any]) -> str:
+    """Whose shares the rows of a table speak of: the two questions may have two answers."""
+    name, source = one["group_table"], one["wanted_shares_from"]
+    if source["in_each_list"] == source["over_all_lists"]:
+        told = f"Shares of {name} that lists are measured against: {source['in_each_list']}."
+    else:
+        told = (
+            f"Shares of {name}: each list is measured against {source['in_each_list']}; AWRF of "
+            f"all lists, and the column 'wanted over all', against {source['over_all_lists']}."
+        )
+    if not any(group["has_target"] for group in one["groups"]):
+        told += " Nobody wants them: a yardstick."
+    return told
+
+
+def _groups(one: dict[str, Any]) -> list[str]:
+    """The exposure of each group; "wanted" only where somebody wants it."""
+    groups = sorted(one["groups"], key=lambda group: -float(group["exposure_share_before"]))
+    columns = [("catalogue", "catalogue_share")]
+    source = one["wanted_shares_from"]
+    if source["in_each_list"] != source["over_all_lists"]:
+        columns += [
+            ("wanted in lists", "wanted_share_in_lists"),
+            ("wanted over all", "wanted_share"),
+        ]
+    elif any(group["has_target"] for group in groups):
+        columns += [("wanted", "wanted_share")]
+    columns += [
+        ("deserved", "deserved_exposure"),
+        ("before", "exposure_share_before"),
+        ("after", "exposure_share_after"),
+        ("items before", "items_per_list_before"),
+        ("after", "items_per_list_after"),
+    ]
+    return table(
+        (
+            f"exposure share, {min(len(groups), MOST_GROUPS)} of {len(groups)} groups",
+            *(title for title, _ in columns),
+        ),
+        [(group["group"], *(group[key] for _, key in columns)) for group in groups[:MOST_GROUPS]],
+    )
+
+
 def _users(users: dict[str, Any], k: int) -> list[str]:
-    titles = {
-        f"first_basket_ndcg_at_{k}": f"NDCG@{k}, first basket",
-        f"first_basket_recall_at_{k}": f"recall@{k}, first basket",
-        "first_basket_roc_auc": "ROC-AUC, first basket",
-        f"ndcg_at_{k}": f"NDCG@{k}",
-        f"recall_at_{k}": f"recall@{k}",
-        "roc_auc": "ROC-AUC",
-    }
+    titles = metric_titles(k)
     rows = []
     for metric, title in titles.items():
         worst = users["worst"][metric]
@@ -146,18 +175,18 @@ def _users(users: dict[str, Any], k: int) -> list[str]:
         rows.append(
             (
                 title, overall, f"{worst['cell']} (n={worst['n_users']})", worst["value"],
-                _range(worst["low"], worst["high"]), worst["gap"],
-                _range(worst["gap_low"], worst["gap_high"]),
+                span(worst["low"], worst["high"]), worst["gap"],
+                span(worst["gap_low"], worst["gap_high"]),
             )
         )  # fmt: skip
-    lines = _table(
+    lines = table(
         ("users", "all", "worst cell", "value", "interval", "gap to all", "interval"), rows
     )
     single = [name for name in users["cells"] if ", " not in name]
     if single:
         metrics = [*list(titles)[:2], list(titles)[3], list(titles)[5]]
         lines += [""]
-        lines += _table(
+        lines += table(
             ("group", "n", *(titles[metric] for metric in metrics)),
             [
                 (
@@ -187,54 +216,45 @@ def _unmeasured(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _tradeoff(swept: dict[str, Any]) -> list[str]:
+    """A table for each aim; a series stands together, in the order of its parameter."""
     if not swept["points"]:
         return [swept["reason"]]
-    lines = [f"{swept['users']:,} users. Fairness is, by aim, " + "; ".join(
-        f"{aim}: {told['words']}, without a policy {_number(told['plain'])}"
+    lines = [f"{swept['users']:,} users. Fairness is, by aim:", ""]
+    lines += [
+        f"- `{aim}`: {told['words']}; without a policy {number(told['plain'])}"
         for aim, told in swept["aims"].items()
-    ) + ".", ""]  # fmt: skip
-    lines += _table(
-        ("series", "parameter", "aim", "fairness", "model utility kept", "NDCG kept", "interval", "met"),
-        [
-            (
-                point["series"], point["parameter"], point["aim"],
-                point["fairness"][point["aim"]],
-                point["utility_kept_mean"], point["ndcg_kept"]["value"],
-                _range(point["ndcg_kept"]["low"], point["ndcg_kept"]["high"]),
-                f"{point['met']}/{point['lists']}",
-            )
-            for point in swept["points"]
-        ],
-    )  # fmt: skip
+    ]
+    lines += ["", f"{swept['frontier_words']}"]
+    for aim in dict.fromkeys(point["aim"] for point in swept["points"]):
+        # What is made for each list has an effect on all lists together, and the other way round.
+        aims = [GROUPS, OVER_ALL] if aim == GROUPS else [aim]
+        points = [point for point in swept["points"] if point["aim"] == aim]
+        lines += [
+            "",
+            *table(
+                (
+                    "series", "parameter", *aims, "model utility kept", "NDCG kept", "interval", "met",
+                ),
+                [
+                    (
+                        point["series"], point["parameter"],
+                        *(point["fairness"][one] for one in aims),
+                        point["utility_kept_mean"], point["ndcg_kept"]["value"],
+                        span(point["ndcg_kept"]["low"], point["ndcg_kept"]["high"]),
+                        f"{point['met']}/{point['lists']}",
+                    )
+                    for series in dict.fromkeys(point["series"] for point in points)
+                    for point in points
+                    if point["series"] == series
+                ],
+            ),
+        ]  # fmt: skip
     for name, why in swept["left_out"].items():
         lines += ["", f"Left out: {name}: {why}"]
     return lines
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    texts = [[_number(value) for value in row] for row in rows]
-    widths = [max(len(text[i]) for text in [list(head), *texts]) for i in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
-
-    return [line(head), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, texts)]
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        # Item-level sums of squares are small, and 0 would be a lie.
-        return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"[{low:.4f}, {high:.4f}]"
-
-
 def _cell(estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
         return str(estimate["reason"])
-    return f"{estimate['value']:.4f} {_range(estimate['low'], estimate['high'])}"
+    return f"{number(estimate['value'])} {span(estimate['low'], estimate['high'])}"

@@ -28,6 +28,15 @@ STRENGTHS = ("1/100", "1/50", "1/20", "1/10", "1/5", "1/2")
 TRADE_OFFS = ("1/20", "1/10", "1/5", "2/5", "3/5", "4/5")
 EVENED_OVER_LISTS = 20
 
+WITH_OPTIMUM = ("floors", "window", "fa_ir", "cap", "calibrated")
+"""Kinds that bound the groups of one table: the best list within their bounds is an assignment."""
+WITHOUT_OPTIMUM = {
+    "intersection": "bounds of two tables are no assignment",
+    "amortised": "scores change, no list is bounded",
+    "diverse": "scores change, no list is bounded",
+}
+"""The other kinds that are swept -> why no exact optimum is drawn."""
+
 GROUPS, OVER_ALL, SPREAD, TASTE = "groups", "over_all", "spread", "taste"
 """What a policy may aim at: the share of a group, in each list or over all; many groups in a list;
 the user's own shares."""
@@ -108,9 +117,7 @@ def sweeps(bundle: Bundle, tables: Tables, count: int) -> tuple[list[Swept], dic
         except PolicyRefused as error:
             refused[f"{series} {parameter}"] = str(error)
             continue
-        # A table's ceilings and floors are swept along these alone, and the optimum is exact there.
-        frontier = series in ("floors", "cap", "calibrated, both sides")
-        made.append(Swept(series, kind, aim, parameter, compiled, frontier))
+        made.append(Swept(series, kind, aim, parameter, compiled, kind in WITH_OPTIMUM))
     return made, refused
 
 

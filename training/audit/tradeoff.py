@@ -8,7 +8,9 @@ Owns the trade-off part of the audit's document:
     points              {series, kind, aim, parameter, ndcg_kept (estimate), utility_kept_mean,
                         fairness (aim -> value), lists, met}
     frontiers           {series, aim, parameter, utility_kept_mean, fairness, lists}: the exact
-                        optimum of the same bounds on the same candidates, by assignment
+                        optimum of the same bounds on the same candidates, by assignment, mean over
+                        the `lists` that have one; of kinds that bound one table
+    frontier_words      which kinds have such an optimum, and why the others have none
 
 Fairness by aim: "groups": AWRF of a table's groups against the catalogue's shares, mean over
 lists; "over_all": the same of the exposure of all lists together, which is what evened-out
@@ -20,7 +22,7 @@ A point's `aim` is what its kind is made for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +32,26 @@ from server.bundle import Bundle, GroupTable
 from server.engine.engine import Engine
 from server.engine.groups import PolicyItems
 from server.engine.query import Answer
+from server.errors import listed
 from server.fairness import CompiledPolicy, Status
 from server.fairness.discount import discounts
 from server.fairness.metrics import awrf, expected_exposure, exposure_shares
 from server.features.types import Float64, Int32
-from training.audit.item_side import catalogue_shares, summed
+from training.audit.item_side import summed
 from training.audit.optimum import best_order
-from training.audit.sweeps import GROUPS, OVER_ALL, SPREAD, TASTE, Swept, Tables, sweeps, tables_of
+from training.audit.sweeps import (
+    GROUPS,
+    OVER_ALL,
+    SPREAD,
+    TASTE,
+    WITH_OPTIMUM,
+    WITHOUT_OPTIMUM,
+    Swept,
+    Tables,
+    sweeps,
+    tables_of,
+)
+from training.audit.wanted import catalogue_shares
 from training.evaluate import OnStep, Task
 from training.intervals import Resampler
 from training.metrics import hits, ndcg
@@ -152,7 +167,21 @@ def tradeoff(
         },
         "points": points,
         "frontiers": frontiers,
+        "frontier_words": frontier_words({one.kind for one in swept}),
     }
+
+
+def frontier_words(kinds: Collection[str]) -> str:
+    """Which of the swept kinds have an exact optimum beside them, and why the others have none."""
+    told = f"The exact optimum of the same bounds, for {listed(k for k in WITH_OPTIMUM if k in kinds)}."
+    reasons: dict[str, list[str]] = {}
+    for kind, why in WITHOUT_OPTIMUM.items():
+        if kind in kinds:
+            reasons.setdefault(why, []).append(kind)
+    if reasons:
+        none = "; ".join(f"{' and '.join(names)} ({why})" for why, names in reasons.items())
+        told += f" None for {none}."
+    return f"{told} A point may lie beyond another kind's optimum: it keeps other bounds."
 
 
 def _run(

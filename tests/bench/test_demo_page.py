@@ -1,0 +1,28 @@
+"""The demo's page: a group that evaluation withholds, and a gate line without a number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+import bench.demo.page
+from bench.demo.page import TEMPLATE
+
+GOOD = {"value": 0.25, "low": 0.24, "high": 0.26, "n_users": 352}
+WITHHELD = {"value": None, "low": None, "high": None, "n_users": 9, "withheld": "9 users"}
+
+
+def test_withheld_groups_have_a_row_without_numbers() -> None:
+    page = (Path(bench.demo.page.__file__).parent / TEMPLATE).read_text(encoding="utf-8")
+    part = page[page.index("<h2>Are all households") : page.index("<h2>Load")]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True)
+    groups = {
+        label: {"first_basket_recall_at_20": told}
+        for label, told in (("35-74K", GOOD), ("75K+", WITHHELD))
+    }
+    line = {"value": None, "low": None, "high": None, "bound": ">= 0.65"}
+    told = environment.from_string(part).render(quality={"groups": {"income": groups}}, worst=line)
+    assert "0.240 to 0.260" in told
+    assert "withheld: too few households" in told
+    assert "Worst over best" not in told, "without a number there is nothing to say of it"
