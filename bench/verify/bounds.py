@@ -2,13 +2,13 @@
 
 Written from the definitions, for an auditor to read, and sharing nothing with the
 server: a wrong kernel or compiler there cannot vouch for itself here. Proportions are
-exact fractions; only FA*IR's binomial probabilities are floats.
+exact fractions; only FA*IR's binomial probabilities are floats, where these suffice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, comb, floor, log2
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bench.verify.vectors import Weights
 
 SHAPING = ("amortised", "diverse")
+NEAR = 1e-9
+"""Of a probability so near to what it is compared with, floats do not tell which is larger."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,12 @@ def _fair_ir(section: Any, size: int) -> dict[str, list[tuple[int, int]]]:
     """FA*IR: the fewest of a group that chance explains (Zehlike et al. 2017, definition 3)."""
     first = section["within_first"]
     shares = {g: Fraction(p) for g, p in section["shares"].items()}
-    alpha = float(Fraction(section["alpha"]) / len(shares))
+    alpha = Fraction(section["alpha"]) / len(shares)
     found = {}
     for g, p in shares.items():
         table = _binomial(first, float(p))
         if section.get("adjusted", True):
-            steps = sorted({F for row in table for F in row if alpha >= F})
+            steps = sorted({F for row in table for F in row if float(alpha) + NEAR >= F})
             # Probabilities that are equal differ by rounding here: they are one step.
             steps = [
                 F for F, above in zip(steps, [*steps[1:], 2.0], strict=False) if above > F + 1e-12
@@ -181,14 +183,17 @@ def _fair_ir(section: Any, size: int) -> dict[str, list[tuple[int, int]]]:
             low, high = 0, len(steps)
             while low < high:
                 middle = (low + high) // 2
-                if _fails(_fewest(table, steps[middle]), float(p)) <= alpha - 1e-12:
+                if _explained(_fewest(table, steps[middle]), p, alpha):
                     passing, low = steps[middle], middle + 1
                 else:
                     high = middle
             # A step of 0 asks for every place: of a share of 1 chance explains no other.
             fewest = [0] * (first + 1) if passing is None else _fewest(table, passing)
         else:
-            fewest = _fewest(table, alpha)
+            fewest = [
+                sum(_by_chance(F, c, k, p, alpha) for c, F in enumerate(row))
+                for k, row in enumerate(table)
+            ]
         found[g] = [(fewest[min(k, first)], k) for k in range(size + 1)]
     return found
 
@@ -207,6 +212,41 @@ def _binomial(size: int, p: float) -> list[list[float]]:
 
 def _fewest(table: Sequence[Sequence[float]], alpha: float) -> list[int]:
     return [sum(alpha >= F for F in row) for row in table]
+
+
+def _at_most(nearly: float, alpha: Fraction, exactly: Callable[[], Fraction]) -> bool:
+    """Whether a probability is at most alpha; whole numbers decide what floats cannot tell."""
+    if abs(nearly - float(alpha)) > NEAR:
+        return nearly < float(alpha)
+    return exactly() <= alpha
+
+
+def _by_chance(nearly: float, c: int, k: int, p: Fraction, alpha: Fraction) -> bool:
+    """Whether F(c; k, p), k draws having c of the group or fewer, is at most alpha."""
+
+    def exactly() -> Fraction:
+        return sum((comb(k, i) * p**i * (1 - p) ** (k - i) for i in range(c + 1)), Fraction())
+
+    return _at_most(nearly, alpha, exactly)
+
+
+def _explained(fewest: Sequence[int], p: Fraction, alpha: Fraction) -> bool:
+    """Whether independent draws break a floor with probability alpha at most."""
+    return _at_most(_fails(fewest, float(p)), alpha, lambda: _fails_exactly(fewest, p))
+
+
+def _fails_exactly(fewest: Sequence[int], p: Fraction) -> Fraction:
+    """`_fails` by counting: each draw has q equally likely outcomes, a of which are the group's."""
+    a, q = p.numerator, p.denominator
+    outcomes, failed = {0: 1}, 0
+    for low in fewest[1:]:
+        after: dict[int, int] = {}
+        for c, n in outcomes.items():
+            after[c] = after.get(c, 0) + n * (q - a)
+            after[c + 1] = after.get(c + 1, 0) + n * a
+        failed = failed * q + sum(n for c, n in after.items() if c < low)
+        outcomes = {c: n for c, n in after.items() if c >= low}
+    return Fraction(failed, q ** (len(fewest) - 1))
 
 
 def _fails(fewest: Sequence[int], p: float) -> float:

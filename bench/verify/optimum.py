@@ -30,6 +30,22 @@ def largest_dcg(
     the list's places. None where the solver of several tables came to no end in `SOLVER_S`. `-inf`
     where no list keeps the bounds.
     """
+    # Solvers stop at a gap that is small for numbers near 1, and gains may be of any size. Those of
+    # candidates that may not stand anywhere set no scale.
+    size = len(worth)
+    may_stand = [
+        (gain, groups) for gain, groups in candidates if all(table[g][size][1] > 0 for g in groups)
+    ]
+    unit = max((gain for gain, _ in may_stand), default=0.0) or 1.0
+    best = _in_units([(gain / unit, groups) for gain, groups in may_stand], table, worth)
+    return None if best is None else best * unit
+
+
+def _in_units(
+    candidates: Sequence[tuple[float, Sequence[str]]],
+    table: Mapping[str, Sequence[tuple[int, int]]],
+    worth: Sequence[float],
+) -> float | None:
     if any(len(groups) != 1 for _, groups in candidates):
         return _of_several_tables(candidates, table, worth)
     size = len(worth)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from bench.verify.bounds import Document, Known, bounds, worth
+from bench.verify.bounds import SHAPING, Document, Known, bounds, worth
 from bench.verify.claims import (
     TOLERANCE,
     Claim,
@@ -274,14 +274,18 @@ def _best(evidence: Evidence, document: Document, table: Table) -> Iterator[Clai
         yield claim(name, "no list keeps the bounds, and the receipt says met")
         return
     share = own / best if best > 0 else 1.0
-    # What is told may be less than the truth, never more; of kinds that are exact it is the truth.
-    kinds = {kind for kind, _, _ in document.rules}
+    # What is told may be less than the truth, never more; of kinds that are exact it is the truth,
+    # and the list is the best one unless something else orders it.
+    kinds = {kind for kind, _, _ in document.rules} - set(SHAPING)
     exact = len(document.tables) == 1 and (kinds <= {"floors", "fa_ir"} or kinds <= {"cap"})
     # Written so that what is no number is wrong.
     wrong = not 0 <= receipt.utility_of_best <= share + TOLERANCE
     if exact:
         wrong |= receipt.utility_of_best < share - TOLERANCE
-        wrong |= share < 1 - TOLERANCE and not evidence.paged
+        wrong |= share < 1 - TOLERANCE and not (evidence.paged or document.shaped_by)
+    elif receipt.utility_of_best == 0 < share:
+        yield unchecked(name, f"told 0, which bounds nothing; {share:.6f} of the exact optimum")
+        return
     if share > 1 + TOLERANCE:
         yield claim(
             name, f"{share:.6f} of the exact optimum: no list that keeps the bounds has that"

@@ -288,8 +288,11 @@ def _exposure(evidence: Evidence) -> Claim:
         row
         for row in told.keys() | counts.keys()
         if row not in told
+        or not counts[row]
         or told[row].items != counts[row]
         or not close(told[row].exposure_share, shares[row])
     ]
     broken = f"group {min(wrong)!r} is told wrong" if wrong else ""
+    if len(told) < len(receipt.exposure):
+        broken = "a group is told twice"
     return claim(name, broken, f"{len(counts)} groups")

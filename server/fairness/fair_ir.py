@@ -7,7 +7,8 @@ is the binomial distribution function. Looking at many prefixes rejects too ofte
 is lowered until a fair coin's list fails anywhere with probability at most alpha (their
 section 4.2). That probability is computed exactly, by a program over the counts in
 O(K^2), not by simulation; the lowered alpha is the largest one there is, since the table
-changes only at the values of F.
+changes only at the values of F. Where a probability comes so near to alpha that floats cannot
+tell which is larger, whole numbers decide.
 
 >>> from fractions import Fraction
 >>> fair_ir_floors(12, Fraction(1, 2), Fraction(1, 10), adjusted=False).tolist()
@@ -17,6 +18,7 @@ changes only at the values of F.
 from __future__ import annotations
 
 from fractions import Fraction
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,10 @@ from numpy.typing import NDArray
 from server.fairness.types import Int32
 from server.jit import kernel
 
-# What the program's sums may be off by: a probability so near to alpha counts as above it.
 _ROUNDING = 1e-12
+"""Probabilities nearer to each other than this are one: the sums here are off by less."""
+_NEAR = 1e-9
+"""Nearer to alpha than this, floats are not asked."""
 
 
 @kernel
@@ -85,19 +89,55 @@ def fair_ir_floors(size: int, share: Fraction, alpha: Fraction, *, adjusted: boo
     share: the group's proportion p. alpha: how often a fair list may be taken for an unfair one:
     at one prefix where `adjusted` is False, over the whole list where it is True.
     """
-    p = float(share)
-    table = distribution(size, p)
+    table = distribution(size, float(share))
     if not adjusted:
-        return floors_at(table, float(alpha))
-    bound = float(alpha) - _ROUNDING
-    steps = np.unique(table[table <= float(alpha)])
-    # Probabilities that are equal differ by rounding here: they are one step.
+        return _by_definition(table, share, alpha)
+    steps = np.unique(table[table <= float(alpha) + _NEAR])
+    # Of probabilities that are equal but for rounding the largest: a floor takes all of them.
     steps = steps[np.diff(steps, append=np.inf) > _ROUNDING]
     low, high = 0, len(steps)  # steps[:low] pass, steps[high:] fail
     while low < high:
         middle = (low + high) // 2
-        if fail_probability(floors_at(table, steps[middle]), p) <= bound:
+        if _passes(floors_at(table, steps[middle]), share, alpha):
             low = middle + 1
         else:
             high = middle
     return floors_at(table, steps[low - 1]) if low else np.zeros(size + 1, np.int32)
+
+
+def _by_definition(table: NDArray[np.float64], share: Fraction, alpha: Fraction) -> Int32:
+    """Definition 3: how many counts c of each prefix have F(c; k, p) <= alpha."""
+    floors = floors_at(table, float(alpha) - _NEAR)
+    highest = floors_at(table, float(alpha) + _NEAR)
+    for k in np.flatnonzero(floors != highest).tolist():
+        while floors[k] < highest[k] and _exactly(int(floors[k]), k, share) <= alpha:
+            floors[k] += 1
+    return floors
+
+
+def _passes(floors: Int32, share: Fraction, alpha: Fraction) -> bool:
+    """Whether a list of a fair coin breaks a floor with probability at most alpha."""
+    gap = fail_probability(floors, float(share)) - float(alpha)
+    if abs(gap) > _NEAR:
+        return gap < 0
+    return _fail_exactly(floors.tolist(), share) <= alpha
+
+
+def _exactly(c: int, k: int, share: Fraction) -> Fraction:
+    """F(c; k, p)."""
+    a, q = share.numerator, share.denominator
+    ways = sum(comb(k, i) * a**i * (q - a) ** (k - i) for i in range(c + 1))
+    return Fraction(ways, q**k)
+
+
+def _fail_exactly(floors: list[int], share: Fraction) -> Fraction:
+    """`fail_probability` in whole numbers: of q^k outcomes of k draws, those that break a floor."""
+    a, q = share.numerator, share.denominator
+    ways, failed = [1], 0
+    for floor in floors[1:]:
+        ways = [
+            less * a + same * (q - a) for less, same in zip([0, *ways], [*ways, 0], strict=True)
+        ]
+        failed = failed * q + sum(ways[:floor])
+        ways[:floor] = [0] * floor
+    return Fraction(failed, q ** (len(floors) - 1))

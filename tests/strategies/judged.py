@@ -40,12 +40,15 @@ class Drawn:
         return {claim.name: claim for claim in found}
 
 
-def drawn(text: str, seed: int, n: int = 40, count: int = 15) -> Drawn:
-    """A list of n items, of the fair stage itself; exposure of groups is drawn too."""
+def drawn(text: str, seed: int, n: int = 40, count: int = 15, scale: float = 1.0) -> Drawn:
+    """A list of n items, of the fair stage itself; exposure of groups is drawn too.
+
+    scale: of the scores, which are from 0 to 1 times that.
+    """
     rng = np.random.default_rng(seed)
     ids = [f"i{k:03}" for k in range(n)]
     codes = {table: rng.integers(0, len(own), n) for table, own in LABELS.items()}
-    scores = np.round(rng.random(n), 2).astype(np.float32)
+    scores = (np.round(rng.random(n), 2) * scale).astype(np.float32)
     weights = _weights(rng, ids)
     policy = parse_policy(text, "test")
     sizes = {
