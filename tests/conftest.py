@@ -18,7 +18,7 @@ from strategies.live import LiveServer, live_server
 
 # The first example of a kernel pays for its compilation: deadlines would time numba, not us.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("quick", max_examples=60, **_COMMON)
+settings.register_profile("quick", max_examples=60, derandomize=True, **_COMMON)
 settings.register_profile("ci", max_examples=200, derandomize=True, print_blob=True, **_COMMON)
 settings.register_profile(
     "mutants",
