@@ -206,6 +206,8 @@ def serving_info(bundle: Bundle, settings: ServerSettings) -> serving_pb2.GetSer
             max_feedback_events=settings.max_feedback_events,
             max_message_bytes=settings.max_message_bytes,
             max_queue=settings.max_queue,
+            max_batch_requests=settings.max_batch_requests,
+            max_stream_in_flight=settings.max_stream_in_flight,
         ),
         server_version=__version__,
         group_tables=sorted(bundle.groups),
