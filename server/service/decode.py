@@ -117,6 +117,29 @@ def _history(
 ) -> StoredHistory | None:
     if not events or not checks.length("history", len(events), limits.max_history_events):
         return None
+    # By columns, since a check of each field of each event costs more than the list itself.
+    ids = tuple([event.item_id for event in events])
+    times = [event.time_unix_ms for event in events]
+    kinds = np.array([event.kind for event in events])
+    quantities = np.array([event.quantity for event in events])
+    if (
+        not _plain(ids)
+        or not 0 <= min(times) <= max(times) <= MAX_TIME_MS
+        or not ((kinds >= 0) & (kinds <= pb.EVENT_KIND_PURCHASE)).all()
+        or quantities.max() > MAX_QUANTITY
+    ):
+        _history_violations(checks, events)
+        if checks.violations:
+            return None
+    return StoredHistory(
+        item_ids=ids,
+        times_ms=np.array(times),
+        kinds=np.where(kinds == 0, pb.EVENT_KIND_PURCHASE, kinds).astype(np.int8),
+        quantities=np.maximum(quantities, 1).astype(np.float32),
+    )
+
+
+def _history_violations(checks: _Checks, events: Sequence[pb.HistoryEvent]) -> None:
     for place, event in enumerate(events):
         if len(checks.violations) >= MAX_VIOLATIONS:
             break
@@ -126,17 +149,12 @@ def _history(
         if not 0 <= event.kind <= pb.EVENT_KIND_PURCHASE:
             checks.enum(f"{field}.kind", event.kind, pb.EventKind.items())
         checks.between(f"{field}.quantity", event.quantity, 0, MAX_QUANTITY)
-    if checks.violations:
-        return None
-    size = len(events)
-    return StoredHistory(
-        item_ids=tuple(event.item_id for event in events),
-        times_ms=np.fromiter((event.time_unix_ms for event in events), np.int64, size),
-        kinds=np.fromiter(
-            (event.kind or pb.EVENT_KIND_PURCHASE for event in events), np.int8, size
-        ),
-        quantities=np.fromiter((event.quantity or 1 for event in events), np.float32, size),
-    )
+
+
+def _plain(ids: Sequence[str]) -> bool:
+    """Whether all ids are surely within their bounds: ASCII, neither empty nor long."""
+    lengths = [*map(len, ids)]
+    return min(lengths) > 0 and max(lengths) <= MAX_ID_BYTES and all(map(str.isascii, ids))
 
 
 def _ids(
@@ -144,12 +162,13 @@ def _ids(
 ) -> tuple[str, ...]:
     if not checks.length(field, len(ids), high):
         return ()
-    for place, item in enumerate(ids):
-        if not 0 < len(item) <= MAX_ID_BYTES or not item.isascii():
+    own = tuple(ids)
+    if own and not _plain(own):
+        for place, item in enumerate(own):
             checks.text(f"{field}[{place}]", item, MAX_ID_BYTES, low=1)
     if unique:
-        checks.unique(field, ids)
-    return tuple(ids)
+        checks.unique(field, own)
+    return own
 
 
 def recommend_query(
