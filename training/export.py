@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from server.errors import Refused
-from server.model import OnnxScorer
+from server.model import SCORES, OnnxScorer, pair_ports
 from training.model import PairRanker
 from training.rows import Lists
 
 OPSET = 20
-INPUT = "features"
-OUTPUT = "scores"
 TOLERANCE = 1e-4
 TOP = 20
 # Scores nearer to each other than this share are one score to float32: which of the two stands
@@ -56,8 +54,8 @@ def export_onnx(model: PairRanker) -> bytes:
             dynamo=True,
             dynamic_shapes=axes,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=[port.name for port in pair_ports(0)],
+            output_names=[SCORES.name],
             external_data=False,
             verbose=False,
         )
@@ -71,7 +69,7 @@ def export_onnx(model: PairRanker) -> bytes:
 
 def scorer_of(model: bytes, n_features: int) -> OnnxScorer:
     """The served form of the model."""
-    return OnnxScorer(model, input_name=INPUT, output_name=OUTPUT, n_features=n_features)
+    return OnnxScorer(model, pair_ports(n_features))
 
 
 def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int = 0) -> float:
@@ -96,7 +94,7 @@ def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int =
         part = slice(int(real.ptr[place]), int(real.ptr[place + 1]))
         features = real.features[part][np.newaxis]
         worst = max(worst, _difference(model, scorer, features, f"real list {place}"))
-        given, expected = scorer.score(features)[0], _torch(model, features)[0]
+        given, expected = scorer.score({"features": features})[0], _torch(model, features)[0]
         best = [np.lexsort((real.items[part], -scores))[:TOP] for scores in (given, expected)]
         found, wanted = expected[best[0]], expected[best[1]]
         if (np.abs(found - wanted) > TIE * wanted).any():
@@ -113,7 +111,7 @@ def _torch(model: PairRanker, features: NDArray[np.float32]) -> NDArray[np.float
 def _difference(
     model: PairRanker, scorer: OnnxScorer, features: NDArray[np.float32], what: str
 ) -> float:
-    gap = float(np.abs(_torch(model, features) - scorer.score(features)).max())
+    gap = float(np.abs(_torch(model, features) - scorer.score({"features": features})).max())
     if not gap <= TOLERANCE:
         raise ParityFailed(
             f"{what}: torch and onnxruntime differ by {gap:.2g}, allowed: {TOLERANCE}"
@@ -127,11 +125,12 @@ def best_batch(scorer: OnnxScorer, n_features: int) -> int:
     per_list_ns: dict[int, float] = {}
     for size in BATCH_SIZES:
         features = rng.normal(0, 1, (size, TYPICAL_CANDIDATES, n_features)).astype(np.float32)
-        scorer.score(features)
+        feed = {"features": features}
+        scorer.score(feed)
         taken = []
         for _ in range(TIMED_RUNS):
             started = time.perf_counter_ns()
-            scorer.score(features)
+            scorer.score(feed)
             taken.append(time.perf_counter_ns() - started)
         per_list_ns[size] = float(np.median(taken)) / size
     floor = min(per_list_ns.values()) * 1.05

@@ -92,7 +92,8 @@ def warmups(
             items, (now_ms - days * DAY_MS).astype(np.int64), np.ones(events, np.float32)
         )
         found = generate_candidates(history, now_ms, state, n_novel)
-        scores = scorer.score(pair_features(history, found.items, now_ms, state)[np.newaxis])[0]
+        feed = {"features": pair_features(history, found.items, now_ms, state)}
+        scores = scorer.score_lists([feed])[0]
         top = found.items[np.lexsort((found.items, -scores))[:TOP]]
         made.append(Warmup(history, now_ms, top))
     return tuple(made)
@@ -128,8 +129,6 @@ def assemble(
         ),
         family=FAMILY,
         model=model,
-        input_name=export.INPUT,
-        output_name=export.OUTPUT,
         opset=export.OPSET,
         feature_names=FEATURE_NAMES,
         best_batch=export.best_batch(scorer, n_features),
@@ -139,8 +138,8 @@ def assemble(
         groups=groups,
         policies=policies.documents,
         default_policy=policies.default,
-        golden_inputs=inputs,
-        golden_outputs=scorer.score(inputs),
+        golden_inputs={"features": inputs},
+        golden_outputs=scorer.score({"features": inputs}),
         warmups=made,
         model_card=_card(name, data, settings, quality, policies),
         horizon_days=settings.horizon_days,
