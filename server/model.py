@@ -24,6 +24,8 @@ Feed = Mapping[str, NDArray[Any]]
 
 ERRORS_ONLY = 3
 BATCH, CANDIDATES = "batch", "n"
+LANES = 16
+"""Floats of the widest vector register (AVX-512)."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,15 @@ class OnnxScorer:
         return scores
 
     def score_lists(self, lists: Sequence[Feed]) -> list[Float32]:
-        """Each list's scores `[n] float32`, from one run; the lists are padded with 0 to the widest.
+        """Each list's scores `[n] float32`, from one run; the lists are padded with 0 to one width.
+
+        The same list gets the same bits alone and in any batch, since the width is one that
+        onnxruntime's kernels cut into whole vectors: what is left over they add up in another order.
 
         lists: inputs without a batch axis, such as features `[n, F]`.
         """
         sizes = [self._size(feed) for feed in lists]
-        widest = max(sizes, default=0)
+        widest = -(-max(sizes, default=0) // LANES) * LANES
         if widest == 0:
             return [np.empty(0, np.float32) for _ in lists]
         scores = self.score({port.name: _stacked(port, lists, widest) for port in self.ports})

@@ -10,6 +10,7 @@ import io
 import logging
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
@@ -18,9 +19,19 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from server.errors import Refused
-from server.model import SCORES, OnnxScorer, pair_ports
+from server.model import (
+    BATCH,
+    CANDIDATES,
+    SCORES,
+    Feed,
+    OnnxScorer,
+    Port,
+    pair_ports,
+    sequence_ports,
+)
 from training.model import PairRanker
 from training.rows import Lists
+from training.sequence_model import SequenceRanker
 
 OPSET = 20
 TOLERANCE = 1e-4
@@ -40,21 +51,34 @@ class ParityFailed(Refused):
 
 def export_onnx(model: PairRanker) -> bytes:
     """The model as the bytes of one ONNX file with dynamic batch and candidate axes."""
-    model.eval()
     # Sizes 0 and 1 would be taken for constants.
-    example = torch.zeros(4, 5, len(model.mean))
-    axes = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("candidates")},)
+    return _exported(model, [torch.zeros(4, 5, len(model.mean))], pair_ports(len(model.mean)))
+
+
+def export_sequence(model: SequenceRanker) -> bytes:
+    """The same of a model that reads the history."""
+    example = [torch.zeros(4, size, dtype=torch.int32) for size in (model.length, 5)]
+    return _exported(model, example, sequence_ports(model.length))
+
+
+def _exported(model: torch.nn.Module, example: list[torch.Tensor], ports: Sequence[Port]) -> bytes:
+    model.eval()
+    dynamic = {name: torch.export.Dim(name) for name in (BATCH, CANDIDATES)}
+    axes = tuple(
+        {place: dynamic[axis] for place, axis in enumerate(port.axes) if isinstance(axis, str)}
+        for port in ports
+    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
-            (example,),
+            tuple(example),
             dynamo=True,
             dynamic_shapes=axes,
             opset_version=OPSET,
-            input_names=[port.name for port in pair_ports(0)],
+            input_names=[port.name for port in ports],
             output_names=[SCORES.name],
             external_data=False,
             verbose=False,
@@ -119,13 +143,14 @@ def _difference(
     return gap
 
 
-def best_batch(scorer: OnnxScorer, n_features: int) -> int:
-    """The batch size with the lowest measured time per list, one thread; the smallest within 5 %."""
-    rng = np.random.default_rng(0)
+def best_batch(scorer: OnnxScorer, draw: Callable[[int, int], Feed]) -> int:
+    """The batch size with the lowest measured time per list, one thread; the smallest within 5 %.
+
+    draw: inputs of so many lists with so many candidates.
+    """
     per_list_ns: dict[int, float] = {}
     for size in BATCH_SIZES:
-        features = rng.normal(0, 1, (size, TYPICAL_CANDIDATES, n_features)).astype(np.float32)
-        feed = {"features": features}
+        feed = draw(size, TYPICAL_CANDIDATES)
         scorer.score(feed)
         taken = []
         for _ in range(TIMED_RUNS):

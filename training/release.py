@@ -22,7 +22,7 @@ from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup
 from server.fairness import parse_policy
 from server.features import FEATURE_NAMES, FeatureState, generate_candidates, pair_features
 from server.features.types import DAY_MS, History
-from server.model import OnnxScorer
+from server.model import Feed, OnnxScorer
 from training import export
 from training.choose_policies import ChosenPolicies
 from training.data.dataset import Dataset
@@ -131,7 +131,7 @@ def assemble(
         model=model,
         opset=export.OPSET,
         feature_names=FEATURE_NAMES,
-        best_batch=export.best_batch(scorer, n_features),
+        best_batch=export.best_batch(scorer, _random_features),
         n_novel=settings.n_novel,
         state=state,
         items=item_table(data),
@@ -151,6 +151,11 @@ def assemble(
             "onnxruntime": onnxruntime.__version__,
         },
     )
+
+
+def _random_features(lists: int, candidates: int) -> Feed:
+    shape = (lists, candidates, len(FEATURE_NAMES))
+    return {"features": np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)}
 
 
 def _golden_inputs(made: tuple[Warmup, ...], state: FeatureState) -> NDArray[np.float32]:

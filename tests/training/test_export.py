@@ -153,7 +153,10 @@ def test_the_best_batch_is_the_smallest_within_five_percent(
             clock[0] += self.per_list[batch] * batch
             return np.zeros((batch, n), np.float32)
 
-    assert best_batch(Timed(), F) == 16  # type: ignore[arg-type]
+    def draw(lists: int, candidates: int) -> dict[str, np.ndarray]:
+        return {"features": np.zeros((lists, candidates, F), np.float32)}
+
+    assert best_batch(Timed(), draw) == 16  # type: ignore[arg-type]
 
 
 def test_a_model_without_torch_is_served_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
