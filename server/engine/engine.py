@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,8 +188,7 @@ class Engine:
 
     def _known(self, field: str, ids: Sequence[str], strict: bool) -> NDArray[np.int32]:
         """The indices of the known ids, in order."""
-        find = self._index.get
-        found = np.fromiter((find(item, -1) for item in ids), np.int32, len(ids))
+        found = np.fromiter(map(self._index.get, ids, repeat(-1)), np.int32, len(ids))
         missing = found < 0
         if strict and missing.any():
             raise UnknownItem(field, ids[int(np.flatnonzero(missing)[0])], self._bundle_id)
