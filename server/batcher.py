@@ -48,6 +48,14 @@ class _Entry(Generic[Job, Result]):
         self.future = future
 
 
+@dataclass(frozen=True)
+class Waiting(Generic[Result]):
+    """A job in the queue: `future` gives its result. Whoever no longer wants it tells `leave`."""
+
+    future: asyncio.Future[Batched[Result]]
+    ticket: int
+
+
 class Batcher(Generic[Job, Result]):
     """Runs jobs in batches on one thread of its own.
 
@@ -89,10 +97,23 @@ class Batcher(Generic[Job, Result]):
         """Wait for the job's batch and return its result.
 
         Raises:
-            QueueFull: `max_queue` jobs wait already; at once, before any work.
+            QueueFull, DeadlineExpired, NotServing: as `enqueue`.
             DeadlineExpired: `deadline_ns` passed before the job's batch formed.
-            NotServing: the batcher is closing.
             whatever `run_batch` gave as this job's exception.
+        """
+        waiting = self.enqueue(job, deadline_ns)
+        try:
+            return await waiting.future
+        finally:
+            self.leave(waiting)
+
+    def enqueue(self, job: Job, deadline_ns: int | None = None) -> Waiting[Result]:
+        """Put the job into the queue; for callers with several of them.
+
+        Raises:
+            QueueFull: `max_queue` jobs wait already.
+            DeadlineExpired: `deadline_ns` has passed.
+            NotServing: the batcher is closing.
         """
         if self._closing:
             raise NotServing("the server is shutting down: try another replica")
@@ -108,11 +129,12 @@ class Batcher(Generic[Job, Result]):
         future: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = _Entry(job, deadline_ns, now_ns, future)
         self._arrived.set()
-        try:
-            return await future
-        finally:
-            # Still there only if the caller left while it waited.
-            self._waiting.pop(ticket, None)
+        return Waiting(future, ticket)
+
+    def leave(self, waiting: Waiting[Result]) -> None:
+        """Take the job out of the queue, if it is there still; its result is not wanted."""
+        self._waiting.pop(waiting.ticket, None)
+        waiting.future.cancel()
 
     async def close(self) -> None:
         """Refuse new jobs, finish those that wait, stop the thread."""

@@ -81,6 +81,12 @@ class ServerSettings(BaseModel):
     page_token_age_s: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 3600
     """How long a page token is good for."""
 
+    max_batch_requests: Annotated[int, Field(ge=1, le=1_000)] = 64
+    """The most requests of one BatchRecommend. Those that find the queue full are refused alone."""
+
+    max_stream_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """How many requests of one RecommendStream are under way at once. More wait with the caller."""
+
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 256
     """How many requests may wait. Higher turns overload into latency instead of refusals."""
 

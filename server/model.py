@@ -4,12 +4,14 @@ Owns one model, one thread and the check that every input is what the model was
 exported for. Knows neither users, bundles, queues nor the wire. Safe to call
 from one thread at a time (the batcher's).
 
-    scorer = OnnxScorer(model, input_name="features", output_name="scores", n_features=32)
-    scores = scorer.score(features)   # [batch, n, 32] float32 -> [batch, n] float32
+    scorer = OnnxScorer(model, pair_ports(32))
+    scores = scorer.score({"features": features})   # [batch, n, 32] -> [batch, n] float32
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,59 +19,136 @@ import onnxruntime
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Feed = Mapping[str, NDArray[Any]]
+"""A model's inputs by name; with a batch axis, or without for one list."""
 
 ERRORS_ONLY = 3
-TENSOR_FLOAT = "tensor(float)"
+BATCH, CANDIDATES = "batch", "n"
+LANES = 16
+"""Floats of the widest vector register (AVX-512)."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: a number is a fixed size, a name any size, the same wherever it stands."""
+
+    name: str
+    dtype: type[np.float32] | type[np.int32]
+    axes: tuple[str | int, ...]
+
+    @property
+    def onnx_type(self) -> str:
+        return "tensor(float)" if self.dtype is np.float32 else "tensor(int32)"
+
+
+SCORES = Port("scores", np.float32, (BATCH, CANDIDATES))
+
+
+def pair_ports(n_features: int) -> tuple[Port, ...]:
+    """What a model over pair features reads: features of each candidate."""
+    return (Port("features", np.float32, (BATCH, CANDIDATES, n_features)),)
+
+
+def sequence_ports(length: int) -> tuple[Port, ...]:
+    """What a sequence model reads: the last `length` items of the history, and the candidates."""
+    return (
+        Port("history", np.int32, (BATCH, length)),
+        Port("candidates", np.int32, (BATCH, CANDIDATES)),
+    )
 
 
 class OnnxScorer:
     """Scores candidates with an ONNX model held in memory.
 
     model: the bytes of one ONNX file without external data.
-    input_name, output_name: the one input `[batch, n, n_features] float32` and the one
-        output `[batch, n] float32`; batch and n must be dynamic.
+    ports: its inputs; batch and n must be dynamic. Its one output is `scores [batch, n] float32`,
+        higher is better.
 
     Raises:
-        ValueError: onnxruntime cannot load the model, or its input or output is another
+        ValueError: onnxruntime cannot load the model, or its inputs or output are others
             than named here. The message gives what was expected and what was seen.
     """
 
-    def __init__(self, model: bytes, *, input_name: str, output_name: str, n_features: int) -> None:
-        self._n_features = n_features
-        self._input = input_name
-        self._outputs = [output_name]
+    def __init__(self, model: bytes, ports: Sequence[Port]) -> None:
+        self.ports = tuple(ports)
         self._session = _session(model)
-        inputs = [(i.name, i.type, i.shape) for i in self._session.get_inputs()]
-        outputs = [(o.name, o.type, o.shape) for o in self._session.get_outputs()]
-        _check_port("input", inputs, input_name, (None, None, n_features))
-        _check_port("output", outputs, output_name, (None, None))
+        _check_ports("input", self._session.get_inputs(), self.ports)
+        _check_ports("output", self._session.get_outputs(), (SCORES,))
 
-    def score(self, features: Float32) -> Float32:
-        """Scores `[batch, n] float32`, higher is better, of features `[batch, n, n_features] float32`.
+    def score(self, feed: Feed) -> Float32:
+        """Scores `[batch, n] float32` of inputs with a batch axis.
 
         A batch or a list without rows gives scores without rows, and no model run.
 
         Raises:
-            ValueError: another dtype or shape, or the model answers in another shape.
+            ValueError: other inputs, another dtype or shape, or the model answers in another shape.
         """
-        if features.dtype != np.float32:
-            raise ValueError(f"features: got dtype {features.dtype}, expected float32")
-        if features.ndim != 3 or features.shape[2] != self._n_features:
-            raise ValueError(
-                f"features: got shape {list(features.shape)}, "
-                f"expected [batch, n, {self._n_features}]"
-            )
-        rows = features.shape[:2]
+        sizes: dict[str, int] = {}
+        for port in self.ports:
+            _check_array(port, feed[port.name], sizes)
+        rows = sizes[BATCH], sizes[CANDIDATES]
         if 0 in rows:
             return np.empty(rows, np.float32)
-        feed = {self._input: np.ascontiguousarray(features)}
-        scores: Float32 = self._session.run(self._outputs, feed)[0]
+        ready = {port.name: np.ascontiguousarray(feed[port.name]) for port in self.ports}
+        scores: Float32 = self._session.run([SCORES.name], ready)[0]
         if scores.shape != rows or scores.dtype != np.float32:
             raise ValueError(
                 f"scores: the model gave {scores.dtype} {list(scores.shape)}, "
                 f"expected float32 {list(rows)}"
             )
         return scores
+
+    def score_lists(self, lists: Sequence[Feed]) -> list[Float32]:
+        """Each list's scores `[n] float32`, from one run; the lists are padded with 0 to one width.
+
+        The same list gets the same bits alone and in any batch, since the width is one that
+        onnxruntime's kernels cut into whole vectors: what is left over they add up in another order.
+
+        lists: inputs without a batch axis, such as features `[n, F]`.
+        """
+        sizes = [self._size(feed) for feed in lists]
+        widest = -(-max(sizes, default=0) // LANES) * LANES
+        if widest == 0:
+            return [np.empty(0, np.float32) for _ in lists]
+        scores = self.score({port.name: _stacked(port, lists, widest) for port in self.ports})
+        return [own[:size] for own, size in zip(scores, sizes, strict=True)]
+
+    def cut(self, feed: Feed, batch: int, candidates: int) -> dict[str, NDArray[Any]]:
+        """The first lists of inputs with a batch axis, and of each the first candidates."""
+        ends = {BATCH: batch, CANDIDATES: candidates}
+        return {
+            port.name: feed[port.name][tuple(slice(ends.get(str(axis))) for axis in port.axes)]
+            for port in self.ports
+        }
+
+    def _size(self, feed: Feed) -> int:
+        port = next(port for port in self.ports if CANDIDATES in port.axes)
+        return len(feed[port.name])
+
+
+def _stacked(port: Port, lists: Sequence[Feed], widest: int) -> NDArray[Any]:
+    arrays = [feed[port.name] for feed in lists]
+    if CANDIDATES not in port.axes:
+        return np.stack(arrays)
+    padded = np.zeros((len(lists), widest, *arrays[0].shape[1:]), port.dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return padded
+
+
+def _check_array(port: Port, array: NDArray[Any], sizes: dict[str, int]) -> None:
+    if array.dtype != port.dtype:
+        raise ValueError(
+            f"{port.name}: got dtype {array.dtype}, expected {np.dtype(port.dtype).name}"
+        )
+    fits = array.ndim == len(port.axes) and all(
+        size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+        for axis, size in zip(port.axes, array.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"{port.name}: got shape {list(array.shape)}, expected [{', '.join(map(str, port.axes))}]"
+        )
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:
@@ -88,26 +167,27 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
         raise ValueError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
 
 
-def _check_port(
-    what: str,
-    ports: list[tuple[str, str, list[Any]]],
-    name: str,
-    shape: tuple[int | None, ...],
-) -> None:
-    """The model has exactly this input or output; None in `shape` stands for a dynamic axis."""
-    seen_names = [port[0] for port in ports]
-    if seen_names != [name]:
-        raise ValueError(f"{what}s: the model has {seen_names}, expected [{name!r}]")
-    _, kind, seen = ports[0]
-    if kind != TENSOR_FLOAT:
-        raise ValueError(f"{what} {name!r}: the model has {kind}, expected {TENSOR_FLOAT}")
-    fits = len(seen) == len(shape) and all(
-        have == want if want is not None else not isinstance(have, int)
-        for have, want in zip(seen, shape, strict=True)
-    )
-    if not fits:
-        expected = ["dynamic" if axis is None else axis for axis in shape]
-        raise ValueError(f"{what} {name!r}: the model has shape {seen}, expected {expected}")
+def _check_ports(what: str, seen: Sequence[Any], ports: Sequence[Port]) -> None:
+    """The model has exactly these inputs or outputs; named axes must be dynamic."""
+    found = {port.name: port for port in seen}
+    wanted = [port.name for port in ports]
+    if sorted(found) != sorted(wanted):
+        raise ValueError(f"{what}s: the model has {list(found)}, expected {wanted}")
+    for port in ports:
+        own = found[port.name]
+        if own.type != port.onnx_type:
+            raise ValueError(
+                f"{what} {port.name!r}: the model has {own.type}, expected {port.onnx_type}"
+            )
+        fits = len(own.shape) == len(port.axes) and all(
+            have == want if isinstance(want, int) else not isinstance(have, int)
+            for have, want in zip(own.shape, port.axes, strict=True)
+        )
+        if not fits:
+            expected = [axis if isinstance(axis, int) else "dynamic" for axis in port.axes]
+            raise ValueError(
+                f"{what} {port.name!r}: the model has shape {own.shape}, expected {expected}"
+            )
 
 
 def _first_line(error: Exception) -> str:

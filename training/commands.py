@@ -349,3 +349,51 @@ def load_events(
         return
     click.echo(f"read     {loaded.rows:,} events of {loaded.users:,} users from {tables.source}")
     click.echo(f"recorded {loaded.recorded:,} new, {loaded.duplicates:,} known already")
+
+
+SYNTHETIC_EXAMPLES = """\b
+Examples:
+  equipoise bundle synthetic --items 20000 --out out/synthetic
+  equipoise bundle synthetic --items 1000000 --reads pair-features --out out/large
+
+\b
+For load tests: an untrained model over made-up items. What its lists cost is what those of a
+trained model of the same shape cost; what is on them means nothing."""
+
+
+@click.command("synthetic", epilog=SYNTHETIC_EXAMPLES)
+@click.option(
+    "--items",
+    type=click.IntRange(50, 5_000_000),
+    default=20_000,
+    show_default=True,
+    help="How many items the catalogue has.",
+)
+@click.option(
+    "--reads",
+    type=click.Choice(["history", "pair-features"]),
+    default="history",
+    show_default=True,
+    help="What the model reads: a sequence model, or one over pair features.",
+)
+@click.option(
+    "--history-length",
+    type=click.IntRange(1, 1_000),
+    default=50,
+    show_default=True,
+    help="How many items of the history a model that reads it gets.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True)
+@click.option("--out", type=NEW_FOLDER, required=True, help="The bundle (a folder).")
+def synthetic_bundle(items: int, reads: str, history_length: int, seed: int, out: Path) -> None:
+    """Make a bundle of a made-up catalogue, to load-test without data."""
+    from typing import cast
+
+    from server.bundle import write_bundle
+    from training.synthetic import Reads, synthetic_parts
+
+    parts = synthetic_parts(items, cast(Reads, reads), history_length, seed)
+    manifest = write_bundle(parts, out)
+    click.echo(
+        f"{manifest.bundle_id}: {items:,} items, reads {reads}; equipoise serve --bundle {out}"
+    )

@@ -10,6 +10,7 @@ import io
 import logging
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
@@ -18,13 +19,21 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from server.errors import Refused
-from server.model import OnnxScorer
+from server.model import (
+    BATCH,
+    CANDIDATES,
+    SCORES,
+    Feed,
+    OnnxScorer,
+    Port,
+    pair_ports,
+    sequence_ports,
+)
 from training.model import PairRanker
 from training.rows import Lists
+from training.sequence_model import SequenceRanker
 
 OPSET = 20
-INPUT = "features"
-OUTPUT = "scores"
 TOLERANCE = 1e-4
 TOP = 20
 # Scores nearer to each other than this share are one score to float32: which of the two stands
@@ -42,22 +51,35 @@ class ParityFailed(Refused):
 
 def export_onnx(model: PairRanker) -> bytes:
     """The model as the bytes of one ONNX file with dynamic batch and candidate axes."""
-    model.eval()
     # Sizes 0 and 1 would be taken for constants.
-    example = torch.zeros(4, 5, len(model.mean))
-    axes = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("candidates")},)
+    return _exported(model, [torch.zeros(4, 5, len(model.mean))], pair_ports(len(model.mean)))
+
+
+def export_sequence(model: SequenceRanker) -> bytes:
+    """The same of a model that reads the history."""
+    example = [torch.zeros(4, size, dtype=torch.int32) for size in (model.length, 5)]
+    return _exported(model, example, sequence_ports(model.length))
+
+
+def _exported(model: torch.nn.Module, example: list[torch.Tensor], ports: Sequence[Port]) -> bytes:
+    model.eval()
+    dynamic = {name: torch.export.Dim(name) for name in (BATCH, CANDIDATES)}
+    axes = tuple(
+        {place: dynamic[axis] for place, axis in enumerate(port.axes) if isinstance(axis, str)}
+        for port in ports
+    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
-            (example,),
+            tuple(example),
             dynamo=True,
             dynamic_shapes=axes,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=[port.name for port in ports],
+            output_names=[SCORES.name],
             external_data=False,
             verbose=False,
         )
@@ -71,7 +93,7 @@ def export_onnx(model: PairRanker) -> bytes:
 
 def scorer_of(model: bytes, n_features: int) -> OnnxScorer:
     """The served form of the model."""
-    return OnnxScorer(model, input_name=INPUT, output_name=OUTPUT, n_features=n_features)
+    return OnnxScorer(model, pair_ports(n_features))
 
 
 def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int = 0) -> float:
@@ -96,7 +118,7 @@ def check_parity(model: PairRanker, scorer: OnnxScorer, real: Lists, seed: int =
         part = slice(int(real.ptr[place]), int(real.ptr[place + 1]))
         features = real.features[part][np.newaxis]
         worst = max(worst, _difference(model, scorer, features, f"real list {place}"))
-        given, expected = scorer.score(features)[0], _torch(model, features)[0]
+        given, expected = scorer.score({"features": features})[0], _torch(model, features)[0]
         best = [np.lexsort((real.items[part], -scores))[:TOP] for scores in (given, expected)]
         found, wanted = expected[best[0]], expected[best[1]]
         if (np.abs(found - wanted) > TIE * wanted).any():
@@ -113,7 +135,7 @@ def _torch(model: PairRanker, features: NDArray[np.float32]) -> NDArray[np.float
 def _difference(
     model: PairRanker, scorer: OnnxScorer, features: NDArray[np.float32], what: str
 ) -> float:
-    gap = float(np.abs(_torch(model, features) - scorer.score(features)).max())
+    gap = float(np.abs(_torch(model, features) - scorer.score({"features": features})).max())
     if not gap <= TOLERANCE:
         raise ParityFailed(
             f"{what}: torch and onnxruntime differ by {gap:.2g}, allowed: {TOLERANCE}"
@@ -121,17 +143,19 @@ def _difference(
     return gap
 
 
-def best_batch(scorer: OnnxScorer, n_features: int) -> int:
-    """The batch size with the lowest measured time per list, one thread; the smallest within 5 %."""
-    rng = np.random.default_rng(0)
+def best_batch(scorer: OnnxScorer, draw: Callable[[int, int], Feed]) -> int:
+    """The batch size with the lowest measured time per list, one thread; the smallest within 5 %.
+
+    draw: inputs of so many lists with so many candidates.
+    """
     per_list_ns: dict[int, float] = {}
     for size in BATCH_SIZES:
-        features = rng.normal(0, 1, (size, TYPICAL_CANDIDATES, n_features)).astype(np.float32)
-        scorer.score(features)
+        feed = draw(size, TYPICAL_CANDIDATES)
+        scorer.score(feed)
         taken = []
         for _ in range(TIMED_RUNS):
             started = time.perf_counter_ns()
-            scorer.score(features)
+            scorer.score(feed)
             taken.append(time.perf_counter_ns() - started)
         per_list_ns[size] = float(np.median(taken)) / size
     floor = min(per_list_ns.values()) * 1.05

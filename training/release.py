@@ -22,7 +22,7 @@ from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup
 from server.fairness import parse_policy
 from server.features import FEATURE_NAMES, FeatureState, generate_candidates, pair_features
 from server.features.types import DAY_MS, History
-from server.model import OnnxScorer
+from server.model import Feed, OnnxScorer
 from training import export
 from training.choose_policies import ChosenPolicies
 from training.data.dataset import Dataset
@@ -92,7 +92,8 @@ def warmups(
             items, (now_ms - days * DAY_MS).astype(np.int64), np.ones(events, np.float32)
         )
         found = generate_candidates(history, now_ms, state, n_novel)
-        scores = scorer.score(pair_features(history, found.items, now_ms, state)[np.newaxis])[0]
+        feed = {"features": pair_features(history, found.items, now_ms, state)}
+        scores = scorer.score_lists([feed])[0]
         top = found.items[np.lexsort((found.items, -scores))[:TOP]]
         made.append(Warmup(history, now_ms, top))
     return tuple(made)
@@ -128,19 +129,17 @@ def assemble(
         ),
         family=FAMILY,
         model=model,
-        input_name=export.INPUT,
-        output_name=export.OUTPUT,
         opset=export.OPSET,
         feature_names=FEATURE_NAMES,
-        best_batch=export.best_batch(scorer, n_features),
+        best_batch=export.best_batch(scorer, _random_features),
         n_novel=settings.n_novel,
         state=state,
         items=item_table(data),
         groups=groups,
         policies=policies.documents,
         default_policy=policies.default,
-        golden_inputs=inputs,
-        golden_outputs=scorer.score(inputs),
+        golden_inputs={"features": inputs},
+        golden_outputs=scorer.score({"features": inputs}),
         warmups=made,
         model_card=_card(name, data, settings, quality, policies),
         horizon_days=settings.horizon_days,
@@ -152,6 +151,11 @@ def assemble(
             "onnxruntime": onnxruntime.__version__,
         },
     )
+
+
+def _random_features(lists: int, candidates: int) -> Feed:
+    shape = (lists, candidates, len(FEATURE_NAMES))
+    return {"features": np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)}
 
 
 def _golden_inputs(made: tuple[Warmup, ...], state: FeatureState) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from server.bundle.manifest import DataInfo, Manifest
 from server.fairness import CompiledPolicy, TableGroups
 from server.features import FeatureState
 from server.features.types import History
+from server.model import Feed
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -64,8 +65,8 @@ class Warmup:
 class Bundle:
     """A verified bundle.
 
-    golden_inputs `[b, n, f] float32`, golden_outputs `[b, n] float32`: what the model was fed and
-    gave when the bundle was made.
+    golden_inputs (by name, with a batch axis), golden_outputs `[b, n] float32`: what the model was
+    fed and gave when the bundle was made.
     """
 
     manifest: Manifest
@@ -74,22 +75,23 @@ class Bundle:
     policies: Mapping[str, CompiledPolicy]
     state: FeatureState
     model: bytes
-    golden_inputs: Float32
+    golden_inputs: Feed
     golden_outputs: Float32
     warmups: tuple[Warmup, ...]
 
 
 @dataclass(frozen=True)
 class BundleParts:
-    """What a bundle is made of; `policies` are the TOML documents by name."""
+    """What a bundle is made of; `policies` are the TOML documents by name.
+
+    A model that reads the history has a `history_length` and no `feature_names`.
+    """
 
     name: str
     created_unix_ms: int
     data: DataInfo
     family: str
     model: bytes
-    input_name: str
-    output_name: str
     opset: int
     feature_names: tuple[str, ...]
     best_batch: int
@@ -99,7 +101,7 @@ class BundleParts:
     groups: tuple[GroupTable, ...]
     policies: Mapping[str, str]
     default_policy: str
-    golden_inputs: Float32
+    golden_inputs: Feed
     golden_outputs: Float32
     warmups: tuple[Warmup, ...]
     model_card: str
@@ -107,3 +109,4 @@ class BundleParts:
     quality: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, str] = field(default_factory=dict)
     positive_kinds: tuple[str, ...] = ("purchase",)
+    history_length: int = 0

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
 from server.bundle.golden import replay
+from server.bundle.inputs import ports_of
 from server.bundle.manifest import FILE, Manifest
 from server.bundle.onnx_check import check_model
 from server.errors import BundleRefused, EquipoiseError, listed, shown
@@ -34,6 +35,7 @@ ITEMS = "items.json"
 GROUP_LABELS = "groups.json"
 GROUP_CODES = "groups.safetensors"
 GOLDENS = "goldens.safetensors"
+OUTPUTS = "outputs"
 WARMUPS = "warmups.json"
 CARD = "MODEL_CARD.md"
 POLICIES = "policies/"
@@ -57,9 +59,7 @@ def encode(parts: BundleParts) -> dict[str, bytes]:
         ITEMS: _json(ITEMS, items),
         GROUP_LABELS: _json(GROUP_LABELS, {table.name: table.labels for table in groups}),
         GROUP_CODES: _tensors(GROUP_CODES, {table.name: table.codes for table in groups}),
-        GOLDENS: _tensors(
-            GOLDENS, {"inputs": parts.golden_inputs, "outputs": parts.golden_outputs}
-        ),
+        GOLDENS: _tensors(GOLDENS, {**parts.golden_inputs, OUTPUTS: parts.golden_outputs}),
         WARMUPS: _json(WARMUPS, [_warmup_document(warmup) for warmup in parts.warmups]),
         CARD: parts.model_card.encode(),
     }
@@ -89,9 +89,11 @@ def decode(manifest: Manifest, files: Mapping[str, bytes], max_count: int) -> Bu
             FILE, f"default_policy: got {manifest.default_policy!r}; there are: {listed(policies)}"
         )
     warmups = _read(WARMUPS, lambda: _warmups(json.loads(files[WARMUPS]), n_items))
-    goldens = _read(GOLDENS, lambda: _arrays(files[GOLDENS], {"inputs", "outputs"}))
+    names = {port.name for port in ports_of(manifest.model)}
+    goldens = _read(GOLDENS, lambda: _arrays(files[GOLDENS], {*names, OUTPUTS}))
+    outputs = goldens.pop(OUTPUTS)
     scorer = _scorer(manifest, files[MODEL])
-    _read(GOLDENS, lambda: replay(scorer, goldens["inputs"], goldens["outputs"]))
+    _read(GOLDENS, lambda: replay(scorer, goldens, outputs))
     return Bundle(
         manifest=manifest,
         items=items,
@@ -99,8 +101,8 @@ def decode(manifest: Manifest, files: Mapping[str, bytes], max_count: int) -> Bu
         policies=policies,
         state=state,
         model=files[MODEL],
-        golden_inputs=goldens["inputs"],
-        golden_outputs=goldens["outputs"],
+        golden_inputs=goldens,
+        golden_outputs=outputs,
         warmups=warmups,
     )
 
@@ -301,19 +303,14 @@ def _scorer(manifest: Manifest, model: bytes) -> OnnxScorer:
     info = manifest.model
     if info.digest != manifest.files[MODEL].sha256:
         raise BundleRefused(FILE, f"model.digest: is not the SHA-256 of {MODEL}")
-    if info.feature_names != FEATURE_NAMES:
+    if info.feature_names and info.feature_names != FEATURE_NAMES:
         raise BundleRefused(FILE, f"model.feature_names: {_first_difference(info.feature_names)}")
     opset = _read(MODEL, lambda: check_model(model))
     if opset != info.opset:
         raise BundleRefused(MODEL, f"opset {opset}, the manifest says {info.opset}")
     return _read(
         MODEL,
-        lambda: OnnxScorer(
-            model,
-            input_name=info.input_name,
-            output_name=info.output_name,
-            n_features=info.n_features,
-        ),
+        lambda: OnnxScorer(model, ports_of(info)),
     )
 
 

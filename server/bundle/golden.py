@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from server.model import OnnxScorer
+from server.model import Feed, OnnxScorer
 
 Float32 = NDArray[np.float32]
 
@@ -18,22 +18,23 @@ TOLERANCE = 1e-4
 """How far an answer may stray from the recorded one on another processor."""
 
 
-def replay(scorer: OnnxScorer, inputs: Float32, outputs: Float32) -> float:
+def replay(scorer: OnnxScorer, inputs: Feed, outputs: Float32) -> float:
     """The largest difference between the model's answers and the recorded ones.
 
-    inputs `[b, n, f] float32`, outputs `[b, n] float32`, b and n at least 1. All are scored at
+    inputs by name, with a batch axis; outputs `[b, n] float32`, b and n at least 1. All are scored at
     once, then the first alone and cut to one candidate: a server batches lists of different
     lengths, so a score must depend on its own row only, and no axis may be frozen.
 
     Raises:
         ValueError: wrong shapes, a value that is not finite, or a difference above 1e-4.
     """
-    if outputs.dtype != np.float32 or outputs.shape != inputs.shape[:2] or not outputs.size:
+    scores = scorer.score(inputs)
+    if outputs.dtype != np.float32 or outputs.shape != scores.shape or not outputs.size:
         raise ValueError(
             f"outputs: got {outputs.dtype} {list(outputs.shape)}, expected float32 "
-            f"{list(inputs.shape[:2])} with at least one score"
+            f"{list(scores.shape)} with at least one score"
         )
-    for name, values in (("inputs", inputs), ("outputs", outputs)):
+    for name, values in (*inputs.items(), ("outputs", outputs)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name}: holds a value that is not finite")
     worst = 0.0
@@ -42,7 +43,7 @@ def replay(scorer: OnnxScorer, inputs: Float32, outputs: Float32) -> float:
         ("the first list alone", 1, outputs.shape[1]),
         ("one candidate alone", 1, 1),
     ):
-        scores = scorer.score(inputs[:batch, :candidates])
+        scores = scorer.score(scorer.cut(inputs, batch, candidates))
         if not np.isfinite(scores).all():
             raise ValueError(f"{what}: the model gives a score that is not finite")
         gap = float(np.abs(scores - outputs[:batch, :candidates]).max())

@@ -26,7 +26,7 @@ from pydantic import (
 
 from server.errors import BundleRefused, shown
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "manifest.json"
 MAX_BYTES = 4 * 1024 * 1024
 
@@ -49,25 +49,36 @@ class FileInfo(_Part):
 
 
 class ModelInfo(_Part):
-    """The model and how to run it. `best_batch`: the batch size measured to be cheapest per list.
-    `n_novel`: how many items outside the history the candidate generator adds."""
+    """The model and how to run it.
+
+    reads: features of each candidate (`n_features` of them, `feature_names`), or the last
+        `history_length` items of the history and the candidates.
+    best_batch: the batch size measured to be cheapest per list. n_novel: how many items outside
+        the history the candidate generator adds.
+    """
 
     family: Name
     file: Literal["model.onnx"]
     digest: Digest
-    input_name: Name
-    output_name: Name
+    reads: Literal["pair-features", "history"]
     opset: Annotated[int, Field(ge=1)]
-    n_features: Annotated[int, Field(ge=1, le=10_000)]
     feature_names: tuple[Name, ...]
+    history_length: Annotated[int, Field(ge=0, le=10_000)]
     best_batch: Annotated[int, Field(ge=1, le=1024)]
     n_novel: Annotated[int, Field(ge=1, le=100_000)]
 
+    @property
+    def n_features(self) -> int:
+        return len(self.feature_names)
+
     @model_validator(mode="after")
-    def _one_name_per_feature(self) -> ModelInfo:
-        if len(self.feature_names) != self.n_features:
+    def _one_kind_of_input(self) -> ModelInfo:
+        needs = (False, True) if self.reads == "history" else (True, False)
+        if (self.n_features > 0, self.history_length > 0) != needs:
             raise ValueError(
-                f"{len(self.feature_names)} feature_names, n_features is {self.n_features}"
+                f"{self.n_features} feature_names and history_length {self.history_length} beside "
+                f"reads = {self.reads!r}, which needs "
+                + ("a history_length and no features" if needs[1] else "features and no length")
             )
         return self
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from server.bundle.manifest import ModelInfo
 
 VERIFY_EXAMPLES = """\b
 Examples:
@@ -68,7 +71,7 @@ def verify(path: Path, as_json: bool) -> None:
         f"{facts['bundle_id']} can be served\n"
         f"  files      {facts['files']} and no other, {facts['bytes']:,} bytes, every SHA-256 right\n"
         f"  model      one file, no external data, opset {manifest.model.opset}, "
-        f"reads the {manifest.model.n_features} features of this server\n"
+        f"{_reads(manifest.model)}\n"
         f"  goldens    {facts['golden_scores']} scores as recorded\n"
         f"  items      {facts['items']:,}, with the group tables {', '.join(facts['group_tables'])}\n"
         f"  policies   {', '.join(facts['policies'])}: each compiles against its group table\n"
@@ -109,8 +112,7 @@ def show(path: Path, as_json: bool) -> None:
     _rows(
         "model",
         [
-            f"{model.family}, {model.n_features} features, opset {model.opset}, "
-            f"sha256 {model.digest[:12]}",
+            f"{model.family}, {_reads(model)}, opset {model.opset}, sha256 {model.digest[:12]}",
             f"predicts {manifest.horizon_days} days from {', '.join(manifest.positive_kinds)} "
             f"events; best batch {model.best_batch}, {model.n_novel} novel candidates",
         ],
@@ -137,6 +139,12 @@ def show(path: Path, as_json: bool) -> None:
         "files",
         [f"{info.bytes:>12,}  {name}" for name, info in sorted(manifest.files.items())],
     )
+
+
+def _reads(model: ModelInfo) -> str:
+    if model.reads == "history":
+        return f"reads the last {model.history_length} items of a history"
+    return f"reads the {model.n_features} features of this server"
 
 
 def _rows(what: str, lines: list[str]) -> None:

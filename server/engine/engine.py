@@ -14,11 +14,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.bundle import Bundle
+from server.bundle import Bundle, feed_maker, ports_of
 from server.engine.fair import FairStage
 from server.engine.groups import Counts, PolicyItems
 from server.engine.histories import Histories, HistoryResolver, ResolvedHistory
@@ -40,9 +41,9 @@ from server.errors import BundleRefused, Reason, UnknownItem, UnknownName
 from server.events import EventKind, HistoryCache
 from server.exposures import ExposureLedger
 from server.fairness import CompiledPolicy, rerank, shortage, warm_up
-from server.features import Candidates, generate_candidates, pair_features
+from server.features import Candidates, generate_candidates
 from server.features.types import History
-from server.model import OnnxScorer
+from server.model import Feed, OnnxScorer
 
 # Padded rows that a batch may add per real row before it is better run in parts.
 MAX_PADDING = 0.5
@@ -61,7 +62,7 @@ class _Prepared:
     items: NDArray[np.int32]
     sources: NDArray[np.int8]
     now_ms: int
-    features: NDArray[np.float32]
+    feed: Feed
     degraded: frozenset[Degraded]
     skipped_candidates: int
     skipped_history: int
@@ -89,12 +90,8 @@ class Engine:
     ) -> None:
         self.bundle = bundle
         model = bundle.manifest.model
-        self._scorer = OnnxScorer(
-            bundle.model,
-            input_name=model.input_name,
-            output_name=model.output_name,
-            n_features=model.n_features,
-        )
+        self._scorer = OnnxScorer(bundle.model, ports_of(model))
+        self._feed = feed_maker(model, bundle.state)
         self._index = bundle.items.index
         self._ids = bundle.items.ids
         self._bundle_id = bundle.manifest.bundle_id
@@ -116,7 +113,8 @@ class Engine:
             found = generate_candidates(
                 warmup.history, warmup.now_ms, self.bundle.state, self.bundle.manifest.model.n_novel
             )
-            scores = self._score(found.items, warmup.history, warmup.now_ms)
+            feed = self._feed(warmup.history, found.items, warmup.now_ms)
+            scores = self._scorer.score_lists([feed])[0]
             by_item = dict(zip(found.items.tolist(), scores.tolist(), strict=True))
             wanted = warmup.expected_top
             if len(found.items) < len(wanted):
@@ -190,8 +188,7 @@ class Engine:
 
     def _known(self, field: str, ids: Sequence[str], strict: bool) -> NDArray[np.int32]:
         """The indices of the known ids, in order."""
-        find = self._index.get
-        found = np.fromiter((find(item, -1) for item in ids), np.int32, len(ids))
+        found = np.fromiter(map(self._index.get, ids, repeat(-1)), np.int32, len(ids))
         missing = found < 0
         if strict and missing.any():
             raise UnknownItem(field, ids[int(np.flatnonzero(missing)[0])], self._bundle_id)
@@ -254,7 +251,7 @@ class Engine:
             gone = np.setdiff1d(np.array(query.after.shown, np.int32), items)
             items = np.concatenate([items, gone])
             sources = np.concatenate([sources, np.full(len(gone), Source.POPULAR, np.int8)])
-        features = pair_features(history, items, now_ms, self.bundle.state)
+        feed = self._feed(history, items, now_ms)
         return _Prepared(
             query=query,
             policy=policy,
@@ -263,7 +260,7 @@ class Engine:
             items=items,
             sources=sources,
             now_ms=now_ms,
-            features=features,
+            feed=feed,
             degraded=frozenset(degraded),
             skipped_candidates=skipped,
             skipped_history=resolved.unknown,
@@ -320,26 +317,12 @@ class Engine:
         left: NDArray[np.int32] = named[~np.isin(named, unwanted)] if len(unwanted) else named
         return left
 
-    def _score(
-        self, items: NDArray[np.int32], history: History, now_ms: int
-    ) -> NDArray[np.float32]:
-        features = pair_features(history, items, now_ms, self.bundle.state)
-        scores: NDArray[np.float32] = self._scorer.score(features[np.newaxis])[0]
-        return scores
-
     def _score_together(
         self, members: Sequence[_Prepared]
     ) -> tuple[list[NDArray[np.float32]], int]:
         """Each member's scores `[n] float32`, from one padded model run, and its nanoseconds."""
         started_ns = time.perf_counter_ns()
-        widest = max((len(ready.items) for ready in members), default=0)
-        if widest == 0:
-            return [np.empty(0, np.float32) for _ in members], 0
-        padded = np.zeros((len(members), widest, members[0].features.shape[1]), np.float32)
-        for row, ready in enumerate(members):
-            padded[row, : len(ready.items)] = ready.features
-        scores = self._scorer.score(padded)
-        own = [scores[row, : len(ready.items)] for row, ready in enumerate(members)]
+        own = self._scorer.score_lists([ready.feed for ready in members])
         return own, time.perf_counter_ns() - started_ns
 
     def _finish(self, ready: _Prepared, scores: NDArray[np.float32], model_ns: int) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -30,14 +31,13 @@ class HistoryResolver:
 
     def __init__(self, index: Mapping[str, int], positive_kinds: frozenset[EventKind]) -> None:
         self._index = index
-        self._kinds = np.array(sorted(positive_kinds), np.int8)
+        self._positive = np.array([kind in positive_kinds for kind in range(max(EventKind) + 1)])
 
     def __call__(self, stored: StoredHistory) -> ResolvedHistory:
-        find = self._index.get
         items = np.fromiter(
-            (find(item, -1) for item in stored.item_ids), np.int32, len(stored.item_ids)
+            map(self._index.get, stored.item_ids, repeat(-1)), np.int32, len(stored.item_ids)
         )
-        positive = np.isin(stored.kinds, self._kinds)
+        positive = self._positive[stored.kinds]
         known = positive & (items >= 0)
         unknown = np.flatnonzero(positive & (items < 0))
         history = History.of(

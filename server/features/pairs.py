@@ -13,6 +13,7 @@ last bit. Every feature is finite for every valid history, the empty one too.
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 
@@ -99,6 +100,7 @@ def pair_features(history: History, candidates: Int32, now_ms: int, state: Featu
             f"allowed: 0 to {state.n_items - 1}"
         )
     out = np.empty((len(candidates), N_FEATURES), np.float32)
+    categories, departments, providers = state.n_codes
     # By target: some hundred candidates ask for far fewer weights than the history's rows hold.
     ease, cosine = state.ease.transposed, state.cosine.transposed
     _fill(
@@ -112,8 +114,12 @@ def pair_features(history: History, candidates: Int32, now_ms: int, state: Featu
         state.gap_days,
         state.private_label,
         state.category,
+        categories,
         state.department,
+        departments,
         state.provider,
+        providers,
+        _no_slots(state.n_items),
         ease.row_ptr,
         ease.items,
         ease.weights,
@@ -123,6 +129,18 @@ def pair_features(history: History, candidates: Int32, now_ms: int, state: Featu
         out,
     )
     return out
+
+
+_kept = threading.local()
+
+
+def _no_slots(n_items: int) -> Int32:
+    """`[n_items] int32`, all -1: kept per thread and left so by the kernel, since to fill it anew
+    would cost more with each item of the catalogue."""
+    slots: Int32 | None = getattr(_kept, "slots", None)
+    if slots is None or len(slots) != n_items:
+        slots = _kept.slots = np.full(n_items, -1, np.int32)
+    return slots
 
 
 def checked_events(history: History, now_ms: int, state: FeatureState) -> tuple[Int32, Int64]:
@@ -158,8 +176,12 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
     gap_days: Float32,
     private_label: Float32,
     category: Int32,
+    categories: int,
     department: Int32,
+    departments: int,
     provider: Int32,
+    providers: int,
+    slot_of: Int32,
     ease_ptr: Int64,
     ease_items: Int32,
     ease_weights: Float32,
@@ -168,10 +190,8 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
     cosine_weights: Float32,
     out: Float32,
 ) -> None:
-    n_items = len(popularity)
     distinct = np.unique(items)
     m = len(distinct)
-    slot_of = np.full(n_items, -1, np.int32)
     for s in range(m):
         slot_of[distinct[s]] = s
     decayed = np.zeros((m, 4))
@@ -182,10 +202,10 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
     last_ms = np.zeros(m, np.int64)
     first_trip = np.zeros(m, np.int64)
     last_trip = np.full(m, -1, np.int64)
-    by_category = np.zeros(n_items)
-    by_category_recent = np.zeros(n_items)
-    by_department = np.zeros(n_items)
-    by_provider = np.zeros(n_items)
+    by_category = np.zeros(categories)
+    by_category_recent = np.zeros(categories)
+    by_department = np.zeros(departments)
+    by_provider = np.zeros(providers)
 
     w1 = w4 = w13 = w52 = trip_weight = 0.0
     total_4w = total_13w = private_weight = new_weight = trip_weights = 0.0
@@ -232,11 +252,11 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
         private_weight += w13 * private_label[item]
 
     trips = trip + 1
-    queries = np.zeros(n_items)
-    recent_queries = np.zeros(n_items)
+    queries = np.empty(m)
+    recent_queries = np.empty(m)
     for s in range(m):
-        queries[distinct[s]] = math.log1p(counts[s])
-        recent_queries[distinct[s]] = math.log1p(decayed[s, 2])
+        queries[s] = math.log1p(counts[s])
+        recent_queries[s] = math.log1p(decayed[s, 2])
 
     # A share of nothing is 0; so are shares of a history so old that its weights have faded.
     per_4w = 1.0 / total_4w if total_4w > _FADED else 0.0
@@ -283,10 +303,14 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
             row_out[6] = math.log1p(own_gap)
         ease = ease_recent = cosine_recent = 0.0
         for at in range(ease_ptr[item], ease_ptr[item + 1]):
-            ease += queries[ease_items[at]] * ease_weights[at]
-            ease_recent += recent_queries[ease_items[at]] * ease_weights[at]
+            s = slot_of[ease_items[at]]
+            if s >= 0:
+                ease += queries[s] * ease_weights[at]
+                ease_recent += recent_queries[s] * ease_weights[at]
         for at in range(cosine_ptr[item], cosine_ptr[item + 1]):
-            cosine_recent += recent_queries[cosine_items[at]] * cosine_weights[at]
+            s = slot_of[cosine_items[at]]
+            if s >= 0:
+                cosine_recent += recent_queries[s] * cosine_weights[at]
         row_out[13] = ease
         row_out[14] = ease_recent
         row_out[15] = cosine_recent
@@ -306,3 +330,5 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
         row_out[29] = user_since_trip
         row_out[30] = user_items
         row_out[31] = user_novelty
+    for s in range(m):
+        slot_of[distinct[s]] = -1

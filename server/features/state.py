@@ -89,6 +89,15 @@ class FeatureState:
         """How many items there are."""
         return len(self.popularity)
 
+    @cached_property
+    def n_codes(self) -> tuple[int, int, int]:
+        """One more than the highest code of category, department and provider."""
+        category, department, provider = (
+            int(codes.max(initial=-1)) + 1
+            for codes in (self.category, self.department, self.provider)
+        )
+        return category, department, provider
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The state as named arrays, as `from_arrays` takes them."""
         arrays: dict[str, NDArray[Any]] = {}

@@ -33,7 +33,6 @@ from server.engine import Engine, Outcome, Query, ResolvedHistory, resolver_for
 from server.errors import ExposuresUnavailable, SettingsRefused
 from server.events import GroupCommitter, HistoryCache, SqliteEventStore
 from server.exposures import ExposureLedger
-from server.service.decode import Limits
 from server.service.encode import serving_info
 from server.service.metrics import ServerMetrics
 from server.service.pages import PageTokens, read_key
@@ -144,7 +143,7 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._log.info("draining", grace_s=self._settings.drain_grace_s)
         await asyncio.sleep(self._settings.drain_delay_s)
-        self._door.closing = True
+        self._door.closing.set()
         until = time.monotonic() + self._settings.drain_grace_s
         quiet, refused = 0, 0
         while quiet < QUIET_CHECKS and time.monotonic() < until - self._settings.drain_grace_s / 2:
@@ -234,7 +233,7 @@ class Server:
         )
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(
-                bundle, self._batcher, committer, Limits.of(settings), metrics, pages
+                bundle, self._batcher, committer, settings, metrics, pages, self._door.closing
             ),
             server,
         )

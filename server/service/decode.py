@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,12 @@ MAX_RANK = 10_000
 MAX_BOUGHT_ENTRIES = 1_000
 MAX_TOKEN_BYTES = 8_192
 MAX_VIOLATIONS = 16
+
+# Without gaps from 0, as a test of the contract holds.
+EVENT_KINDS = pb.EventKind.keys()
+SEEN_ITEMS = pb.SeenItems.keys()
+UNKNOWN_ITEMS = pb.UnknownItems.keys()
+PERSONALISATION = pb.Personalisation.keys()
 
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{0,64}")
@@ -86,10 +92,10 @@ class _Checks:
         if form.fullmatch(value) is None:
             self.wrong(field, value, allowed)
 
-    def enum(self, field: str, value: int, names: Iterable[tuple[str, int]]) -> None:
-        known = {number: name for name, number in names}
-        if value not in known:
-            self.wrong(field, value, ", ".join(known.values()))
+    def enum(self, field: str, value: int, names: Sequence[str]) -> None:
+        """`names[0]` is the name of 0, and so on."""
+        if not 0 <= value < len(names):
+            self.wrong(field, value, ", ".join(names))
 
     def unique(self, field: str, ids: Sequence[str], member: str = "") -> None:
         if len(set(ids)) == len(ids):
@@ -117,6 +123,29 @@ def _history(
 ) -> StoredHistory | None:
     if not events or not checks.length("history", len(events), limits.max_history_events):
         return None
+    # By columns, since a check of each field of each event costs more than the list itself.
+    ids = tuple([event.item_id for event in events])
+    times = [event.time_unix_ms for event in events]
+    kinds = np.array([event.kind for event in events])
+    quantities = np.array([event.quantity for event in events])
+    if (
+        not _plain(ids)
+        or not 0 <= min(times) <= max(times) <= MAX_TIME_MS
+        or not ((kinds >= 0) & (kinds <= pb.EVENT_KIND_PURCHASE)).all()
+        or quantities.max() > MAX_QUANTITY
+    ):
+        _history_violations(checks, events)
+        if checks.violations:
+            return None
+    return StoredHistory(
+        item_ids=ids,
+        times_ms=np.array(times),
+        kinds=np.where(kinds == 0, pb.EVENT_KIND_PURCHASE, kinds).astype(np.int8),
+        quantities=np.maximum(quantities, 1).astype(np.float32),
+    )
+
+
+def _history_violations(checks: _Checks, events: Sequence[pb.HistoryEvent]) -> None:
     for place, event in enumerate(events):
         if len(checks.violations) >= MAX_VIOLATIONS:
             break
@@ -124,19 +153,14 @@ def _history(
         checks.text(f"{field}.item_id", event.item_id, MAX_ID_BYTES, low=1)
         checks.between(f"{field}.time_unix_ms", event.time_unix_ms, 0, MAX_TIME_MS)
         if not 0 <= event.kind <= pb.EVENT_KIND_PURCHASE:
-            checks.enum(f"{field}.kind", event.kind, pb.EventKind.items())
+            checks.enum(f"{field}.kind", event.kind, EVENT_KINDS)
         checks.between(f"{field}.quantity", event.quantity, 0, MAX_QUANTITY)
-    if checks.violations:
-        return None
-    size = len(events)
-    return StoredHistory(
-        item_ids=tuple(event.item_id for event in events),
-        times_ms=np.fromiter((event.time_unix_ms for event in events), np.int64, size),
-        kinds=np.fromiter(
-            (event.kind or pb.EVENT_KIND_PURCHASE for event in events), np.int8, size
-        ),
-        quantities=np.fromiter((event.quantity or 1 for event in events), np.float32, size),
-    )
+
+
+def _plain(ids: Sequence[str]) -> bool:
+    """Whether all ids are surely within their bounds: ASCII, neither empty nor long."""
+    lengths = [*map(len, ids)]
+    return min(lengths) > 0 and max(lengths) <= MAX_ID_BYTES and all(map(str.isascii, ids))
 
 
 def _ids(
@@ -144,12 +168,13 @@ def _ids(
 ) -> tuple[str, ...]:
     if not checks.length(field, len(ids), high):
         return ()
-    for place, item in enumerate(ids):
-        if not 0 < len(item) <= MAX_ID_BYTES or not item.isascii():
+    own = tuple(ids)
+    if own and not _plain(own):
+        for place, item in enumerate(own):
             checks.text(f"{field}[{place}]", item, MAX_ID_BYTES, low=1)
     if unique:
-        checks.unique(field, ids)
-    return tuple(ids)
+        checks.unique(field, own)
+    return own
 
 
 def recommend_query(
@@ -176,9 +201,9 @@ def recommend_query(
     excluded = _ids(
         checks, "exclude_item_ids", request.exclude_item_ids, limits.max_exclusions, unique=False
     )
-    checks.enum("seen_items", request.seen_items, pb.SeenItems.items())
-    checks.enum("unknown_items", request.unknown_items, pb.UnknownItems.items())
-    checks.enum("personalisation", request.personalisation, pb.Personalisation.items())
+    checks.enum("seen_items", request.seen_items, SEEN_ITEMS)
+    checks.enum("unknown_items", request.unknown_items, UNKNOWN_ITEMS)
+    checks.enum("personalisation", request.personalisation, PERSONALISATION)
     checks.text("page_token", request.page_token, MAX_TOKEN_BYTES)
     if request.page_size > request.count:
         checks.wrong("page_size", request.page_size, f"0 to count, which is {request.count}")
@@ -278,7 +303,7 @@ def feedback_events(request: pb.RecordFeedbackRequest, limits: Limits, now_ms: i
         checks.text(f"{field}.user_id", event.user_id, MAX_ID_BYTES, low=1)
         checks.text(f"{field}.item_id", event.item_id, MAX_ID_BYTES, low=1)
         if not pb.EVENT_KIND_VIEW <= event.kind <= pb.EVENT_KIND_PURCHASE:
-            checks.enum(f"{field}.kind", event.kind, pb.EventKind.items()[1:])
+            checks.wrong(f"{field}.kind", event.kind, ", ".join(EVENT_KINDS[1:]))
         if not 1 <= event.time_unix_ms <= now_ms + MAX_AHEAD_MS:
             checks.wrong(
                 f"{field}.time_unix_ms",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1 import serving_pb2
 from server import __version__
@@ -11,8 +13,11 @@ from server.config import ServerSettings
 from server.engine import Answer, Normalised, Outcome, RecommendQuery, RerankQuery, ScoredCandidates
 from server.fairness.types import Receipt
 
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
-def _items(answer: Answer) -> list[pb.RankedItem]:
+
+def _add_items(answer: Answer, into: RepeatedCompositeFieldContainer[pb.RankedItem]) -> None:
     page = slice(answer.offset, answer.end)
     columns = zip(
         answer.item_ids[page],
@@ -23,21 +28,23 @@ def _items(answer: Answer) -> list[pb.RankedItem]:
         answer.fair.reasons[page].tolist(),
         strict=True,
     )
-    return [
-        pb.RankedItem(
+    # Added in place, for a message that is put into another one is copied.
+    add = into.add
+    for rank, (item, score, by_score, groups, source, reason) in enumerate(
+        columns, start=answer.offset + 1
+    ):
+        own = add(
             rank=rank,
             item_id=item,
             score=score,
             rank_by_score=by_score,
-            group=groups[0] if len(groups) == 1 else "",
-            groups=groups if len(groups) > 1 else (),
             source=source,
             reason=reason,
         )
-        for rank, (item, score, by_score, groups, source, reason) in enumerate(
-            columns, start=answer.offset + 1
-        )
-    ]
+        if len(groups) == 1:
+            own.group = groups[0]
+        else:
+            own.groups.extend(groups)
 
 
 def _candidates(candidates: ScoredCandidates) -> list[pb.ScoredCandidate]:
@@ -136,7 +143,7 @@ def recommend_response(
             )
         )
         return response
-    response.items.extend(_items(outcome))
+    _add_items(outcome, response.items)
     response.receipt.CopyFrom(receipt_message(outcome.fair.receipt))
     response.page_offset = outcome.offset
     response.phases.CopyFrom(_phases(outcome, batched, decode_ns, total_ns))
@@ -155,9 +162,8 @@ def rerank_response(
     """The response to a Rerank."""
     answer = batched.result
     assert isinstance(answer, Answer)
-    return pb.RerankResponse(
+    response = pb.RerankResponse(
         request_id=query.request_id,
-        items=_items(answer),
         receipt=receipt_message(answer.fair.receipt, groups_from_caller=answer.groups_from_caller),
         candidates=() if answer.candidates is None else _candidates(answer.candidates),
         bundle_id=bundle.manifest.bundle_id,
@@ -166,6 +172,8 @@ def rerank_response(
         experiment=query.experiment,
         degraded_reasons=sorted(pb.DegradedReason.ValueType(r) for r in answer.degraded),
     )
+    _add_items(answer, response.items)
+    return response
 
 
 def serving_info(bundle: Bundle, settings: ServerSettings) -> serving_pb2.GetServingInfoResponse:
@@ -206,6 +214,8 @@ def serving_info(bundle: Bundle, settings: ServerSettings) -> serving_pb2.GetSer
             max_feedback_events=settings.max_feedback_events,
             max_message_bytes=settings.max_message_bytes,
             max_queue=settings.max_queue,
+            max_batch_requests=settings.max_batch_requests,
+            max_stream_in_flight=settings.max_stream_in_flight,
         ),
         server_version=__version__,
         group_tables=sorted(bundle.groups),

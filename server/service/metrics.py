@@ -109,6 +109,12 @@ class ServerMetrics:
         self._degraded = Counter(
             "equipoise_degraded_lists", "Lists by degraded reason", ["reason"], registry=registry
         )
+        self.requests = Counter(
+            "equipoise_requests",
+            "Requests inside BatchRecommend and RecommendStream calls, by status code",
+            ["grpc_method", "grpc_code"],
+            registry=registry,
+        )
         self.feedback = Counter(
             "equipoise_feedback_events",
             "Feedback events by what became of them",

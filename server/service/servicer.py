@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -24,32 +23,29 @@ from equipoise.v1 import (
 )
 from server.batcher import Batched, Batcher
 from server.bundle import Bundle
+from server.config import ServerSettings
 from server.engine import Answer, Outcome, Query
-from server.errors import EventStoreUnavailable
+from server.errors import EventStoreUnavailable, InvalidField
 from server.events import GroupCommitter
 from server.service import decode, encode
+from server.service.lists import Asked, Call, ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.pages import PageTokens
 from server.service.status import wire_error
+from server.service.streams import METHOD as STREAM
+from server.service.streams import RecommendFlow
 
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 RECOMMENDATION = "equipoise.v1.RecommendationService"
 SERVING = "equipoise.v1.ServingService"
+# After so many requests of one batch, others get their turn.
+TURN = 8
 
 
-class _Call:
-    """One call under way: when it came and how long it may take."""
-
-    def __init__(self, context: Context, request_id: str) -> None:
-        self.started_ns = time.monotonic_ns()
-        remaining_s = context.time_remaining()
-        self.deadline_ns = None if remaining_s is None else self.started_ns + int(remaining_s * 1e9)
-        self.request_id = request_id or uuid.uuid4().hex
-
-    def spent_ns(self) -> int:
-        return time.monotonic_ns() - self.started_ns
+def _begun(context: Context, request_id: str) -> Call:
+    return Call.begun(request_id, context.time_remaining())
 
 
 class _Door:
@@ -64,8 +60,8 @@ class _Door:
         self,
         method: str,
         context: Context,
-        call: _Call,
-        work: Callable[[_Call], Awaitable[Response]],
+        call: Call,
+        work: Callable[[Call], Awaitable[Response]],
     ) -> Response:
         code = grpc.StatusCode.OK
         try:
@@ -89,52 +85,101 @@ class _Door:
 
 
 class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
-    """Recommend, Rerank and RecordFeedback."""
+    """Recommend, alone, in batches and on streams; Rerank; RecordFeedback."""
 
     def __init__(
         self,
         bundle: Bundle,
         batcher: Batcher[Query, Outcome],
         committer: GroupCommitter | None,
-        limits: decode.Limits,
+        settings: ServerSettings,
         metrics: ServerMetrics,
         pages: PageTokens,
+        draining: asyncio.Event,
     ) -> None:
         self._bundle = bundle
-        self._pages = pages
         self._batcher = batcher
         self._committer = committer
-        self._limits = limits
+        self._settings = settings
+        self._limits = decode.Limits.of(settings)
         self._metrics = metrics
+        self._draining = draining
+        self._lists = ListMaker(bundle, batcher, self._limits, metrics, pages)
         self._door = _Door(RECOMMENDATION, metrics)
 
     async def Recommend(
         self, request: recommendation_pb2.RecommendRequest, context: Context
     ) -> recommendation_pb2.RecommendResponse:
-        async def work(call: _Call) -> recommendation_pb2.RecommendResponse:
-            query = decode.recommend_query(request, call.request_id, self._limits)
-            if request.page_token:
-                query = replace(query, after=self._pages.page(request))
-            decode_ns = call.spent_ns()
-            batched = await self._batcher.submit(query, call.deadline_ns)
-            if isinstance(batched.result, Answer):
-                made = cast(Batched[Answer], batched)
-                self._metrics.list_made(made, query.surface, query.experiment, decode_ns)
-            response = encode.recommend_response(
-                query, batched, self._bundle, decode_ns, call.spent_ns()
-            )
-            if isinstance(batched.result, Answer) and batched.result.shown is not None:
-                response.next_page_token = self._pages.token(request, batched.result.shown)
-            return response
+        async def work(call: Call) -> recommendation_pb2.RecommendResponse:
+            asked = self._lists.ask(request, call)
+            try:
+                return self._lists.answer(asked, await asked.waiting.future)
+            finally:
+                self._lists.leave(asked)
 
         return await self._door.answer(
-            "Recommend", context, _Call(context, request.request_id), work
+            "Recommend", context, _begun(context, request.request_id), work
         )
+
+    async def BatchRecommend(
+        self, request: recommendation_pb2.BatchRecommendRequest, context: Context
+    ) -> recommendation_pb2.BatchRecommendResponse:
+        async def work(call: Call) -> recommendation_pb2.BatchRecommendResponse:
+            size = len(request.requests)
+            if not 1 <= size <= self._settings.max_batch_requests:
+                raise InvalidField.of(
+                    "requests", f"{size} entries", f"1 to {self._settings.max_batch_requests}"
+                )
+            return recommendation_pb2.BatchRecommendResponse(
+                outcomes=await self._outcomes(request.requests, call)
+            )
+
+        return await self._door.answer("BatchRecommend", context, _begun(context, ""), work)
+
+    async def _outcomes(
+        self, requests: Sequence[recommendation_pb2.RecommendRequest], batch: Call
+    ) -> list[recommendation_pb2.RecommendOutcome]:
+        asked: list[tuple[Call, Asked | Exception]] = []
+        try:
+            for place, request in enumerate(requests):
+                call = replace(Call.begun(request.request_id, None), deadline_ns=batch.deadline_ns)
+                try:
+                    asked.append((call, self._lists.ask(request, call)))
+                except Exception as error:
+                    asked.append((call, error))
+                if place % TURN == TURN - 1:
+                    # The first lists are made, and other callers heard, while the rest is read.
+                    await asyncio.sleep(0)
+            waiting = [one.waiting.future for _, one in asked if isinstance(one, Asked)]
+            if waiting:
+                await asyncio.wait(waiting)
+            return [self._lists.outcome("BatchRecommend", one, call) for call, one in asked]
+        finally:
+            for _, one in asked:
+                if isinstance(one, Asked):
+                    self._lists.leave(one)
+
+    async def RecommendStream(  # type: ignore[override]  # the stub knows generators only
+        self,
+        requests: AsyncIterator[recommendation_pb2.RecommendStreamRequest],
+        context: Context,
+    ) -> None:
+        async def work(call: Call) -> None:
+            flow = RecommendFlow(
+                self._lists,
+                call,
+                context.write,
+                in_flight=self._settings.max_stream_in_flight,
+                draining=self._draining,
+            )
+            await flow.run(requests)
+
+        await self._door.answer(STREAM, context, _begun(context, ""), work)
 
     async def Rerank(
         self, request: recommendation_pb2.RerankRequest, context: Context
     ) -> recommendation_pb2.RerankResponse:
-        async def work(call: _Call) -> recommendation_pb2.RerankResponse:
+        async def work(call: Call) -> recommendation_pb2.RerankResponse:
             query = decode.rerank_query(request, call.request_id, self._limits)
             decode_ns = call.spent_ns()
             batched = await self._batcher.submit(query, call.deadline_ns)
@@ -142,12 +187,12 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             self._metrics.list_made(made, query.surface, query.experiment, decode_ns)
             return encode.rerank_response(query, batched, self._bundle, decode_ns, call.spent_ns())
 
-        return await self._door.answer("Rerank", context, _Call(context, request.request_id), work)
+        return await self._door.answer("Rerank", context, _begun(context, request.request_id), work)
 
     async def RecordFeedback(
         self, request: recommendation_pb2.RecordFeedbackRequest, context: Context
     ) -> recommendation_pb2.RecordFeedbackResponse:
-        async def work(call: _Call) -> recommendation_pb2.RecordFeedbackResponse:
+        async def work(call: Call) -> recommendation_pb2.RecordFeedbackResponse:
             events = decode.feedback_events(request, self._limits, time.time_ns() // 1_000_000)
             if self._committer is None:
                 raise EventStoreUnavailable(
@@ -163,7 +208,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 unknown_items=sum(event.item_id not in known for event in events),
             )
 
-        return await self._door.answer("RecordFeedback", context, _Call(context, ""), work)
+        return await self._door.answer("RecordFeedback", context, _begun(context, ""), work)
 
 
 class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
@@ -176,7 +221,7 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     async def GetServingInfo(
         self, request: serving_pb2.GetServingInfoRequest, context: Context
     ) -> serving_pb2.GetServingInfoResponse:
-        async def work(call: _Call) -> serving_pb2.GetServingInfoResponse:
+        async def work(call: Call) -> serving_pb2.GetServingInfoResponse:
             return self._info
 
-        return await self._door.answer("GetServingInfo", context, _Call(context, ""), work)
+        return await self._door.answer("GetServingInfo", context, _begun(context, ""), work)

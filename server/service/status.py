@@ -14,8 +14,10 @@ import grpc
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
+from equipoise.v1 import errors_pb2
+from equipoise.v1 import recommendation_pb2 as pb
 from server.errors import EquipoiseError, InvalidField, Reason
 
 DOMAIN = "equipoise"
@@ -39,6 +41,22 @@ CODES: dict[Reason, grpc.StatusCode] = {
 
 
 @dataclass(frozen=True)
+class _Failure:
+    """What a caller is told of an exception."""
+
+    code: grpc.StatusCode
+    reason: Reason
+    message: str
+    violations: tuple[tuple[str, str], ...]
+
+    @property
+    def number(self) -> int:
+        # grpc's integer codes are google.rpc's.
+        number: int = self.code.value[0]
+        return number
+
+
+@dataclass(frozen=True)
 class WireError:
     """What a failed call is answered with."""
 
@@ -53,8 +71,7 @@ def _packed(message: Message) -> any_pb2.Any:
     return packed
 
 
-def wire_error(error: BaseException, request_id: str) -> WireError:
-    """The status, message and trailers for an exception."""
+def _failure(error: BaseException, request_id: str) -> _Failure:
     if isinstance(error, EquipoiseError) and error.reason is not Reason.INTERNAL:
         reason: Reason = error.reason
         message = str(error)
@@ -63,30 +80,55 @@ def wire_error(error: BaseException, request_id: str) -> WireError:
             Reason.INTERNAL,
             f"internal error; the server's log has request {request_id}",
         )
-    code = CODES[reason]
-    details = [_packed(error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN))]
+    violations = error.violations if isinstance(error, InvalidField) else ()
+    return _Failure(
+        CODES[reason],
+        reason,
+        message,
+        tuple(
+            (violation.field, f"got {violation.seen}, allowed: {violation.allowed}")
+            for violation in violations
+        ),
+    )
+
+
+def recommend_error(
+    error: BaseException, request_id: str
+) -> tuple[grpc.StatusCode, pb.RecommendError]:
+    """An exception as the answer to one request among several."""
+    failure = _failure(error, request_id)
+    return failure.code, pb.RecommendError(
+        code=failure.number,
+        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{failure.reason.value}"),
+        message=failure.message,
+        field_violations=[
+            pb.FieldViolation(field=field, description=text) for field, text in failure.violations
+        ],
+        retry_delay_ms=RETRY_DELAY_MS if failure.reason is Reason.QUEUE_FULL else 0,
+        request_id=request_id,
+    )
+
+
+def wire_error(error: BaseException, request_id: str) -> WireError:
+    """The status, message and trailers for an exception that ends a call."""
+    failure = _failure(error, request_id)
+    details = [_packed(error_details_pb2.ErrorInfo(reason=failure.reason.value, domain=DOMAIN))]
     trailers: list[tuple[str, str | bytes]] = []
-    if isinstance(error, InvalidField):
+    if failure.violations:
         details.append(
             _packed(
                 error_details_pb2.BadRequest(
                     field_violations=[
-                        error_details_pb2.BadRequest.FieldViolation(
-                            field=violation.field,
-                            description=f"got {violation.seen}, allowed: {violation.allowed}",
-                        )
-                        for violation in error.violations
+                        error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
+                        for field, text in failure.violations
                     ]
                 )
             )
         )
-    if reason is Reason.QUEUE_FULL:
+    if failure.reason is Reason.QUEUE_FULL:
         delay = Duration(nanos=RETRY_DELAY_MS * 1_000_000)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
         trailers.append(("grpc-retry-pushback-ms", str(RETRY_DELAY_MS)))
-    # grpc's integer codes are google.rpc's.
-    number: int = code.value[0]
-    assert number in code_pb2.Code.values()
-    status = status_pb2.Status(code=number, message=message, details=details)
+    status = status_pb2.Status(code=failure.number, message=failure.message, details=details)
     trailers.append(("grpc-status-details-bin", status.SerializeToString()))
-    return WireError(code, message, tuple(trailers))
+    return WireError(failure.code, failure.message, tuple(trailers))

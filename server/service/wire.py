@@ -50,7 +50,7 @@ class Door(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self.active = 0
         self.refused = 0
-        self.closing = False
+        self.closing = asyncio.Event()
         self.parted = asyncio.Event()
 
     async def intercept_service(
@@ -62,12 +62,15 @@ class Door(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if (
-            handler is None
-            or not method.startswith(OWN)
-            or handler.unary_unary is None
-            or handler.request_deserializer is None
-        ):
+        if handler is None or not method.startswith(OWN) or handler.request_deserializer is None:
+            return handler
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                self._guarded(method, handler.stream_stream),
+                request_deserializer=_lenient(handler.request_deserializer),
+                response_serializer=handler.response_serializer,
+            )
+        if handler.unary_unary is None:
             return handler
         return grpc.unary_unary_rpc_method_handler(
             self._guarded(method, handler.unary_unary),
@@ -82,7 +85,7 @@ class Door(grpc.aio.ServerInterceptor):
 
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             refusal: EquipoiseError | None = None
-            if self.closing:
+            if self.closing.is_set():
                 self.refused += 1
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.parted.wait(), HOLD_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ from server.features import (
     generate_candidates,
     pair_features,
 )
+from server.features.sequence import sequence
 from server.features.types import DAY_MS, History
-from server.model import OnnxScorer
+from server.model import OnnxScorer, pair_ports, sequence_ports
 from strategies.fairness import document
 
 N_ITEMS = 60
 N_NOVEL = 20
+HISTORY_LENGTH = 5
 DATA_UNTIL_MS = 1_500_000_000_000
 TIERS = ("large", "medium", "small")
 
@@ -156,8 +159,8 @@ def tiny_parts(seed: int = 0, **changes: object) -> BundleParts:
     """The parts of the bundle; `changes` replace some of them."""
     rng = np.random.default_rng(seed)
     state, model = tiny_state(rng), tiny_model(rng)
-    scorer = OnnxScorer(model, input_name="features", output_name="scores", n_features=N_FEATURES)
-    inputs = rng.normal(0, 1, (3, 7, N_FEATURES)).astype(np.float32)
+    scorer = OnnxScorer(model, pair_ports(N_FEATURES))
+    inputs = {"features": rng.normal(0, 1, (3, 7, N_FEATURES)).astype(np.float32)}
     tiers = np.digitize(np.arange(N_ITEMS), [30, 48]).astype(np.int32)
     columns = np.arange(N_ITEMS)
     parts: dict[str, object] = {
@@ -169,8 +172,6 @@ def tiny_parts(seed: int = 0, **changes: object) -> BundleParts:
         ),
         "family": "tiny-mlp",
         "model": model,
-        "input_name": "features",
-        "output_name": "scores",
         "opset": 20,
         "feature_names": FEATURE_NAMES,
         "best_batch": 8,
@@ -210,9 +211,68 @@ def _warmup(rng: np.random.Generator, state: FeatureState, scorer: OnnxScorer) -
     )
     found = generate_candidates(history, DATA_UNTIL_MS, state, N_NOVEL)
     features = pair_features(history, found.items, DATA_UNTIL_MS, state)
-    scores = scorer.score(features[np.newaxis])[0]
+    scores = scorer.score_lists([{"features": features}])[0]
     best = np.lexsort((found.items, -scores))[:20]
     return Warmup(history, DATA_UNTIL_MS, found.items[best])
+
+
+def tiny_sequence_model(rng: np.random.Generator, length: int = HISTORY_LENGTH) -> bytes:
+    """Embedding of each candidate . sum of the history's: `[batch, length]`, `[batch, n]`."""
+    embedding = rng.normal(0, 1, (N_ITEMS + 1, 8)).astype(np.float32)
+    embedding[0] = 0
+    nodes = [
+        helper.make_node("Gather", ["items", "history"], ["bought"]),
+        helper.make_node("ReduceSum", ["bought", "time"], ["user"], keepdims=0),
+        helper.make_node("Unsqueeze", ["user", "last"], ["column"]),
+        helper.make_node("Gather", ["items", "candidates"], ["asked"]),
+        helper.make_node("MatMul", ["asked", "column"], ["wide"]),
+        helper.make_node("Squeeze", ["wide", "last"], ["scores"]),
+    ]
+    inputs = [("history", ["batch", length]), ("candidates", ["batch", "n"])]
+    graph = helper.make_graph(
+        nodes,
+        "tiny-sequence",
+        [helper.make_tensor_value_info(name, TensorProto.INT32, axes) for name, axes in inputs],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "n"])],
+        [
+            numpy_helper.from_array(embedding, "items"),
+            numpy_helper.from_array(np.array([1], np.int64), "time"),
+            numpy_helper.from_array(np.array([2], np.int64), "last"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    raw: bytes = model.SerializeToString()
+    return raw
+
+
+def sequence_parts(seed: int = 0) -> BundleParts:
+    """The tiny bundle with a model that reads the history."""
+    parts = tiny_parts(seed)
+    rng = np.random.default_rng(seed)
+    model = tiny_sequence_model(rng)
+    scorer = OnnxScorer(model, sequence_ports(HISTORY_LENGTH))
+    inputs = {
+        "history": rng.integers(0, N_ITEMS + 1, (3, HISTORY_LENGTH)).astype(np.int32),
+        "candidates": rng.integers(1, N_ITEMS + 1, (3, 7)).astype(np.int32),
+    }
+    warmups = []
+    for warmup in parts.warmups:
+        found = generate_candidates(warmup.history, warmup.now_ms, parts.state, N_NOVEL)
+        history, candidates = sequence(warmup.history, found.items, HISTORY_LENGTH)
+        scores = scorer.score_lists([{"history": history, "candidates": candidates}])[0]
+        best = np.lexsort((found.items, -scores))[:20]
+        warmups.append(replace(warmup, expected_top=found.items[best]))
+    return replace(
+        parts,
+        family="tiny-sequence",
+        model=model,
+        feature_names=(),
+        history_length=HISTORY_LENGTH,
+        golden_inputs=inputs,
+        golden_outputs=scorer.score(inputs),
+        warmups=tuple(warmups),
+    )
 
 
 def tiny_bundle(path: Path, seed: int = 0, **changes: object) -> Manifest:

@@ -20,7 +20,7 @@ from server.errors import Refused
 from server.events import StoredHistory
 from server.features import generate_candidates, pair_features
 from server.features.types import DAY_MS
-from server.model import OnnxScorer
+from server.model import OnnxScorer, pair_ports
 from strategies.bundles import N_NOVEL, tiny_bundle
 from strategies.fairness import document
 from strategies.purchases import shop_rows, tables
@@ -88,12 +88,7 @@ def test_ranker_lists_are_candidates_features_and_model_sorted_by_score_and_inde
     users = np.array([0, 7, 29], np.int32)
     got = served_lists(Engine(bundle), history, users, cut_ms, policy="none", k=20)
     model = bundle.manifest.model
-    scorer = OnnxScorer(
-        bundle.model,
-        input_name=model.input_name,
-        output_name=model.output_name,
-        n_features=model.n_features,
-    )
+    scorer = OnnxScorer(bundle.model, pair_ports(model.n_features))
     for row, user in enumerate(users.tolist()):
         known = dataclasses.replace(
             history.history(user),
@@ -103,7 +98,8 @@ def test_ranker_lists_are_candidates_features_and_model_sorted_by_score_and_inde
             ),
         )
         found = generate_candidates(known, cut_ms, bundle.state, N_NOVEL)
-        scores = scorer.score(pair_features(known, found.items, cut_ms, bundle.state)[None])[0]
+        features = pair_features(known, found.items, cut_ms, bundle.state)
+        scores = scorer.score({"features": features[None]})[0]
         order = np.lexsort((found.items, -scores))[:20]
         assert got.items[row].tolist() == found.items[order].tolist()
 

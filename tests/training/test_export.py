@@ -62,7 +62,7 @@ def test_every_shape_of_batch_and_list_gives_what_torch_gave(
     features = np.random.default_rng(1).normal(0, 5, (*shape, F)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.from_numpy(features)).numpy()
-    scores = scorer.score(features)
+    scores = scorer.score({"features": features})
     assert scores.shape == shape
     assert scores == pytest.approx(expected, abs=1e-6)
     assert 0 <= scores.min() <= scores.max() <= 1
@@ -96,8 +96,8 @@ class Faulty:
     def __init__(self, honest: OnnxScorer, fault: str) -> None:
         self._honest, self._fault = honest, fault
 
-    def score(self, features: np.ndarray) -> np.ndarray:
-        scores = self._honest.score(features)
+    def score(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        scores = self._honest.score(feed)
         batch, n = scores.shape
         if self._fault == "offset":
             return scores + np.float32(2e-4)
@@ -148,11 +148,15 @@ def test_the_best_batch_is_the_smallest_within_five_percent(
     class Timed:
         per_list = {1: 100, 2: 80, 4: 60, 8: 52, 16: 50, 32: 49}  # noqa: RUF012
 
-        def score(self, features: np.ndarray) -> np.ndarray:
-            clock[0] += self.per_list[len(features)] * len(features)
-            return np.zeros(features.shape[:2], np.float32)
+        def score(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+            batch, n, _ = feed["features"].shape
+            clock[0] += self.per_list[batch] * batch
+            return np.zeros((batch, n), np.float32)
 
-    assert best_batch(Timed(), F) == 16  # type: ignore[arg-type]
+    def draw(lists: int, candidates: int) -> dict[str, np.ndarray]:
+        return {"features": np.zeros((lists, candidates, F), np.float32)}
+
+    assert best_batch(Timed(), draw) == 16  # type: ignore[arg-type]
 
 
 def test_a_model_without_torch_is_served_alike(tmp_path_factory: pytest.TempPathFactory) -> None:

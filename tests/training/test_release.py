@@ -93,7 +93,7 @@ def test_warm_up_requests_are_answered_as_the_bundle_says(bundle: Bundle) -> Non
     for warmup in bundle.warmups:
         found = generate_candidates(warmup.history, warmup.now_ms, bundle.state, model.n_novel)
         features = pair_features(warmup.history, found.items, warmup.now_ms, bundle.state)
-        scores = scorer.score(features[None])[0]
+        scores = scorer.score_lists([{"features": features}])[0]
         best = sorted(range(len(found)), key=lambda n: (-scores[n], found.items[n]))[:20]
         assert warmup.expected_top.tolist() == found.items[best].tolist()
 
@@ -109,7 +109,7 @@ def test_nobodys_data_is_in_the_bundle(trained: Path, bundle: Bundle) -> None:
 
 def test_the_checkpoint_is_the_model_that_was_exported(trained: Path, bundle: Bundle) -> None:
     weights = safetensors.numpy.load_file(trained.with_name("bundle.ranker.safetensors"))
-    x = (bundle.golden_inputs - weights["mean"]) * weights["inverse_std"]
+    x = (bundle.golden_inputs["features"] - weights["mean"]) * weights["inverse_std"]
     for layer in (0, 2):
         x = np.maximum(x @ weights[f"layers.{layer}.weight"].T + weights[f"layers.{layer}.bias"], 0)
     logits = (x @ weights["layers.4.weight"].T + weights["layers.4.bias"])[..., 0]
@@ -126,8 +126,8 @@ def test_a_failed_parity_gate_leaves_no_bundle(
         def __init__(self, model: bytes, n_features: int) -> None:
             self._honest = honest(model, n_features)
 
-        def score(self, features: np.ndarray) -> np.ndarray:
-            return self._honest.score(features) + np.float32(1e-3)
+        def score(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+            return self._honest.score(feed) + np.float32(1e-3)
 
     monkeypatch.setattr(pipeline, "scorer_of", Off)
     out = tmp_path / "bundle"

@@ -40,6 +40,16 @@ class RecommendationServiceStub:
                 request_serializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.BatchRecommend = channel.unary_unary(
+                '/equipoise.v1.RecommendationService/BatchRecommend',
+                request_serializer=equipoise_dot_v1_dot_recommendation__pb2.BatchRecommendRequest.SerializeToString,
+                response_deserializer=equipoise_dot_v1_dot_recommendation__pb2.BatchRecommendResponse.FromString,
+                _registered_method=True)
+        self.RecommendStream = channel.stream_stream(
+                '/equipoise.v1.RecommendationService/RecommendStream',
+                request_serializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendStreamRequest.SerializeToString,
+                response_deserializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendStreamResponse.FromString,
+                _registered_method=True)
         self.Rerank = channel.unary_unary(
                 '/equipoise.v1.RecommendationService/Rerank',
                 request_serializer=equipoise_dot_v1_dot_recommendation__pb2.RerankRequest.SerializeToString,
@@ -59,6 +69,28 @@ class RecommendationServiceServicer:
     def Recommend(self, request, context):
         """Recommend makes one list for one user: history, candidates, features,
         model, and last the fair stage. Nothing filters or reorders after it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRecommend(self, request, context):
+        """BatchRecommend makes several lists in one call, which costs both sides less
+        than several calls. The outcomes come in the order of the requests; the
+        error of one is not the others'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommendStream(self, request_iterator, context):
+        """RecommendStream makes many lists on one call, which costs both sides less
+        than many calls. Each answer is sent as soon as it is there, in no fixed
+        order: `id` says which request it answers. A request that fails is answered
+        with an error; the stream goes on. A server that drains answers what it has
+        read and ends the stream with UNAVAILABLE: send what is unanswered to
+        another replica. Only so many requests of a stream are under way at once
+        (GetServingInfo tells); more are read when answers have been taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +120,16 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendRequest.FromString,
                     response_serializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendResponse.SerializeToString,
+            ),
+            'BatchRecommend': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRecommend,
+                    request_deserializer=equipoise_dot_v1_dot_recommendation__pb2.BatchRecommendRequest.FromString,
+                    response_serializer=equipoise_dot_v1_dot_recommendation__pb2.BatchRecommendResponse.SerializeToString,
+            ),
+            'RecommendStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RecommendStream,
+                    request_deserializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendStreamRequest.FromString,
+                    response_serializer=equipoise_dot_v1_dot_recommendation__pb2.RecommendStreamResponse.SerializeToString,
             ),
             'Rerank': grpc.unary_unary_rpc_method_handler(
                     servicer.Rerank,
@@ -128,6 +170,60 @@ class RecommendationService:
             '/equipoise.v1.RecommendationService/Recommend',
             equipoise_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
             equipoise_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRecommend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/equipoise.v1.RecommendationService/BatchRecommend',
+            equipoise_dot_v1_dot_recommendation__pb2.BatchRecommendRequest.SerializeToString,
+            equipoise_dot_v1_dot_recommendation__pb2.BatchRecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/equipoise.v1.RecommendationService/RecommendStream',
+            equipoise_dot_v1_dot_recommendation__pb2.RecommendStreamRequest.SerializeToString,
+            equipoise_dot_v1_dot_recommendation__pb2.RecommendStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

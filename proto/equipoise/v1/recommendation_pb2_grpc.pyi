@@ -43,6 +43,20 @@ class RecommendationServiceStub:
     """Recommend makes one list for one user: history, candidates, features,
     model, and last the fair stage. Nothing filters or reorders after it.
     """
+    BatchRecommend: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.BatchRecommendRequest, _recommendation_pb2.BatchRecommendResponse]
+    """BatchRecommend makes several lists in one call, which costs both sides less
+    than several calls. The outcomes come in the order of the requests; the
+    error of one is not the others'.
+    """
+    RecommendStream: _grpc.StreamStreamMultiCallable[_recommendation_pb2.RecommendStreamRequest, _recommendation_pb2.RecommendStreamResponse]
+    """RecommendStream makes many lists on one call, which costs both sides less
+    than many calls. Each answer is sent as soon as it is there, in no fixed
+    order: `id` says which request it answers. A request that fails is answered
+    with an error; the stream goes on. A server that drains answers what it has
+    read and ends the stream with UNAVAILABLE: send what is unanswered to
+    another replica. Only so many requests of a stream are under way at once
+    (GetServingInfo tells); more are read when answers have been taken.
+    """
     Rerank: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.RerankRequest, _recommendation_pb2.RerankResponse]
     """Rerank runs the fair stage alone, on candidates that the caller has scored
     with a model of his own. It needs no item to be known to the bundle.
@@ -61,6 +75,20 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     Recommend: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendRequest, _recommendation_pb2.RecommendResponse]  # type: ignore[assignment]
     """Recommend makes one list for one user: history, candidates, features,
     model, and last the fair stage. Nothing filters or reorders after it.
+    """
+    BatchRecommend: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.BatchRecommendRequest, _recommendation_pb2.BatchRecommendResponse]  # type: ignore[assignment]
+    """BatchRecommend makes several lists in one call, which costs both sides less
+    than several calls. The outcomes come in the order of the requests; the
+    error of one is not the others'.
+    """
+    RecommendStream: _aio.StreamStreamMultiCallable[_recommendation_pb2.RecommendStreamRequest, _recommendation_pb2.RecommendStreamResponse]  # type: ignore[assignment]
+    """RecommendStream makes many lists on one call, which costs both sides less
+    than many calls. Each answer is sent as soon as it is there, in no fixed
+    order: `id` says which request it answers. A request that fails is answered
+    with an error; the stream goes on. A server that drains answers what it has
+    read and ends the stream with UNAVAILABLE: send what is unanswered to
+    another replica. Only so many requests of a stream are under way at once
+    (GetServingInfo tells); more are read when answers have been taken.
     """
     Rerank: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RerankRequest, _recommendation_pb2.RerankResponse]  # type: ignore[assignment]
     """Rerank runs the fair stage alone, on candidates that the caller has scored
@@ -83,6 +111,32 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_recommendation_pb2.RecommendResponse, _abc.Awaitable[_recommendation_pb2.RecommendResponse]]:
         """Recommend makes one list for one user: history, candidates, features,
         model, and last the fair stage. Nothing filters or reorders after it.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchRecommend(
+        self,
+        request: _recommendation_pb2.BatchRecommendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommendation_pb2.BatchRecommendResponse, _abc.Awaitable[_recommendation_pb2.BatchRecommendResponse]]:
+        """BatchRecommend makes several lists in one call, which costs both sides less
+        than several calls. The outcomes come in the order of the requests; the
+        error of one is not the others'.
+        """
+
+    @_abc_1.abstractmethod
+    def RecommendStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_recommendation_pb2.RecommendStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_recommendation_pb2.RecommendStreamResponse], _abc.AsyncIterator[_recommendation_pb2.RecommendStreamResponse]]:
+        """RecommendStream makes many lists on one call, which costs both sides less
+        than many calls. Each answer is sent as soon as it is there, in no fixed
+        order: `id` says which request it answers. A request that fails is answered
+        with an error; the stream goes on. A server that drains answers what it has
+        read and ends the stream with UNAVAILABLE: send what is unanswered to
+        another replica. Only so many requests of a stream are under way at once
+        (GetServingInfo tells); more are read when answers have been taken.
         """
 
     @_abc_1.abstractmethod

@@ -150,6 +150,8 @@ class Limits(_message.Message):
     MAX_FEEDBACK_EVENTS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_STREAM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     max_count: _builtins.int
     """The largest count of a request."""
     max_candidates: _builtins.int
@@ -164,6 +166,10 @@ class Limits(_message.Message):
     """The largest message, in bytes."""
     max_queue: _builtins.int
     """How many requests may wait before RESOURCE_EXHAUSTED."""
+    max_batch_requests: _builtins.int
+    """The most requests of a BatchRecommend."""
+    max_stream_in_flight: _builtins.int
+    """How many requests of one RecommendStream are under way at once."""
     def __init__(
         self,
         *,
@@ -174,10 +180,12 @@ class Limits(_message.Message):
         max_feedback_events: _builtins.int = ...,
         max_message_bytes: _builtins.int = ...,
         max_queue: _builtins.int = ...,
+        max_batch_requests: _builtins.int = ...,
+        max_stream_in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_candidates", b"max_candidates", "max_count", b"max_count", "max_exclusions", b"max_exclusions", "max_feedback_events", b"max_feedback_events", "max_history_events", b"max_history_events", "max_message_bytes", b"max_message_bytes", "max_queue", b"max_queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_requests", b"max_batch_requests", "max_candidates", b"max_candidates", "max_count", b"max_count", "max_exclusions", b"max_exclusions", "max_feedback_events", b"max_feedback_events", "max_history_events", b"max_history_events", "max_message_bytes", b"max_message_bytes", "max_queue", b"max_queue", "max_stream_in_flight", b"max_stream_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,7 +52,12 @@ def test_show_tells_model_policies_quality_and_sizes(
 ) -> None:
     assert run(monkeypatch, "show", folder) == 0
     out = capsys.readouterr().out
-    for told in ("tiny-mlp, 32 features", "ndcg_at_20: 0.5", "tiers (default): floors", "1,3"):
+    for told in (
+        "tiny-mlp, reads the 32 features",
+        "ndcg_at_20: 0.5",
+        "tiers (default): floors",
+        "1,3",
+    ):
         assert told in out
     assert f"{(folder / 'items.json').stat().st_size:,}  items.json" in out
 

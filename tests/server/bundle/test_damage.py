@@ -146,13 +146,13 @@ def test_a_manifest_that_points_out_of_the_folder_is_refused(folder: Path, tmp_p
         assert refused_file(folder) == path
 
 
-@pytest.mark.parametrize("version", [2, 0, None, "1", 1.5, [1]])
+@pytest.mark.parametrize("version", [1, 0, None, "2", 1.5, [2]])
 def test_another_schema_version_is_refused_naming_both(folder: Path, version: object) -> None:
     reseal(folder, change=lambda manifest: manifest.update(schema_version=version))
     with pytest.raises(BundleRefused) as refused:
         load_bundle(folder)
     assert refused.value.file == "manifest.json"
-    assert f"schema_version: got {version!r}, this version of Equipoise reads 1" in str(
+    assert f"schema_version: got {version!r}, this version of Equipoise reads 2" in str(
         refused.value
     )
 

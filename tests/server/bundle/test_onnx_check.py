@@ -18,7 +18,7 @@ from server.bundle import BundleParts, load_bundle
 from server.bundle.onnx_check import FIELDS, MAX_DEPTH, check_model
 from server.errors import BundleRefused
 from server.features import N_FEATURES
-from server.model import OnnxScorer
+from server.model import OnnxScorer, pair_ports
 from strategies.bundles import reseal, tiny_model
 
 MESSAGES = ONNX_FILE.message_types_by_name
@@ -269,16 +269,8 @@ def test_a_model_whose_scores_depend_on_their_neighbours_is_refused(
     model = onnx.load_from_string(parts.model)
     last = model.graph.node[-1]
     last.CopyFrom(helper.make_node("Softmax", list(last.input), list(last.output), axis=1))
-    scorer = OnnxScorer(
-        model.SerializeToString(),
-        input_name="features",
-        output_name="scores",
-        n_features=N_FEATURES,
-    )
-    goldens = {
-        "inputs": parts.golden_inputs,
-        "outputs": scorer.score(parts.golden_inputs),
-    }
+    scorer = OnnxScorer(model.SerializeToString(), pair_ports(N_FEATURES))
+    goldens = {**parts.golden_inputs, "outputs": scorer.score(parts.golden_inputs)}
     reseal(folder, {"model.onnx": model.SerializeToString(), "goldens.safetensors": save(goldens)})
     with pytest.raises(BundleRefused, match=r"goldens\.safetensors: one candidate alone"):
         load_bundle(folder)

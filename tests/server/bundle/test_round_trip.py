@@ -45,7 +45,9 @@ def test_a_loaded_bundle_holds_what_was_written(folder: Path, parts: BundleParts
         assert (read_table.name, read_table.labels) == (table.name, table.labels)
         np.testing.assert_array_equal(read_table.codes, table.codes)
     assert {name: c.policy.document for name, c in bundle.policies.items()} == parts.policies
-    np.testing.assert_array_equal(bundle.golden_inputs, parts.golden_inputs)
+    assert bundle.golden_inputs.keys() == parts.golden_inputs.keys()
+    for name, array in parts.golden_inputs.items():
+        np.testing.assert_array_equal(bundle.golden_inputs[name], array)
     np.testing.assert_array_equal(bundle.golden_outputs, parts.golden_outputs)
     for read_warmup, warmup in zip(bundle.warmups, parts.warmups, strict=True):
         assert read_warmup.now_ms == warmup.now_ms
@@ -95,12 +97,12 @@ def test_arrays_in_another_memory_order_are_written_by_their_values(
 ) -> None:
     turned = replace(
         parts,
-        golden_inputs=np.asfortranarray(parts.golden_inputs),
+        golden_inputs={"features": np.asfortranarray(parts.golden_inputs["features"])},
         golden_outputs=np.asfortranarray(parts.golden_outputs),
     )
     write_bundle(turned, tmp_path / "b")
     read = load_bundle(tmp_path / "b")
-    np.testing.assert_array_equal(read.golden_inputs, parts.golden_inputs)
+    np.testing.assert_array_equal(read.golden_inputs["features"], parts.golden_inputs["features"])
     np.testing.assert_array_equal(read.golden_outputs, parts.golden_outputs)
 
 
@@ -178,7 +180,10 @@ def broken_parts(parts: BundleParts) -> dict[str, tuple[dict[str, Any], str]]:
             {"golden_outputs": parts.golden_outputs[:, :-1]}, "goldens.safetensors",
         ),
         "no goldens": (
-            {"golden_inputs": parts.golden_inputs[:0], "golden_outputs": parts.golden_outputs[:0]},
+            {
+                "golden_inputs": {"features": parts.golden_inputs["features"][:0]},
+                "golden_outputs": parts.golden_outputs[:0],
+            },
             "goldens.safetensors",
         ),
         "no warm-up": ({"warmups": ()}, "warmups.json"),
@@ -193,8 +198,11 @@ def broken_parts(parts: BundleParts) -> dict[str, tuple[dict[str, Any], str]]:
             {"warmups": (Warmup(warmup.history, 5, warmup.expected_top),)}, "warmups.json",
         ),
         "another opset than the model's": ({"opset": 19}, "model.onnx"),
-        "another input than the model's": ({"input_name": "x"}, "model.onnx"),
-        "another output than the model's": ({"output_name": "x"}, "model.onnx"),
+        "another input than the model's": (
+            {"golden_inputs": {"x": parts.golden_inputs["features"]}}, "goldens.safetensors",
+        ),
+        "features and a length": ({"history_length": 5}, "manifest.json"),
+        "neither features nor a length": ({"feature_names": ()}, "manifest.json"),
         "no model": ({"model": b""}, "model.onnx"),
         "features in another order": ({"feature_names": parts.feature_names[::-1]}, "manifest.json"),
         "a feature too few": ({"feature_names": parts.feature_names[:-1]}, "manifest.json"),
@@ -214,7 +222,7 @@ CASES = (
     "a golden that the model does not give", "goldens of another shape", "no goldens",
     "no warm-up", "a warm-up for an item that is not there", "a warm-up that expects nothing",
     "a warm-up before its own history", "another opset than the model's",
-    "another input than the model's", "another output than the model's", "no model",
+    "another input than the model's", "features and a length", "neither features nor a length", "no model",
     "features in another order", "a feature too few", "a batch of none",
     "an unknown kind of event", "quality that is not a number", "a name that is no file name",
 )  # fmt: skip

@@ -15,7 +15,6 @@ from server.batcher import Batcher
 from server.bundle import load_bundle
 from server.config import ServerSettings
 from server.engine import Engine
-from server.service.decode import Limits
 from server.service.metrics import ServerMetrics
 from server.service.pages import PageTokens
 from server.service.servicer import RecommendationServicer
@@ -26,6 +25,7 @@ REQUESTS = {
         count=1, candidates=[pb.ScoredCandidate(item_id="item-001", score=1.0)]
     ),
 }
+BATCH = pb.BatchRecommendRequest(requests=[pb.RecommendRequest(count=3)])
 
 
 class Aborted(Exception):
@@ -47,35 +47,58 @@ class Context:
         raise Aborted
 
 
-@pytest.mark.parametrize("method", REQUESTS)
-def test_no_work_is_started_for_a_call_that_nobody_waits_for(
-    bundle_path: Path, method: str
-) -> None:
+def _called(
+    bundle_path: Path, method: str, remaining_s: float | None
+) -> tuple[grpc.StatusCode | None, Any, int]:
+    """The code that the call was aborted with, its response, and how many queries were run."""
     bundle = load_bundle(bundle_path)
     engine = Engine(bundle)
-    ran: list[int] = []
+    ran = 0
 
     def run_batch(queries: Sequence[Any]) -> Sequence[Any]:
-        ran.append(len(queries))
+        nonlocal ran
+        ran += len(queries)
         return engine.run_batch(queries)
 
-    async def call(remaining_s: float | None) -> tuple[grpc.StatusCode | None, Any]:
+    request = {**REQUESTS, "BatchRecommend": BATCH}[method]
+
+    async def call() -> tuple[grpc.StatusCode | None, Any]:
         batcher: Batcher[Any, Any] = Batcher(run_batch, max_batch=4, max_queue=4)
         batcher.start()
-        metrics = ServerMetrics(bundle, 32, lambda: batcher.depth)
-        limits = Limits.of(ServerSettings(bundle=bundle_path))
         servicer = RecommendationServicer(
-            bundle, batcher, None, limits, metrics, PageTokens(bundle, b"k" * 32, 60)
+            bundle,
+            batcher,
+            None,
+            ServerSettings(bundle=bundle_path),
+            ServerMetrics(bundle, 32, lambda: batcher.depth),
+            PageTokens(bundle, b"k" * 32, 60),
+            asyncio.Event(),
         )
         context = Context(remaining_s)
         try:
-            return None, await getattr(servicer, method)(REQUESTS[method], context)
+            return None, await getattr(servicer, method)(request, context)
         except Aborted:
             return context.code, None
         finally:
             await batcher.close()
 
-    assert asyncio.run(call(0.0))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert ran == []
-    code, response = asyncio.run(call(None))
-    assert (code, len(response.items) > 0, ran) == (None, True, [1])
+    code, response = asyncio.run(call())
+    return code, response, ran
+
+
+@pytest.mark.parametrize("method", REQUESTS)
+def test_no_work_is_started_for_a_call_that_nobody_waits_for(
+    bundle_path: Path, method: str
+) -> None:
+    late = _called(bundle_path, method, 0.0)
+    assert late == (grpc.StatusCode.DEADLINE_EXCEEDED, None, 0)
+    code, response, ran = _called(bundle_path, method, None)
+    assert (code, len(response.items) > 0, ran) == (None, True, 1)
+
+
+def test_no_work_is_started_for_a_batch_that_nobody_waits_for(bundle_path: Path) -> None:
+    code, response, ran = _called(bundle_path, "BatchRecommend", 0.0)
+    (outcome,) = response.outcomes
+    assert (code, outcome.error.code, ran) == (None, 4, 0)
+    _, response, ran = _called(bundle_path, "BatchRecommend", None)
+    assert (len(response.outcomes[0].response.items), ran) == (3, 1)

@@ -1,0 +1,60 @@
+"""Requests that differ: a history, candidates, a fair list of twenty. Seeded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.v1 import recommendation_pb2 as pb
+
+COUNT = 20
+HOUR_MS = 3_600_000
+UNTIL_MS = 1_700_000_000_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one request holds. candidates: 0 leaves the choice to the server."""
+
+    history: int = 50
+    candidates: int = 200
+
+
+def item_ids(bundle: Path) -> list[str]:
+    """The items of a bundle, as a caller would know them."""
+    ids: list[str] = json.loads((bundle / "items.json").read_text(encoding="utf-8"))["ids"]
+    return ids
+
+
+def draw(ids: list[str], shape: Shape, requests: int, seed: int) -> list[pb.RecommendRequest]:
+    """So many requests, no two alike. Popular items are bought more often (Zipf)."""
+    rng = np.random.default_rng(seed)
+    weights = 1 / np.arange(1, len(ids) + 1) ** 0.8
+    weights /= weights.sum()
+    drawn = []
+    for number in range(requests):
+        bought = rng.choice(len(ids), shape.history, p=weights).tolist()
+        # Without a draw over the whole catalogue: a million items would take a second each.
+        asked = rng.integers(0, len(ids), 2 * shape.candidates)
+        asked = np.unique(asked)
+        asked = rng.permutation(asked)[: shape.candidates].tolist()
+        drawn.append(
+            pb.RecommendRequest(
+                request_id=f"{seed}-{number}",
+                history=[
+                    pb.HistoryEvent(
+                        item_id=ids[item],
+                        time_unix_ms=UNTIL_MS - (shape.history - place) * HOUR_MS,
+                        kind=pb.EVENT_KIND_PURCHASE,
+                    )
+                    for place, item in enumerate(bought)
+                ],
+                candidate_item_ids=[ids[item] for item in asked],
+                count=COUNT,
+                as_of_unix_ms=UNTIL_MS,
+            )
+        )
+    return drawn

@@ -1,0 +1,133 @@
+"""One RecommendRequest, from its message to its response, whatever call it came in.
+
+Owns the way through decoding, queue and encoding. Must not know calls: unary,
+batch and stream ask and answer through this.
+
+    asked = lists.ask(request, call)
+    response = lists.answer(asked, await asked.waiting.future)
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import cast
+
+import structlog
+
+from equipoise.v1 import errors_pb2
+from equipoise.v1 import recommendation_pb2 as pb
+from server.batcher import Batched, Batcher, Waiting
+from server.bundle import Bundle
+from server.engine import Answer, Outcome, Query, RecommendQuery
+from server.service import decode, encode
+from server.service.metrics import ServerMetrics
+from server.service.pages import PageTokens
+from server.service.status import recommend_error
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request under way: when it came and how long it may take, in ns of a monotonic clock."""
+
+    request_id: str
+    started_ns: int
+    deadline_ns: int | None
+
+    @classmethod
+    def begun(cls, request_id: str, remaining_s: float | None) -> Call:
+        """A call that has just come. `request_id` may be empty; `remaining_s` None means no deadline."""
+        started_ns = time.monotonic_ns()
+        deadline_ns = None if remaining_s is None else started_ns + int(remaining_s * 1e9)
+        return cls(request_id or uuid.uuid4().hex, started_ns, deadline_ns)
+
+    def spent_ns(self) -> int:
+        return time.monotonic_ns() - self.started_ns
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A request that waits for its list."""
+
+    request: pb.RecommendRequest
+    query: RecommendQuery
+    call: Call
+    decode_ns: int
+    waiting: Waiting[Outcome]
+
+
+class ListMaker:
+    """Makes lists of one bundle."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        batcher: Batcher[Query, Outcome],
+        limits: decode.Limits,
+        metrics: ServerMetrics,
+        pages: PageTokens,
+    ) -> None:
+        self._bundle = bundle
+        self._batcher = batcher
+        self._limits = limits
+        self._metrics = metrics
+        self._pages = pages
+        self._log = structlog.get_logger("service")
+
+    def ask(self, request: pb.RecommendRequest, call: Call) -> Asked:
+        """Check the request and queue it.
+
+        Raises:
+            InvalidField, PageTokenInvalid: the request is outside the contract.
+            QueueFull, DeadlineExpired, NotServing: it was not queued.
+        """
+        query = decode.recommend_query(request, call.request_id, self._limits)
+        if request.page_token:
+            query = replace(query, after=self._pages.page(request))
+        decode_ns = call.spent_ns()
+        waiting = self._batcher.enqueue(query, call.deadline_ns)
+        return Asked(request, query, call, decode_ns, waiting)
+
+    def answer(self, asked: Asked, batched: Batched[Outcome]) -> pb.RecommendResponse:
+        """The response, counted."""
+        query, made = asked.query, batched.result
+        if isinstance(made, Answer):
+            self._metrics.list_made(
+                cast(Batched[Answer], batched), query.surface, query.experiment, asked.decode_ns
+            )
+        response = encode.recommend_response(
+            query, batched, self._bundle, asked.decode_ns, asked.call.spent_ns()
+        )
+        if isinstance(made, Answer) and made.shown is not None:
+            response.next_page_token = self._pages.token(asked.request, made.shown)
+        return response
+
+    def leave(self, asked: Asked) -> None:
+        """The list is no longer wanted."""
+        self._batcher.leave(asked.waiting)
+
+    def outcome(self, method: str, asked: Asked | Exception, call: Call) -> pb.RecommendOutcome:
+        """What one request among several is answered with; its list has been made.
+
+        asked: or why it was not queued.
+        """
+        error: Exception
+        if isinstance(asked, Asked):
+            try:
+                outcome = pb.RecommendOutcome(
+                    response=self.answer(asked, asked.waiting.future.result())
+                )
+                self._metrics.requests.labels(method, "OK").inc()
+                return outcome
+            except Exception as failed:
+                error = failed
+        else:
+            error = asked
+        code, told = recommend_error(error, call.request_id)
+        self._metrics.requests.labels(method, code.name).inc()
+        if told.reason == errors_pb2.ERROR_REASON_INTERNAL:
+            self._log.error(
+                "request failed", method=method, request_id=call.request_id, exc_info=error
+            )
+        return pb.RecommendOutcome(error=told)
