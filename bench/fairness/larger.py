@@ -2,7 +2,7 @@
 
 Floors against the rule from the last place to the first; ceilings, and both, against a walk over
 all counts per group. Half of the bounds are policies', half are drawn. Every list is made as the server
-makes it, in a good third of them of a part of the order, and must be the one that the whole order gives; of one in a
+makes it, about a third of them of a part of the order, and must be the one that the whole order gives; of one in a
 hundred the compiled call is held against `rerank` itself.
 """
 
