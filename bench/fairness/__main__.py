@@ -114,7 +114,7 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
 @main.command()
 @click.option(
     "--count", "lists", type=click.IntRange(1, 10**11), default=LISTS, show_default=True,
-    help="Lists of the kernel in all, those of earlier runs with them.",
+    help="Lists of the compiled loop in all, those of earlier runs with them.",
 )  # fmt: skip
 @SEED
 @click.option(
@@ -124,12 +124,12 @@ def tables(draws: int, counts: tuple[int, ...], seed: int, out: Path | None, as_
 @OUT
 @JSON
 def soak(lists: int, seed: int, state: Path, out: Path | None, as_json: bool) -> None:
-    """Very many lists, of the kernel and with them of every kind through the whole stage, none outside
-    its bounds. Exit code 1: one was; 130: interrupted."""
+    """Very many lists, by a loop over the server's kernels and with them of every kind through the whole
+    stage, none outside its bounds. Exit code 1: one was; 130: interrupted."""
     from dataclasses import asdict
 
     from bench.fairness.report import finish, soak_table
-    from bench.fairness.soak import resumed
+    from bench.fairness.soak import SOAKED, resumed
     from bench.fairness.soak import soak as run
     from bench.progress import bar
 
@@ -140,7 +140,8 @@ def soak(lists: int, seed: int, state: Path, out: Path | None, as_json: bool) ->
         except KeyboardInterrupt:
             stopped = True
     whole = None if stopped else out
-    finish({"kind": "fairness_soak", **asdict(count)}, soak_table(count), whole, as_json)
+    result = {"kind": "fairness_soak", "loop": SOAKED, **asdict(count)}
+    finish(result, soak_table(count), whole, as_json)
     if stopped:
         click.echo(f"stopped; the count is kept in {state}", err=True)
     sys.exit(1 if count.violations else 130 if stopped else 0)

@@ -35,12 +35,21 @@ def labels_of(n_groups: int) -> list[str]:
 
 
 def draw_policy(rng: random.Random, kind: str, n_groups: int, max_count: int) -> CompiledPolicy:
-    """A policy of a kind over a table of n_groups groups, some of which it may not name."""
+    """A policy of a kind over a table of n_groups groups, some of which it may not name; a calibrated
+    one as made for a user."""
     labels = labels_of(n_groups)
     if kind == "cap":
         within = rng.randint(1, max_count)
         body = f"[cap]\nat_most = {rng.randint(1, within)}\nwithin_first = {within}\n"
         return compile_policy(parse_policy(document(kind, body), "drawn"), labels, max_count)
+    if kind == "calibrated":
+        body = (
+            f'[calibrated]\nat_least = "{rng.randint(0, 4)}/4"\nat_most = "{rng.randint(4, 8)}/4"\n'
+        )
+        body += f"smoothing = {rng.randint(0, 12)}\n"
+        bought = np.array([rng.randint(0, 9) * rng.randint(0, 1) for _ in labels], np.int64)
+        made = compile_policy(parse_policy(document(kind, body), "drawn"), labels, max_count)
+        return made.for_user({"t": bought})
     named = rng.sample(labels, rng.randint(1, n_groups))
     parts = [rng.randint(1, rng.choice((3, 99))) for _ in named]
     # Of a window nothing may be left over where there is no other group to take it.
@@ -129,6 +138,15 @@ def draw_candidates(n: int, n_groups: int) -> tuple[Int64, Float32, Int32]:
         scores[item] = values[item]
         groups[item] = int(n_groups * np.random.random() ** lean)
     return values, scores, groups
+
+
+@compiled
+def draw_ties(n: int) -> Int64:
+    """Which of equal scores comes first, `[n]`, as the server always tells it; hardly ever equal."""
+    ties = np.empty(n, np.int64)
+    for item in range(n):
+        ties[item] = np.random.randint(0, 2**30)
+    return ties
 
 
 @compiled

@@ -254,18 +254,46 @@ def _proof(proof: Mapping[str, Any]) -> str:
 def _soak(soak: Mapping[str, Any]) -> str:
     staged = sum(tally["violations"] for tally in soak["stage"].values())
     kernel = (soak["lists"], soak["infeasible"], 0, soak["violations"] - staged)
-    rows = [("kernel: floors, fa_ir, window, cap, drawn", *(f"{count:,}" for count in kernel))]
+    rows = [(_loop_of(soak), _drew(soak), *(f"{count:,}" for count in kernel))]
     for kind, tally in soak["stage"].items():
         counts = (tally["lists"], tally["infeasible"], tally["not_found"], tally["violations"])
-        rows.append((f"whole stage: {kind}", *(f"{count:,}" for count in counts)))
+        rows.append((f"whole stage: {kind}", _drew(tally), *(f"{count:,}" for count in counts)))
     told = (
-        f"`{COMMANDS['soak']}`: seed {soak['seed']}, up to 64 groups; "
+        f"`{COMMANDS['soak']}`: seed {soak['seed']}; "
         f"{soak['violations']:,} lists outside their bounds. None keeps: no list of the candidates "
-        "can keep the bounds, and the receipt says so. Not found: there was one, and the receipt says "
-        "NOT_FOUND.\n\n"
+        "can keep the bounds, and the list says so. Not found: there was one, and the receipt says "
+        "NOT_FOUND. Groups, candidates, places: the most that a list had, the groups those of one "
+        "table.\n\n"
     )
-    columns = ("lists of", "lists", "none keeps", "not found", "violations")
+    if "partly" in soak:
+        told += (
+            "The compiled loop calls the server's kernels for a policy of one table, in the server's "
+            "order, and makes no receipts; the partition and, of many equal scores, the sort between "
+            f"them are the compiler's own instead of numpy's. Of its lists {soak['partly']:,} were made "
+            f"of a part of the order, {soak['retried']:,} of them again of the whole, since the part "
+            "was too short. The whole stage is `rerank` itself.\n\n"
+        )
+    else:
+        told += (
+            "**The kernel's row is of an earlier loop**, which sorted all candidates of each list; the "
+            "server sorts a part of them where that is likely to be enough.\n\n"
+        )
+    columns = (
+        "lists of", "groups, candidates, places, up to", "lists", "none keeps", "not found",
+        "violations",
+    )  # fmt: skip
     return told + _table(columns, rows)
+
+
+def _loop_of(soak: Mapping[str, Any]) -> str:
+    if "partly" not in soak:
+        return "kernel: floors, fa_ir, window, cap, drawn"
+    return f"compiled loop: {', '.join(soak['loop'])}, drawn bounds"
+
+
+def _drew(tally: Mapping[str, Any]) -> str:
+    drew = tally.get("drew")
+    return f"{drew['groups']}, {drew['candidates']:,}, {drew['places']}" if drew else "not told"
 
 
 def _mutants(mutants: Mapping[str, Any]) -> str:

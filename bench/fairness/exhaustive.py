@@ -4,6 +4,10 @@ What symmetry leaves out, and why that loses nothing: items are numbered by scor
 stage sees positions only through the score order (`order_of_input` tries all orders of the input).
 Groups are not reduced: every assignment is tried. A score order may have ties: all 2^(n-1) ways in
 which neighbours can be equal. Tables with ceilings and floors together are those that are sound.
+
+Every list is made as the server makes it. In a small world its guess is mostly to sort all items, so
+each list is made once more of an order that ends early, the next time one item later, as far as the
+list needs: it must be the same.
 """
 
 from __future__ import annotations
@@ -16,12 +20,19 @@ from typing import Any
 import numpy as np
 
 from bench.fairness.compiled import compiled, in_threads
-from bench.fairness.kernel import fair_places, same_as_rerank, with_tables
+from bench.fairness.kernel import (
+    NO_TIE_BREAK,
+    same_as_rerank,
+    served_places,
+    two_sided,
+    with_tables,
+)
 from bench.fairness.lines import Line, Progress
-from bench.fairness.oracles import NOTHING, every_list, outside_bounds
+from bench.fairness.oracles import NOTHING, every_list, out_of_order, outside_bounds
 from server.fairness import CompiledPolicy, compile_policy, parse_policy, rerank
+from server.fairness.discount import discounts
 from server.fairness.invariants import broken_tables
-from server.fairness.types import Int32
+from server.fairness.types import Float64, Int32
 
 # Tables a thread takes at a time.
 CHUNK = 400
@@ -105,11 +116,11 @@ def tables(world: World) -> tuple[Int32, Int32]:
 
 @compiled
 def _try_all(
-    floors: Int32, ceilings: Int32, n: int, ties: bool, sums: bool
+    floors: Int32, ceilings: Int32, n: int, ties: bool, sums: bool, worth: Float64
 ) -> tuple[int, int, int, int]:
     """(instances, of them infeasible, mismatches, a table that is wrong or -1).
 
-    sums: whether the list must have the largest sum in every prefix.
+    sums: whether the list must have the largest sum in every prefix. worth: of the places `[>= K]`.
     """
     n_tables, n_groups, width = floors.shape
     size = min(width - 1, n)
@@ -120,9 +131,12 @@ def _try_all(
     supply = np.zeros(n_groups, np.int64)
     endless = np.full(n_groups, n + width, np.int64)
     free = np.full((n_groups, width), width, np.int32)
+    # Of equal scores the last comes first, or, in every other instance, none is told to.
+    last_first, in_order = np.arange(n, 0, -1), np.arange(n)
     instances, infeasible, mismatches, example = 0, 0, 0, -1
     for table in range(n_tables):
         low, high = floors[table], ceilings[table]
+        both = two_sided(low, high)
         for assignment in range(n_groups**n):
             rest = assignment
             supply[:] = 0
@@ -138,10 +152,24 @@ def _try_all(
                         value -= 3 ** (n - item)
                     values[item] = value
                     scores[item] = value
-                places, bad = fair_places(scores, groups, low, high, size)
+                tie_break = last_first if instances % 2 else NO_TIE_BREAK
+                places, bad, _, _ = served_places(
+                    scores, groups, tie_break, low, high, both, worth[:size], 0
+                )
+                if places.shape[0] != size:
+                    places = np.zeros(size, np.int32)  # no list: it stands wrong below
                 longest = every_list(values, groups, low, high, size, best)
                 keepable = longest == size
                 wrong = bad != (0 if keepable else longest + 1)
+                wrong |= out_of_order(
+                    scores, groups, last_first if instances % 2 else in_order, places, n_groups
+                )
+                if size < n:
+                    first = size + instances // 2 % (n - size)
+                    short, same_bad, _, _ = served_places(
+                        scores, groups, tie_break, low, high, both, worth[:size], first
+                    )
+                    wrong |= same_bad != bad or not np.array_equal(short, places)
                 if keepable:
                     wrong |= outside_bounds(groups, places, low, high, endless) > 0
                 else:
@@ -198,8 +226,9 @@ def exhaustive(worlds: Sequence[World], progress: Progress) -> Iterator[Line]:
 
 
 def _chunk(job: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Int32, Int32], tuple[int, ...]]:
-    *arguments, _ = job
-    return job, (job[0], job[1]), _try_all(*arguments)
+    floors, ceilings, n, ties, sums, world = job
+    worth = discounts(world.K)
+    return job, (floors, ceilings), _try_all(floors, ceilings, n, ties, sums, worth)
 
 
 _POLICY = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.fairness.compiled import compiled
-from server.fairness.types import Int32, Int64
+from server.fairness.types import Float32, Int32, Int64
 
 NOTHING = -(2**62)
 """The sum of a list that does not exist."""
@@ -196,3 +196,36 @@ def outside_bounds(
             if counts[g] < low or counts[g] > ceilings[g, place + 1]:
                 broken += 1
     return broken
+
+
+@compiled
+def _before(scores: Float32, tie_break: Int64, one: int, other: int) -> bool:
+    """By score, highest first, then by tie-break, lowest first, then by position."""
+    if scores[one] != scores[other]:
+        return bool(scores[one] > scores[other])
+    if tie_break[one] != tie_break[other]:
+        return bool(tie_break[one] < tie_break[other])
+    return one < other
+
+
+@compiled
+def out_of_order(
+    scores: Float32, groups: Int32, tie_break: Int64, places: Int32, n_groups: int
+) -> bool:
+    """Whether the items of some group in the list are not its best, best first, each once.
+
+    No bound tells items of one group apart, so that holds of every list, whatever its bounds, even where none can be kept.
+    """
+    last = np.full(n_groups, -1, np.int64)
+    listed = np.zeros(n_groups, np.int64)
+    for place in range(places.shape[0]):
+        g = groups[places[place]]
+        if last[g] >= 0 and not _before(scores, tie_break, last[g], places[place]):
+            return True
+        last[g] = places[place]
+        listed[g] += 1
+    for item in range(scores.shape[0]):
+        g = groups[item]
+        if last[g] >= 0 and not _before(scores, tie_break, last[g], item):
+            listed[g] -= 1  # one of the listed, or a better one that was left out
+    return bool(np.any(listed != 0))

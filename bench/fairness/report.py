@@ -17,7 +17,7 @@ from rich.table import Table
 from bench.fairness.conditions import conditions
 from bench.fairness.lines import Line
 from bench.fairness.simulation import RULES, Measured
-from bench.fairness.soak import Count
+from bench.fairness.soak import SOAKED, Count
 from bench.fairness.timing import Row, in_words
 from bench.whole import write_whole
 
@@ -124,14 +124,15 @@ def fa_ir_table(tables: Mapping[tuple[int, str, str], tuple[list[int], list[int]
 
 
 def soak_table(count: Count) -> Table:
-    """The count of a soak, a row for what went through the kernel alone and one for each kind."""
+    """The count of a soak, a row for the compiled loop and one for each kind through the whole stage."""
     per_million_s = count.seconds / max(count.lists, 1) * 1e6
-    counted = {"kernel: floors, fa_ir, window, cap, drawn": count.kernel}
+    counted = {f"compiled loop: {', '.join(SOAKED)}, drawn bounds": count.loop}
     counted |= {f"whole stage: {kind}": tally for kind, tally in count.stage.items()}
     rows = [
         (
             name,
             f"{tally.lists:,}",
+            f"{tally.drew.groups} / {tally.drew.candidates:,} / {tally.drew.places}",
             f"{tally.infeasible:,}",
             f"{tally.not_found:,}",
             f"[bold red]{tally.violations:,}[/]" if tally.violations else "0",
@@ -141,9 +142,18 @@ def soak_table(count: Count) -> Table:
     ]
     title = (
         f"lists outside their bounds: seed {count.seed}, {count.seconds:,.0f} s, "
-        f"{per_million_s:.1f} s for 10^6 lists"
+        f"{per_million_s:.1f} s for 10^6 lists; of the loop's {count.partly:,} with a part of the order "
+        f"sorted, {count.retried:,} made again"
     )
-    columns = ("lists of", "lists", "none keeps", "not found", "violations", "")
+    columns = (
+        "lists of",
+        "lists",
+        "groups / candidates / places, up to",
+        "none keeps",
+        "not found",
+        "violations",
+        "",
+    )
     return table(title, columns, rows)
 
 

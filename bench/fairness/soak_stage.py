@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.fairness.soak_draw import ONE, Case, Drawn, draw_case, draw_policy
+from bench.fairness.soak_draw import ONE, Case, Drawn, draw_case, draw_page, draw_policy
 from bench.fairness.soak_judge import GRID, boosts_of, fault
 from bench.verify.bounds import worth
 from server.engine.fair import boost_of
@@ -32,6 +32,23 @@ Judged = tuple[Status, str]
 
 
 @dataclass(frozen=True)
+class Drew:
+    """The most that was drawn: groups of a table, candidates and places of a list."""
+
+    groups: int = 0
+    candidates: int = 0
+    places: int = 0
+
+    def most(self, other: Drew) -> Drew:
+        """Of both together."""
+        return Drew(
+            max(self.groups, other.groups),
+            max(self.candidates, other.candidates),
+            max(self.places, other.places),
+        )
+
+
+@dataclass(frozen=True)
 class Tally:
     """Lists of one kind. not_found: told so of several tables, though a list is there."""
 
@@ -40,6 +57,7 @@ class Tally:
     not_found: int = 0
     violations: int = 0
     example: str = ""
+    drew: Drew = Drew()
 
     def plus(self, other: Tally) -> Tally:
         """Both together; the first example stays."""
@@ -49,6 +67,7 @@ class Tally:
             self.not_found + other.not_found,
             self.violations + other.violations,
             self.example or other.example,
+            self.drew.most(other.drew),
         )
 
 
@@ -168,7 +187,7 @@ def stage_chunk(seed: int, lists: int) -> dict[str, Tally]:
                 exposure = Exposure(drawn)
             case = draw_case(rng, drawn)
             if kind == "pages":
-                status, wrong = paged(case, exposure, rng.randint(3, 12), rng.choice((None, rng)))
+                status, wrong = paged(case, exposure, draw_page(rng, case), rng.choice((None, rng)))
             else:
                 status, wrong = whole(case, exposure)
             tally = tally.plus(_counted(case, status, wrong, f"seed {seed}, {kind}, list {number}"))
@@ -184,4 +203,5 @@ def _counted(case: Case, status: Status, wrong: str, place: str) -> Tally:
         not_found=int(known),
         violations=int(bool(wrong)),
         example=f"{place}: {wrong}" if wrong else "",
+        drew=Drew(max(case.asked.widths), len(case.asked.scores), case.asked.size),
     )

@@ -96,6 +96,24 @@ def test_a_short_run_is_told_as_one(results: dict[str, dict[str, Any]]) -> None:
     assert "(goal: 95%, **missed**)" in evidence.page(few)
 
 
+def test_the_soak_tells_what_it_drew_and_an_old_one_that_it_does_not(
+    results: dict[str, dict[str, Any]],
+) -> None:
+    soak = copy.deepcopy(results["soak"])
+    drew = {"groups": 61, "candidates": 1499, "places": 48}
+    soak |= {"loop": ["floors", "cap"], "partly": 41_003, "retried": 1_007, "drew": drew}
+    soak["stage"]["mmr"]["drew"] = {"groups": 7, "candidates": 77, "places": 17}
+    told = evidence.page({**results, "soak": soak})
+    assert "| compiled loop: floors, cap, drawn bounds | 61, 1,499, 48 |" in told
+    assert "| whole stage: mmr | 7, 77, 17 |" in told
+    assert "41,003 were made of a part of the order, 1,007 of them again" in told
+    for new in ("loop", "partly", "retried", "drew"):
+        del soak[new]
+    told = evidence.page({**results, "soak": soak})
+    assert "| kernel: floors, fa_ir, window, cap, drawn | not told |" in told
+    assert "**The kernel's row is of an earlier loop**" in told
+
+
 def test_a_whole_run_is_told_as_one(results: dict[str, dict[str, Any]]) -> None:
     whole = copy.deepcopy(results)
     whole["proof"]["extent"] = {"worlds": {"tried": 220, "wanted": 220}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from fractions import Fraction
 
@@ -11,11 +12,14 @@ import pytest
 from click.testing import CliRunner
 from scipy.optimize import OptimizeResult
 
-from bench.fairness import exhaustive, fa_ir, kernel, milp, oracles, overlap_gap, several
+from bench.fairness import exhaustive, fa_ir, kernel, larger, milp, oracles, overlap_gap, several
 from bench.fairness.__main__ import main
+from bench.fairness.draw import KINDS, draw_pool
 from bench.fairness.exact import by_assignment, by_program
 from server.fairness import overlap
+from server.fairness.discount import discounts
 from server.fairness.fair_ir import fail_probability
+from server.fairness.kernels import score_order
 from server.fairness.metrics import dcg
 
 
@@ -42,12 +46,14 @@ def test_the_short_proof_has_no_mismatch() -> None:
 
 
 def test_a_list_in_score_order_is_found_to_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_score_alone(scores, groups, floors, ceilings, size):
-        return np.arange(size, dtype=np.int32), 0
+    def by_score_alone(scores, groups, ties, floors, ceilings, both, worth, first):
+        return np.arange(len(worth), dtype=np.int32), 0, len(scores), False
 
-    monkeypatch.setattr(exhaustive, "fair_places", by_score_alone)
+    monkeypatch.setattr(exhaustive, "served_places", by_score_alone)
     floors, ceilings = exhaustive.tables(exhaustive.World(4, 3, 2))
-    _, _, mismatches, example = exhaustive._try_all.py_func(floors, ceilings, 4, False, True)
+    _, _, mismatches, example = exhaustive._try_all.py_func(
+        floors, ceilings, 4, False, True, discounts(3)
+    )
     assert mismatches > 0
     assert floors[example].any()
 
@@ -109,7 +115,22 @@ def test_the_compiled_call_is_rerank() -> None:
         floors = np.repeat(table, 4, axis=1)[:, :13]
         ceilings = np.tile(np.arange(13, dtype=np.int32), (4, 1))
         made = kernel.with_tables(policy, floors, ceilings)
-        assert kernel.same_as_rerank(values.astype(np.float32), groups, 12, made)
+        for ties in (None, np.arange(40)[::-1].copy()):
+            assert kernel.same_as_rerank(values.astype(np.float32), groups, 12, made, ties)
+
+
+def test_the_compiled_call_is_rerank_of_large_lists_that_need_a_part_of_the_order() -> None:
+    pool = draw_pool(random.Random(2), 16, KINDS, 64, 50)
+    assert larger.unlike_rerank(1, 400, pool) == 0
+
+
+@pytest.mark.parametrize("highest", [1, 3])
+def test_many_equal_scores_are_sorted_as_by_the_server(highest: int) -> None:
+    """So many that the kernel leaves them to another sort, which is numpy's in the server."""
+    rng = np.random.default_rng(highest)
+    scores = rng.integers(0, highest, 300).astype(np.float32)
+    for ties in (rng.permutation(300), rng.integers(0, 9, 300), kernel.NO_TIE_BREAK):
+        assert kernel.whole_order(scores, ties).tolist() == score_order(scores, ties).tolist()
 
 
 @pytest.mark.parametrize("share", ["1/4", "1/2", "7/10"])

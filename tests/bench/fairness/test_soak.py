@@ -18,7 +18,8 @@ from bench.fairness import soak_stage
 from bench.fairness.__main__ import main
 from bench.fairness.oracles import can_be_kept
 from bench.fairness.soak import Count, resumed, soak
-from bench.fairness.soak_stage import KINDS, Tally, stage_chunk
+from bench.fairness.soak_loop import Found
+from bench.fairness.soak_stage import KINDS, Drew, Tally, stage_chunk
 from server.fairness import FairList, Status, rerank
 
 
@@ -41,6 +42,9 @@ def test_lists_are_counted_once_however_often_it_is_interrupted(tmp_path: Path) 
     assert (ended.lists, ended.chunks, ended.ahead) == (6000, 6, [])
     assert (ended.infeasible, ended.violations) == (whole.infeasible, 0)
     assert 0 < ended.infeasible < 6000
+    assert 0 < ended.retried < ended.partly < 6000
+    assert ended.drew.groups == 64
+    assert resumed(path, 5).drew == ended.drew == whole.drew
     assert ended.stage == whole.stage == resumed(path, 5).stage
     assert {kind: tally.lists for kind, tally in ended.stage.items()} == dict.fromkeys(KINDS, 18)
 
@@ -58,16 +62,19 @@ def test_another_seed_or_other_sources_begin_anew(tmp_path: Path) -> None:
 def test_chunks_that_end_out_of_order_are_kept() -> None:
     count = Count(1)
     for number in (1, 0, 3):
-        count.add(number, 10, (1, 0, -1), {"mmr": Tally(4, 1, 0, 1, f"{number}")}, 1)
+        found = Found(infeasible=1, partly=5, retried=2, groups=number, candidates=8, places=4)
+        count.add(number, 10, found, {"mmr": Tally(4, 1, 0, 1, f"{number}", Drew(2, 9, number))}, 1)
     assert (count.lists, count.chunks, count.ahead) == (30, 2, [3])
-    assert count.stage == {"mmr": Tally(12, 3, 0, 3, "1")}
-    assert (count.violations, count.kernel, count.example) == (3, Tally(30, 3), "1")
+    assert count.stage == {"mmr": Tally(12, 3, 0, 3, "1", Drew(2, 9, 3))}
+    assert (count.partly, count.retried) == (15, 6)
+    loop = Tally(30, 3, drew=Drew(3, 8, 4))
+    assert (count.violations, count.loop, count.example) == (3, loop, "1")
 
 
 def test_a_wrong_list_ends_with_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soaking, "soak_chunk", lambda *_: (0, 2, 17))
+    monkeypatch.setattr(soaking, "soak_chunk", lambda *_: Found(wrong=2, example=17))
     monkeypatch.setattr(soaking, "stage_chunk", lambda *_: {"dpp": Tally(9)})
     command = ["soak", "--count", "1", "--state", str(tmp_path / "s.json"), "--json"]
     ran = CliRunner().invoke(main, command)
@@ -94,6 +101,12 @@ def test_a_short_soak_of_the_whole_stage_finds_nothing() -> None:
     assert {kind: (tally.lists, tally.violations) for kind, tally in tallies.items()} == (
         dict.fromkeys(KINDS, (LISTS, 0))
     )
+    # Some of them are large.
+    most = Drew()
+    for tally in tallies.values():
+        most = most.most(tally.drew)
+    assert most.groups > 50
+    assert most.places > 90
     assert tallies == stage_chunk(3, LISTS)
     assert all(tallies[kind].infeasible for kind in KINDS if kind != "several tables")
 

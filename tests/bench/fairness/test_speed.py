@@ -68,6 +68,15 @@ def test_a_batch_gives_the_lists_of_rerank() -> None:
     assert places.tolist() == one_by_one
 
 
+def test_a_batch_is_timed_as_served_and_the_kernel_alone_has_no_goal() -> None:
+    served_row, alone = speed.batch(1, lambda _: None)
+    assert "as the server makes them, with receipts" in served_row.name
+    assert served_row.goal == 0.3
+    assert alone.name.startswith("kernel alone, not served: ")
+    assert alone.goal is None
+    assert alone.value < served_row.value
+
+
 def test_a_missed_goal_is_shown() -> None:
     rows = [Row("fast", 0.4, "ratio", 0.5), Row("slow", 3.0, "ratio", 1.0), Row("free", 1.0, "ms")]
     assert [row.met for row in rows] == [True, False, None]
