@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from fractions import Fraction
 from math import comb
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.fairness.fair_ir import fail_probability, fair_ir_floors
+from server.fairness.fair_ir import _exactly, _fail_exactly, fail_probability, fair_ir_floors
 
 # Zehlike et al. 2017, table 2: alpha = 0.1, prefixes 1 to 12.
 PUBLISHED = {
@@ -119,6 +121,20 @@ def test_the_fail_probability_is_exact(size: int, p: Fraction, data: st.DataObje
     floors = np.concatenate([[0], np.cumsum(rises)]).astype(np.int32)
     exact = float(exact_fail(floors.tolist(), p))
     assert fail_probability(floors, float(p)) == pytest.approx(exact, abs=1e-12)
+
+
+@given(st.integers(1, 9), shares, st.data())
+def test_whole_numbers_give_the_same_probabilities(
+    size: int, p: Fraction, data: st.DataObject
+) -> None:
+    rises = data.draw(st.lists(st.integers(0, 1), min_size=size, max_size=size))
+    floors = [0, *itertools.accumulate(rises)]
+    assert _fail_exactly(floors, p) == exact_fail(floors, p)
+    c = data.draw(st.integers(0, size - 1))
+    draws = itertools.product((p, 1 - p), repeat=size)
+    few = [math.prod(chances) for chances, had in
+           zip(draws, itertools.product((1, 0), repeat=size), strict=True) if sum(had) <= c]  # fmt: skip
+    assert _exactly(c, size, p) == sum(few)
 
 
 @given(st.integers(2, 200), shares, alphas, st.booleans())
