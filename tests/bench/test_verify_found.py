@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bench.verify import prefixes
+from bench.verify import existence, prefixes
 from bench.verify.claims import Verdict
 from bench.verify.existence import Groups, Table, list_exists
 from equipoise.v1 import recommendation_pb2 as pb
@@ -53,6 +54,27 @@ def test_what_cannot_be_a_list_does_not_exist() -> None:
     assert list_exists([], table, 0) is True
     assert list_exists([("a",)], table, 2) is False
     assert list_exists([("a",), ("a",)], table, 2, [("b",)]) is False
+
+
+@pytest.mark.parametrize(
+    ("places", "begins", "told"),
+    [
+        (["a", "b", "b"], [], True),
+        (["b", "b", "a"], [], None),  # "a" was to come first
+        (["a", "a", "b"], [], None),  # there is one "a"
+        (["a", "b", "b"], ["b"], None),
+    ],
+)
+def test_a_list_that_the_solver_claims_is_counted_again(
+    monkeypatch: pytest.MonkeyPatch, places: list[str], begins: list[str], told: bool | None
+) -> None:
+    """Whatever makes a solver answer so: what it claims without right is no list."""
+    made = np.array([[float(own == group) for own in places] for group in "ab"])
+    answer = SimpleNamespace(status=0, x=made.ravel())
+    monkeypatch.setattr(existence, "solved", lambda *_: answer)
+    table = {"a": [(0, 0), (1, 1), (1, 2), (1, 3)], "b": [(0, k) for k in range(4)]}
+    candidates = [("a",), ("b",), ("b",)]
+    assert list_exists(candidates, table, 3, [(group,) for group in begins]) is told
 
 
 def by_score(status: int) -> Drawn:

@@ -154,6 +154,11 @@ def _every_share_to(page: pb.RecommendResponse, first_items: int) -> None:
     shares[0].items, shares[1].items = first_items, shares[0].items + shares[1].items - first_items
 
 
+def _both_shares_to_one(page: pb.RecommendResponse) -> None:
+    one, other = page.receipt.exposure[:2]
+    one.exposure_share, other.exposure_share = one.exposure_share + other.exposure_share, 0.0
+
+
 def _spoil(field: str, value: Any) -> Callable[[Pages], None]:
     return lambda pages: setattr(pages[0].receipt, field, value)
 
@@ -186,6 +191,7 @@ MOVED: dict[str, tuple[str, Callable[[Pages], None]]] = {
     "a share is nicer": (
         EARLIER, lambda pages: setattr(pages[0].receipt.exposure[0], "exposure_share", 0.9)
     ),
+    "one group has the share of two": (EARLIER, lambda pages: _both_shares_to_one(pages[0])),
     "exposure is not told": (EARLIER, lambda pages: pages[0].receipt.ClearField("exposure")),
 }  # fmt: skip
 

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from server.fairness import CompiledPolicy, compile_policy, parse_policy
 
 LABELS = ("a", "b", "c", "d")
+MANY = tuple(f"g{number:02}" for number in range(64))
 KINDS = ("floors", "fa_ir", "window", "cap")
 
-Case = tuple[NDArray[np.float32], NDArray[np.int32], int, CompiledPolicy]
+Scores = NDArray[np.float32]
+Groups = NDArray[np.int32]
+Case = tuple[Scores, Groups, int, CompiledPolicy]
 """(scores, groups, count, policy)"""
 
 
@@ -49,14 +52,21 @@ def compiled(
 
 
 @st.composite
-def policies(draw: st.DrawFn, kinds: Sequence[str] = KINDS, max_count: int = 12) -> CompiledPolicy:
-    """A compiled policy over 1 to 4 groups, of which it may leave some unnamed."""
+def policies(
+    draw: st.DrawFn, kinds: Sequence[str] = KINDS, max_count: int = 12, wide: bool = False
+) -> CompiledPolicy:
+    """A compiled policy over 1 to 4 groups, or 5 to 64 if wide, of which it may leave some unnamed."""
     kind = draw(st.sampled_from(kinds))
-    parts = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    if wide:
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        parts = rng.integers(1, 10, draw(st.just(64) | st.integers(5, 64))).tolist()
+    else:
+        parts = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    labels = (MANY if wide else LABELS)[: len(parts)]
     if kind == "cap":
         within = draw(st.integers(1, max_count))
         body = f"[cap]\nat_most = {draw(st.integers(1, within))}\nwithin_first = {within}\n"
-        return compiled(kind, body, LABELS[: len(parts)], max_count)
+        return compiled(kind, body, labels, max_count)
     named = draw(st.integers(1, len(parts)))
     rest = draw(st.integers(0, 5)) if kind != "window" or named < len(parts) else 0
     body = f"[{kind}]\n"
@@ -66,8 +76,41 @@ def policies(draw: st.DrawFn, kinds: Sequence[str] = KINDS, max_count: int = 12)
             f'alpha = "{draw(st.integers(1, 50))}/100"\nwithin_first = {draw(st.integers(1, 14))}\n'
         )
         body += f"adjusted = {str(draw(st.booleans())).lower()}\n[fa_ir.shares]\n"
-    body += shares(parts[:named], sum(parts[:named]) + rest)
-    return compiled(kind, body, LABELS[: len(parts)], max_count)
+    body += shares(parts[:named], sum(parts[:named]) + rest, labels)
+    return compiled(kind, body, labels, max_count)
+
+
+# Their float32 is exact, a denormal or near the largest; of each a few, so that ties are common.
+HUGE = (3e38, 2.5e38, 1e30, -1e30, -3e38)
+DENORMAL = (1e-45, 3e-45, 1e-40, 1e-38, -1e-45, -1e-40)
+EXTREME: dict[str, tuple[float, ...]] = {
+    "huge": HUGE,
+    "denormal": DENORMAL,
+    "mixed": (*HUGE, *DENORMAL, 0.0, -0.0, 1.0, -0.25, float(np.finfo(np.float32).max)),
+}
+
+
+@st.composite
+def columns(draw: st.DrawFn, n: int, n_groups: int) -> tuple[Scores, Groups]:
+    """Scores and groups of n items. Scores are from few values, so that ties are common; of one draw
+    in four they are all equal, huge, denormal or all of that at once, of both signs."""
+    kind = draw(st.sampled_from(["steps"] * 12 + ["equal", "huge", "denormal", "mixed"]))
+    if kind == "steps":
+        values = np.arange(-3, 9, dtype=np.float32) / np.float32(4)
+    else:
+        of = EXTREME["mixed" if kind == "equal" else kind]
+        most = 1 if kind == "equal" else 5
+        pool = draw(st.lists(st.sampled_from(of), min_size=1, max_size=most))
+        values = np.array(pool, np.float32)
+    if n > 24:
+        # More than Hypothesis should choose one by one.
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        picks, groups = rng.integers(0, len(values), n), rng.integers(0, n_groups, n)
+    else:
+        several = {"min_size": n, "max_size": n}
+        picks = np.array(draw(st.lists(st.integers(0, len(values) - 1), **several)), np.int64)
+        groups = np.array(draw(st.lists(st.integers(0, n_groups - 1), **several)), np.int64)
+    return values[picks], groups.astype(np.int32)
 
 
 @st.composite
@@ -78,15 +121,12 @@ def cases(
     max_count: int = 12,
     min_n: int = 0,
 ) -> Case:
-    """A case; scores from few values, so that ties are common."""
-    policy = draw(policies(kinds, max_count))
+    """A case. One in eight has up to 64 groups, many of them empty; and, but where the test tries all
+    lists (a small `max_n`), up to 150 items and places, since floors of so many groups begin late."""
+    wide = draw(st.integers(0, 7)) == 7
+    if wide and max_n >= 24:
+        max_n = max_count = 150
+    policy = draw(policies(kinds, max_count, wide))
     n = draw(st.integers(min_n, max_n))
-    scores = draw(st.lists(st.integers(-3, 8), min_size=n, max_size=n))
-    groups = draw(st.lists(st.integers(0, len(policy.labels) - 1), min_size=n, max_size=n))
-    count = draw(st.integers(1, max_count))
-    return (
-        np.array(scores, np.float32) / np.float32(4),
-        np.array(groups, np.int32),
-        count,
-        policy,
-    )
+    scores, groups = draw(columns(n, len(policy.labels)))
+    return scores, groups, draw(st.integers(1, max_count)), policy

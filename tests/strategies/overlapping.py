@@ -42,11 +42,16 @@ def utility(instance: Instance, places: list[int]) -> float:
     return float(instance.scores[places].astype(np.float64) @ instance.discounts)
 
 
+def unit(instance: Instance) -> float:
+    """What sums of scores are told to parts of: the largest score, 1 where there is none but 0."""
+    return float(np.abs(instance.scores.astype(np.float64)).max(initial=0)) or 1.0
+
+
 def check(instance: Instance, got: Arranged) -> None:
     """What holds of every answer."""
     places = got.places.tolist()
     assert len(places) == len(set(places)) == instance.size
-    assert got.utility == pytest.approx(utility(instance, places), abs=1e-9)
+    assert got.utility == pytest.approx(utility(instance, places), abs=1e-9 * unit(instance))
     assert got.bound >= got.utility
     assert got.broken == next(iter(broken(instance, places)), (0, 0))
     assert (got.verdict == KEPT) == (got.broken == (0, 0))

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from server.bundle import DataInfo, load_bundle
+from strategies.audited import Shop, audited
 from strategies.bundles import tiny_bundle
 from strategies.purchases import shop_rows, tables
 from training.audit.audit import Protocol, audit
@@ -46,3 +47,8 @@ def audit_bundle(audit_prepared: Prepared, tmp_path_factory: pytest.TempPathFact
 def audit_document(audit_bundle: Path, audit_prepared: Prepared) -> dict[str, Any]:
     protocol = Protocol(resamples=200, min_users=6, tradeoff_users=4)
     return audit(load_bundle(audit_bundle), audit_prepared, protocol)
+
+
+@pytest.fixture(scope="session")
+def shop(audit_bundle: Path, audit_prepared: Prepared) -> Shop:
+    return audited(audit_bundle, audit_prepared)
