@@ -17,7 +17,7 @@ import click
 
 from server import __version__
 from server.commands.parts import Parts
-from server.errors import EquipoiseError, Refused
+from server.errors import EquipoiseError, Refused, in_one_line
 
 GROUP = "equipoise.commands"
 INTERRUPTED = 130
@@ -72,12 +72,8 @@ def main() -> None:
     except Refused as refused:
         click.echo(f"Error: {refused}", err=True)
         sys.exit(2)
-    except EquipoiseError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        click.echo(f"Error: {error.strerror or error}{where}", err=True)
+    except (EquipoiseError, OSError) as error:
+        click.echo(f"Error: {in_one_line(error)}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -47,7 +47,7 @@ class ServerSettings(BaseModel):
 
     exposures: Path | None = None
     """Where the exposure that amortised policies even out is counted (an SQLite file, made when
-    missing, shared by processes). Without it a restart begins from nothing."""
+    missing, shared by processes). Without it a restart of the server begins from nothing."""
 
     exposures_flush_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """How often it is written and what other processes added is read: what a crash may lose."""
@@ -55,6 +55,21 @@ class ServerSettings(BaseModel):
     clock: Literal["wall", "data-end"] = "wall"
     """What "now" means for requests without as_of. "data-end" is the end of the bundle's data:
     for replays of old purchases, which the wall clock would call long forgotten."""
+
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """How many processes serve on the port, one for each core that the server may use. 1 is a single
+    process; more have a supervisor, which replaces those that die or hang."""
+
+    spare_workers: Annotated[int, Field(ge=0, le=16)] = 1
+    """How many more are loaded and wait, to take the place of a dead worker at once. 0 saves their
+    memory; then a place is empty for as long as a start takes. Not used with 1 worker."""
+
+    silence_ms: Annotated[int, Field(ge=1_000, le=600_000)] = 5_000
+    """A worker whose event loop does not run for so long is killed and replaced; one that a signal
+    has stopped is so after 0.3 s. Not used with 1 worker."""
+
+    worker_start_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
+    """A worker that takes longer to load is killed. Not used with 1 worker."""
 
     max_count: Annotated[int, Field(ge=1, le=1000)] = 200
     """The longest list. Higher makes policy tables and the fair stage larger."""
@@ -75,7 +90,7 @@ class ServerSettings(BaseModel):
     """The largest message; larger ones get RESOURCE_EXHAUSTED before they are parsed."""
 
     page_key_file: Path | None = None
-    """A file with at least 16 random bytes that signs page tokens. Without it each process makes its
+    """A file with at least 16 random bytes that signs page tokens. Without it each server makes its
     own key: then a page is refused after a restart, and by other replicas."""
 
     page_token_age_s: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 3600
@@ -106,7 +121,8 @@ class ServerSettings(BaseModel):
     """How long calls under way may take to end after that, before they are cancelled."""
 
     ready_file: Path | None = None
-    """Written when the server serves: JSON with pid, port and metrics_port."""
+    """Written when the server serves: JSON with pid, port and metrics_port; with more than one
+    worker also `workers`, their pids, written again when they change."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line to write."""

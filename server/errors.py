@@ -213,3 +213,15 @@ class DataRefused(Refused):
         if example:
             text += f"; example: {shown(self.example, 240)}"
         super().__init__(text)
+
+
+def in_one_line(error: EquipoiseError | OSError) -> str:
+    """What to tell whoever started the command.
+
+    >>> in_one_line(FileNotFoundError(2, "No such file or directory", "b.toml"))
+    'No such file or directory (b.toml)'
+    """
+    if isinstance(error, EquipoiseError):
+        return str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,14 @@ Examples:
   equipoise serve --bundle out/demo/bundle --events out/demo/events.db
   equipoise serve --settings server.toml --port 0 --ready-file ready.json
   EQUIPOISE_MAX_QUEUE=64 equipoise serve --bundle B
+  equipoise serve --bundle B --workers 4
 
 Settings come from defaults, then the TOML file, then EQUIPOISE_* variables, then flags.
-SIGTERM drains: health says NOT_SERVING, calls under way end, exit code 0.
+SIGTERM drains: health says NOT_SERVING, calls under way end, exit code 0. A second one hastens.
 Exit code 2: the bundle or a setting was refused, and the line says why."""
+
+WORKER = "server.service.worker"
+"""What each process of several runs; the supervisor knows no more of it than its name."""
 
 
 @click.command("serve", epilog=EXAMPLES)
@@ -49,6 +51,11 @@ Exit code 2: the bundle or a setting was refused, and the line says why."""
     type=click.Path(path_type=Path, dir_okay=False),
     help="The key that signs page tokens, the same for all replicas.  [default: a new one]",
 )
+@click.option(
+    "--workers",
+    type=int,
+    help="How many processes serve on the port, one for a core.  [default: 1]",
+)
 @click.option("--max-queue", type=int, help="How many requests may wait.  [default: 256]")
 @click.option(
     "--max-batch",
@@ -58,7 +65,7 @@ Exit code 2: the bundle or a setting was refused, and the line says why."""
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
-    help="Written when the server serves: JSON with pid and ports.",
+    help="Written when the server serves: JSON with pids and ports.",
 )
 @click.option(
     "--log-level",
@@ -70,7 +77,7 @@ Exit code 2: the bundle or a setting was refused, and the line says why."""
     is_flag=True,
     help="Print every setting with its value and meaning as TOML, and stop.",
 )
-def command(settings_file: Path | None, show_settings: bool, **flags: Any) -> None:
+def command(settings_file: Path | None, show_settings: bool, **flags: Any) -> int:
     """Serve a release bundle over gRPC."""
     import os
 
@@ -79,46 +86,36 @@ def command(settings_file: Path | None, show_settings: bool, **flags: Any) -> No
     settings = read_settings(settings_file, os.environ, flags)
     if show_settings:
         _show(ServerSettings, settings)
-        return
+        return 0
 
-    import asyncio
-    import sys
-
-    # While a Python thread is busy, the thread that waits for onnxruntime gets its turn only
-    # after this long; the default of 5 ms would be most of a request's latency.
-    sys.setswitchinterval(1e-4)
     from server.service.logs import configure_logs
 
     configure_logs(settings.log_level)
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ModuleNotFoundError):
-        import uvloop
+    if settings.workers > 1:
+        from server.supervisor import supervise
 
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(settings))
+        return supervise(settings, WORKER)
+
+    from server.process import run_serving
+
+    run_serving(_serve(settings))
+    return 0
 
 
 async def _serve(settings: Any) -> None:
-    import asyncio
-    import signal
-
+    from server.process import StopSignals
     from server.service.app import Server
 
-    asked_to_stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    # Explicit handlers, so that it also stops as process 1 of a container. They are in place
-    # before the bundle loads: a stop that comes early is obeyed as soon as start() returns.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop.set)
+    # Heard before the bundle loads: a stop that comes early is obeyed as soon as start() returns.
+    signals = StopSignals()
     server = Server(settings)
     try:
         await server.start()
     except BaseException:
         await server.close()
         raise
-    await asked_to_stop.wait()
-    await server.stop()
+    await signals.asked.wait()
+    await server.stop(signals.hurry)
 
 
 def _show(model: Any, settings: Any) -> None:

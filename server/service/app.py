@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 from server.batcher import Batcher
 from server.bundle import Bundle, load_bundle
 from server.config import ServerSettings
 from server.engine import Engine, Outcome, Query, ResolvedHistory, resolver_for
-from server.errors import ExposuresUnavailable, SettingsRefused
+from server.errors import ExposuresUnavailable
 from server.events import GroupCommitter, HistoryCache, SqliteEventStore
 from server.exposures import ExposureLedger
+from server.ports import MetricsPort, check_port, port_refused
+from server.ready_file import write_ready
 from server.service.encode import serving_info
 from server.service.metrics import ServerMetrics
 from server.service.pages import PageTokens, read_key
@@ -43,6 +38,7 @@ from server.service.servicer import (
     ServingServicer,
 )
 from server.service.wire import Door
+from server.supervisor import WorkerCounts
 
 MAX_METADATA_BYTES = 8 * 1024
 IDLE_CHECK_S = 0.01
@@ -72,20 +68,29 @@ class Server:
     addresses = await server.start()
     ...
     await server.stop()
+
+    shares_port: other processes of this user listen on the same port; whoever started them saw to
+    it that it was free.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, *, shares_port: bool = False) -> None:
         self._settings = settings
+        self._shares_port = shares_port
         self._log = structlog.get_logger("server")
         self._cleanup = contextlib.AsyncExitStack()
-        self._metrics_server: tuple[WSGIServer, Thread] | None = None
+        self._metrics_port: MetricsPort | None = None
 
     async def start(self) -> Addresses:
-        """Load, warm up and serve.
+        """Load, warm up and serve; raises as `prepare` and `open`."""
+        await self.prepare()
+        return await self.open()
+
+    async def prepare(self) -> None:
+        """Load and warm up: all that takes time.
 
         Raises:
             BundleRefused: the bundle is damaged, foreign, or gives other lists than recorded.
-            SettingsRefused: a port is taken, or a file cannot be used.
+            SettingsRefused: a file cannot be used.
         """
         settings = self._settings
         started_ns = time.monotonic_ns()
@@ -99,7 +104,7 @@ class Server:
             clock_ms=_clock(bundle, settings),
             replay=settings.clock == "data-end",
         )
-        replayed = engine.warm_up()
+        self._warmups = engine.warm_up()
         self._batcher: Batcher[Query, Outcome] = Batcher(
             engine.run_batch,
             max_batch=settings.max_batch or bundle.manifest.model.best_batch,
@@ -107,64 +112,90 @@ class Server:
         )
         self._batcher.start()
         self._cleanup.push_async_callback(self._batcher.close)
-        metrics = ServerMetrics(bundle, settings.max_labels, lambda: self._batcher.depth)
+        self._metrics = ServerMetrics(bundle, settings.max_labels)
         self._health = health.aio.HealthServicer()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._grpc = self._make_grpc(bundle, committer, metrics)
+        self._grpc = self._make_grpc(bundle, committer)
+        self._bundle = bundle
+        self._prepare_ns = time.monotonic_ns() - started_ns
+
+    @property
+    def release(self) -> str:
+        """The id of the bundle that is served."""
+        return self._bundle.manifest.bundle_id
+
+    async def open(self) -> Addresses:
+        """Serve what was prepared.
+
+        Raises:
+            SettingsRefused: a port is taken, or the ready file cannot be written.
+        """
+        settings = self._settings
+        started_ns = time.monotonic_ns()
         port = self._bind(settings.host, settings.port)
-        metrics_port = self._open_metrics(metrics)
+        metrics_port = self._open_metrics()
         await self._grpc.start()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        addresses = Addresses(port, metrics_port)
         if settings.ready_file is not None:
-            _write_ready(settings.ready_file, addresses)
+            write_ready(settings.ready_file, port=port, metrics_port=metrics_port)
         self._log.info(
             "serving",
             host=settings.host,
             port=port,
             metrics_port=metrics_port,
-            bundle_id=bundle.manifest.bundle_id,
-            items=len(bundle.items.ids),
-            warmups=replayed,
-            ready_ms=(time.monotonic_ns() - started_ns) // 1_000_000,
+            bundle_id=self.release,
+            items=len(self._bundle.items.ids),
+            warmups=self._warmups,
+            ready_ms=(self._prepare_ns + time.monotonic_ns() - started_ns) // 1_000_000,
         )
-        return addresses
+        return Addresses(port, metrics_port)
 
-    async def stop(self) -> None:
+    def show_queue(self) -> None:
+        """Put the queue's depth where scrapes of another process see it."""
+        self._metrics.queue_depth.set(self._batcher.depth)
+
+    async def stop(self, hurry: asyncio.Event) -> None:
         """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
 
         New calls are answered UNAVAILABLE while that goes on. gRPC itself would cancel those that
         it holds but has not handed over, so it is stopped when none has come for a while, or when
-        half of the grace is over.
+        half of the grace is over. hurry: once it is set, no call is waited for.
         """
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._log.info("draining", grace_s=self._settings.drain_grace_s)
-        await asyncio.sleep(self._settings.drain_delay_s)
+        await _pause(self._settings.drain_delay_s, hurry)
         self._door.closing.set()
         until = time.monotonic() + self._settings.drain_grace_s
         quiet, refused = 0, 0
-        while quiet < QUIET_CHECKS and time.monotonic() < until - self._settings.drain_grace_s / 2:
+        while (
+            quiet < QUIET_CHECKS
+            and not hurry.is_set()
+            and time.monotonic() < until - self._settings.drain_grace_s / 2
+        ):
             await asyncio.sleep(IDLE_CHECK_S)
             idle = not self._door.active and self._door.refused == refused
             quiet, refused = quiet + 1 if idle else 0, self._door.refused
         stopping = asyncio.create_task(self._grpc.stop(max(0.0, until - time.monotonic())))
         await asyncio.sleep(IDLE_CHECK_S)
         self._door.parted.set()
+        hastening = asyncio.create_task(self._cut_short(hurry))
         await stopping
+        hastening.cancel()
         await self.close()
         self._log.info("stopped")
 
+    async def _cut_short(self, hurry: asyncio.Event) -> None:
+        await hurry.wait()
+        await self._grpc.stop(None)
+
     async def close(self) -> None:
         """Close what was opened, in reverse order; also after a failed start."""
-        if self._metrics_server is not None:
-            web, thread = self._metrics_server
-            web.shutdown()
-            web.server_close()
-            thread.join()
-            self._metrics_server = None
+        if self._metrics_port is not None:
+            self._metrics_port.close()
+            self._metrics_port = None
         await self._cleanup.aclose()
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
@@ -215,17 +246,15 @@ class Server:
         self._cleanup.push_async_callback(close)
         return ledger
 
-    def _make_grpc(
-        self, bundle: Bundle, committer: GroupCommitter | None, metrics: ServerMetrics
-    ) -> grpc.aio.Server:
-        settings = self._settings
+    def _make_grpc(self, bundle: Bundle, committer: GroupCommitter | None) -> grpc.aio.Server:
+        settings, metrics = self._settings, self._metrics
         self._door = Door(metrics)
         pages = PageTokens(bundle, read_key(settings.page_key_file), settings.page_token_age_s)
         server = grpc.aio.server(
             interceptors=(self._door,),
             options=[
                 # Two servers on one port would share its traffic silently.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(self._shares_port)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -247,42 +276,28 @@ class Server:
         return server
 
     def _bind(self, host: str, port: int) -> int:
-        try:
+        if not self._shares_port:
             # Asked first by ourselves, since gRPC writes a page of its own about a taken port.
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            socket.create_server((host.strip("[]"), port), family=family).close()
-            return self._grpc.add_insecure_port(f"{host}:{port}")
-        except (OSError, RuntimeError) as error:
-            raise SettingsRefused(
-                f"cannot listen on {host}:{port}: is the port taken? Try --port 0 for a free one"
-            ) from error
-
-    def _open_metrics(self, metrics: ServerMetrics) -> int | None:
-        settings = self._settings
-        if settings.metrics_port is None:
-            return None
+            check_port(host, port)
         try:
-            self._metrics_server = start_http_server(
-                settings.metrics_port, addr=settings.host, registry=metrics.registry
-            )
-        except OSError as error:
-            raise SettingsRefused(
-                f"cannot open the metrics port {settings.host}:{settings.metrics_port}: "
-                f"{error.strerror}. Try --metrics-port 0 for a free one, or off"
-            ) from error
-        return self._metrics_server[0].server_port
+            return self._grpc.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise port_refused(host, port) from error
+
+    def _open_metrics(self) -> int | None:
+        if self._settings.metrics_port is None:
+            return None
+        # Read when it is scraped, so that the request path pays nothing.
+        self._metrics.queue_depth.set_function(lambda: self._batcher.depth)
+        # Alone, this process is its own only worker.
+        WorkerCounts(self._metrics.registry).serving.set(1)
+        self._metrics_port = MetricsPort(
+            self._settings.host, self._settings.metrics_port, self._metrics.registry
+        )
+        return self._metrics_port.port
 
 
-def _write_ready(path: Path, addresses: Addresses) -> None:
-    """Whole or not at all, so that a reader never sees half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    document = {
-        "pid": os.getpid(),
-        "port": addresses.port,
-        "metrics_port": addresses.metrics_port,
-    }
-    try:
-        aside.write_text(json.dumps(document), encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise SettingsRefused(f"cannot write the ready file {path}: {error.strerror}") from error
+async def _pause(seconds: float, hurry: asyncio.Event) -> None:
+    """Wait so long, or until `hurry` is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(hurry.wait(), seconds)

@@ -1,4 +1,4 @@
-"""Logs as JSON lines on standard error; no line carries a user id.
+"""Logs as JSON lines on standard error, each with its process; no line carries a user id.
 
 An exception is logged by its type and frames: its text may hold a caller's
 data, so it appears at level debug only.
@@ -7,6 +7,7 @@ data, so it appears at level debug only.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import MutableMapping
@@ -33,11 +34,17 @@ def _exceptions(with_text: bool) -> structlog.typing.Processor:
     return processor
 
 
+def _process(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["pid"] = os.getpid()
+    return event
+
+
 def configure_logs(level: str) -> None:
     """Set the process's log form and least severity."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
+            _process,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _exceptions(with_text=level == "debug"),
             structlog.processors.JSONRenderer(),

@@ -7,11 +7,7 @@ user id is ever a label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from server import __version__
 from server.batcher import Batched
@@ -44,22 +40,14 @@ class BoundedLabels:
         return "other"
 
 
-class _QueueDepth(Collector):
-    """Reads the depth when it is scraped, so that the request path pays nothing."""
-
-    def __init__(self, depth: Callable[[], int]) -> None:
-        self._depth = depth
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "equipoise_queue_depth", "Requests that wait for a batch", value=self._depth()
-        )
-
-
 class ServerMetrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server process, in a registry of their own.
 
-    def __init__(self, bundle: Bundle, max_labels: int, depth: Callable[[], int]) -> None:
+    Where it is one of several workers they are counted in files, and the supervisor tells the sums;
+    each gauge says how those of several workers become one.
+    """
+
+    def __init__(self, bundle: Bundle, max_labels: int) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.handled = Counter(
@@ -126,8 +114,14 @@ class ServerMetrics:
             "1, labelled with what is served",
             ["bundle_id", "model_digest", "version"],
             registry=registry,
+            multiprocess_mode="livemax",
         ).labels(bundle.manifest.bundle_id, bundle.manifest.model.digest, __version__).set(1)
-        registry.register(_QueueDepth(depth))
+        self.queue_depth = Gauge(
+            "equipoise_queue_depth",
+            "Requests that wait for a batch",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._surface = BoundedLabels(max_labels)
         self._experiment = BoundedLabels(max_labels)
         self._phases = {

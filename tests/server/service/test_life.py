@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -129,6 +130,22 @@ def test_sigterm_says_not_serving_finishes_and_exits_zero(own: LiveServer) -> No
     assert next(watch).status == NOT_SERVING
     log = [json.loads(line) for line in own.log.read_text().splitlines()]
     assert [line["event"] for line in log] == ["serving", "draining", "stopped"]
+
+
+def test_a_second_sigterm_hastens(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQUIPOISE_DRAIN_DELAY_S", "0")
+    monkeypatch.setenv("EQUIPOISE_DRAIN_GRACE_S", "300")
+    with live_server(tmp_path, bundle_path) as server:
+        # A watch of health is a call that never ends by itself.
+        watch = health_pb2_grpc.HealthStub(server.channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=60
+        )
+        assert next(watch).status == SERVING
+        server.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == NOT_SERVING
+        assert server.terminate() == 0
 
 
 def test_a_drain_under_traffic_cuts_no_call(own: LiveServer, known_items: list[str]) -> None:

@@ -70,7 +70,7 @@ def _called(
             batcher,
             None,
             ServerSettings(bundle=bundle_path),
-            ServerMetrics(bundle, 32, lambda: batcher.depth),
+            ServerMetrics(bundle, 32),
             PageTokens(bundle, b"k" * 32, 60),
             asyncio.Event(),
         )

@@ -1,0 +1,98 @@
+"""One worker of a server of many processes: the server of `server.service.app`, on a shared port.
+
+Run by the supervisor as `python -m server.service.worker FD`; FD is its end of their line. It
+loads, says that it is warm, serves when it is told to, and drains when it is asked to or when the
+supervisor is gone. Exit code 2: it refused to serve, and told the supervisor why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from server.errors import EquipoiseError, in_one_line
+from server.process import StopSignals, run_serving
+from server.supervisor.counts import count_in_files
+from server.supervisor.folder import Lease, metrics_folder
+from server.supervisor.link import BEAT_S, Link, Orders, Word
+
+if TYPE_CHECKING:
+    from server.service.app import Server
+
+REFUSED = 2
+
+
+def main() -> int:
+    """Work until the supervisor has no more use for this process."""
+    line = socket.socket(fileno=int(sys.argv[1]))
+    line.set_inheritable(False)
+    orders = Orders.receive(line)
+    try:
+        lease = Lease(orders.folder)
+    except FileNotFoundError:
+        return 0  # The supervisor is gone, and so are those that it had started before.
+    # Before the first metric is made.
+    count_in_files(metrics_folder(orders.folder), orders.slot)
+    from server.service.logs import configure_logs
+
+    configure_logs(orders.settings.log_level)
+    return run_serving(_work(line, orders, lease))
+
+
+async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
+    from server.service.app import Server
+
+    ordered = asyncio.Event()
+    signals = StopSignals()
+
+    def heard(word: Word, text: str) -> None:
+        if word is Word.SERVE:
+            ordered.set()
+
+    link = await Link.over(line, heard)
+    server = Server(orders.settings, shares_port=True)
+    beats: asyncio.Task[None] | None = None
+    try:
+        await server.prepare()
+        link.tell(Word.WARM, server.release)
+        beats = asyncio.create_task(_beat(link, server))
+        await _first(ordered, signals.asked, link.ended)
+        if ordered.is_set():
+            await server.open()
+            link.tell(Word.SERVING)
+            await _first(signals.asked, link.ended)
+            await server.stop(signals.hurry)
+    except (EquipoiseError, OSError) as error:
+        link.tell(Word.REFUSED, in_one_line(error))
+        return REFUSED
+    finally:
+        await server.close()
+        if beats is not None:
+            beats.cancel()
+        if link.ended.is_set():
+            lease.abandon()
+        link.close()
+    return 0
+
+
+async def _beat(link: Link, server: Server) -> None:
+    while True:
+        server.show_queue()
+        link.beat()
+        await asyncio.sleep(BEAT_S)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

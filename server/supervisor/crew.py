@@ -1,0 +1,233 @@
+"""The workers of one server: so many serve, and as many more are warm to take a place at once.
+
+Owns who is started, told to serve, replaced, killed for silence, and asked to stop. Must not know
+what a worker does.
+
+    crew = Crew(settings, start=..., left=..., complete=..., counts=...)
+    await crew.keep()      # until crew.stop() is called, from a signal handler
+    await crew.drain()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from server.config import ServerSettings
+from server.errors import Refused
+from server.supervisor.backoff import Backoff
+from server.supervisor.counts import Reason, WorkerCounts
+from server.supervisor.link import Word
+from server.supervisor.worker import Phase, Worker, ending
+
+TICK_S = 0.05
+STOPPED_S = 0.3
+"""How long a worker may be stopped by a signal. That is a fact, and no guess from its silence."""
+SETTLED_S = 2.0
+"""A worker that dies sooner after it was warm died of its start."""
+CLOSING_S = 5.0
+"""What workers may take beyond their grace, to write down what they hold."""
+HASTE_S = 2.0
+"""What they may take when they were asked twice, or when the start has failed."""
+
+Heard = Callable[[Worker, Word], None]
+
+
+@dataclass(frozen=True)
+class _Vacancy:
+    """The place of a worker that served and is dead."""
+
+    pid: int
+    since_s: float
+
+
+class Crew:
+    """Keeps `settings.workers` workers serving.
+
+    start: starts a worker in a slot and has it tell the crew what it hears of it. left: called
+    when a slot's worker is gone. complete: called with the pids when all serve, and again when
+    they are others.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        start: Callable[[int, Heard], Awaitable[Worker]],
+        left: Callable[[int], None],
+        complete: Callable[[Sequence[int]], None],
+        counts: WorkerCounts,
+    ) -> None:
+        self._settings = settings
+        self._start = start
+        self._left = left
+        self._complete = complete
+        self._counts = counts
+        self._log = structlog.get_logger("supervisor")
+        self._workers: dict[int, Worker] = {}  # by slot
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._vacancies: list[_Vacancy] = []
+        self._replaces: dict[int, _Vacancy] = {}  # by slot
+        self._backoff = Backoff()
+        self._release = ""
+        self._told: list[int] = []
+        self._failure: str | None = None
+        self._stops = 0
+        self._news = asyncio.Event()
+
+    def stop(self) -> None:
+        """End `keep`; called again, hasten `drain`."""
+        self._stops += 1
+        self._news.set()
+
+    async def keep(self) -> None:
+        """Keep the workers serving until `stop`.
+
+        Raises:
+            Refused: one ended before all served for the first time; the message is its own.
+        """
+        loop = asyncio.get_running_loop()
+        then_s = loop.time()
+        while not self._stops:
+            self._news.clear()
+            if self._failure is not None:
+                raise Refused(self._failure)
+            now_s = loop.time()
+            # Where this process itself got no time, its workers got none to speak either.
+            self._judge(min(now_s - then_s, 2 * TICK_S))
+            then_s = now_s
+            self._fill_places()
+            self._tell_complete()
+            await self._start_missing(now_s)
+            await self._wait()
+
+    async def drain(self) -> bool:
+        """Ask all to stop, and wait until all are gone. False: some had to be killed."""
+        loop = asyncio.get_running_loop()
+        settings = self._settings
+        for worker in self._workers.values():
+            worker.terminate()
+        grace_s = settings.drain_delay_s + settings.drain_grace_s + CLOSING_S
+        until_s = loop.time() + (grace_s if self._stops else HASTE_S)
+        in_time, obeyed = True, 1
+        while self._workers:
+            self._news.clear()
+            if self._stops > obeyed:
+                obeyed = self._stops
+                until_s = min(until_s, loop.time() + HASTE_S)
+                for worker in self._workers.values():
+                    worker.terminate()
+            if in_time and loop.time() >= until_s:
+                in_time = False
+                for worker in self._workers.values():
+                    self._log.error("worker killed: its time to drain is over", worker=worker.pid)
+                    worker.kill()
+            await self._wait()
+        return in_time
+
+    async def _wait(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), TICK_S)
+
+    def _judge(self, passed_s: float) -> None:
+        """Kill who has been silent for too long."""
+        for worker in self._workers.values():
+            worker.silent_s += passed_s
+            loading = worker.phase is Phase.STARTING
+            limit_s = self._settings.worker_start_s if loading else self._settings.silence_ms / 1e3
+            if worker.silenced or worker.silent_s <= STOPPED_S:
+                continue
+            if worker.silent_s > limit_s or worker.stopped:
+                worker.silenced = True
+                silent_ms = round(worker.silent_s * 1e3)
+                self._log.error("worker silent", worker=worker.pid, silent_ms=silent_ms)
+                worker.kill()
+
+    def _fill_places(self) -> None:
+        """Let warm workers serve where places are free; the first time all at once."""
+        warm = [one for one in self._workers.values() if one.phase is Phase.WARM]
+        free = self._settings.workers - self._in_place()
+        first = not self._told and free == self._settings.workers
+        if first and len(warm) < free:
+            return
+        for worker in warm[:free]:
+            if self._vacancies:
+                self._replaces[worker.slot] = self._vacancies.pop(0)
+            worker.serve()
+
+    def _in_place(self) -> int:
+        placed = (Phase.ORDERED, Phase.SERVING)
+        return sum(worker.phase in placed for worker in self._workers.values())
+
+    def _tell_complete(self) -> None:
+        pids = sorted(one.pid for one in self._workers.values() if one.phase is Phase.SERVING)
+        self._counts.serving.set(len(pids))
+        if len(pids) == self._settings.workers and pids != self._told:
+            self._told = pids
+            self._complete(pids)
+
+    async def _start_missing(self, now_s: float) -> None:
+        # Spares come when all serve, so that the start does not wait for them.
+        wanted = self._settings.workers + (self._settings.spare_workers if self._told else 0)
+        while len(self._workers) < wanted and now_s >= self._backoff.not_before_s:
+            slot = next(n for n in range(wanted) if n not in self._workers)
+            try:
+                worker = await self._start(slot, self._hear)
+            except OSError as error:
+                if not self._told:
+                    raise
+                self._log.error("worker not started", error=error.strerror)
+                self._backoff.died(now_s, settled=False)
+                return
+            self._workers[slot] = worker
+            self._log.info("worker started", worker=worker.pid, slot=slot)
+            watcher = asyncio.create_task(self._watch(worker))
+            self._watchers.add(watcher)
+            watcher.add_done_callback(self._watchers.discard)
+
+    def _hear(self, worker: Worker, word: Word) -> None:
+        if word is Word.WARM:
+            self._release = self._release or worker.release
+            if worker.release != self._release:
+                worker.error = (
+                    f"a worker found bundle {worker.release} where {self._release} is served: "
+                    "restart the server to serve another"
+                )
+                worker.kill()
+            else:
+                self._log.info("worker warm", worker=worker.pid)
+        elif word is Word.SERVING:
+            told = {}
+            if (vacancy := self._replaces.pop(worker.slot, None)) is not None:
+                since_s = asyncio.get_running_loop().time() - vacancy.since_s
+                told = {"replaces": vacancy.pid, "respawn_ms": round(since_s * 1e3)}
+            self._log.info("worker serving", worker=worker.pid, **told)
+        self._news.set()
+
+    async def _watch(self, worker: Worker) -> None:
+        code = await worker.end()
+        now_s = asyncio.get_running_loop().time()
+        del self._workers[worker.slot]
+        self._left(worker.slot)
+        self._news.set()
+        told = ending(code) | ({"error": worker.error} if worker.error else {})
+        if self._stops:
+            self._log.info("worker ended", worker=worker.pid, **told)
+            return
+        if not self._told:
+            ended = " ".join(map(str, *ending(code).items()))
+            self._failure = worker.error or f"a worker ended before it served: {ended}"
+            return
+        reason = Reason.EXITED if code >= 0 else Reason.KILLED
+        reason = Reason.SILENT if worker.silenced else reason
+        self._log.error("worker died", worker=worker.pid, reason=reason, **told)
+        self._counts.restarts[reason].inc()
+        if worker.phase in (Phase.ORDERED, Phase.SERVING):
+            replaced = self._replaces.pop(worker.slot, None)
+            self._vacancies.append(replaced or _Vacancy(worker.pid, now_s))
+        settled = worker.warm_at_s is not None and now_s - worker.warm_at_s >= SETTLED_S
+        self._backoff.died(now_s, settled=settled)

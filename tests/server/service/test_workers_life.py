@@ -1,0 +1,169 @@
+"""How a server of several workers begins and ends, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from equipoise.v1 import recommendation_pb2 as pb
+from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from strategies.live import LiveServer, live_server
+from strategies.workers import ask, channel_to, log, pids, until
+
+pytestmark = pytest.mark.slow
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+WORKERS = ("--workers", "2")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which servers make theirs."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def processes(live: LiveServer) -> list[psutil.Process]:
+    """The supervisor and all that it started."""
+    supervisor = psutil.Process(live.process.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def gone(found: list[psutil.Process]) -> bool:
+    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in found)
+
+
+def refused(*flags: str | Path) -> list[str]:
+    """What a server that will not start writes."""
+    command = [sys.executable, "-m", "server.cli", "serve", "--metrics-port", "off", *flags]
+    run = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stderr.splitlines()
+
+
+def test_sigterm_drains_all_workers_and_leaves_nothing(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server, contextlib.ExitStack() as opened:
+        ready = json.loads((tmp_path / "ready.json").read_text())
+        assert list(ready) == ["pid", "port", "metrics_port", "workers"]
+        assert ready["pid"] == server.process.pid
+        everyone = processes(server)
+        watches, calls = [], []
+        for pid in pids(server):
+            channel = opened.enter_context(channel_to(server, pid))
+            watch = health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(), timeout=30
+            )
+            assert next(watch).status == SERVING
+            watches.append(watch)
+            stub = RecommendationServiceStub(channel)
+            calls += [stub.Recommend.future(pb.RecommendRequest(count=10)) for _ in range(30)]
+        assert server.terminate() == 0
+        assert [next(watch).status for watch in watches] == [NOT_SERVING] * 2
+        # A call is finished or was never taken: none is cut in the middle.
+        assert {call.code() for call in calls} <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert gone(everyone)
+        assert log(server, "stopped")[-1]["pid"] == server.process.pid
+        assert {line["pid"] for line in log(server, "draining")} >= set(ready["workers"])
+    assert not (tmp_path / "ready.json").exists()
+    assert list(temporary.glob("equipoise-*")) == []
+
+
+def test_a_worker_that_is_killed_while_it_drains_is_not_replaced(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQUIPOISE_DRAIN_DELAY_S", "300")
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        everyone = processes(server)
+        victim, other = pids(server)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: {line["pid"] for line in log(server, "draining")} >= {victim, other})
+        psutil.Process(victim).kill()
+        until(lambda: any(line["worker"] == victim for line in log(server, "worker ended")))
+        # Asked again it does not wait for the rest of those minutes.
+        assert server.terminate() == 0
+        assert gone(everyone)
+        assert len(log(server, "worker serving")) == 2
+
+
+def test_workers_whose_supervisor_is_killed_drain_and_leave_nothing(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        everyone = processes(server)
+        server.process.kill()
+        until(lambda: gone(everyone))
+        assert len(log(server, "stopped")) == 2
+        assert list(temporary.glob("equipoise-*")) == []
+        socket.create_server(("127.0.0.1", server.port)).close()
+
+
+def test_a_port_that_is_held_is_refused_to_every_other_server(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        for workers in ("1", "2"):
+            (line,) = refused(
+                "--bundle", bundle_path, "--port", str(server.port), "--workers", workers
+            )
+            assert line.startswith(f"Error: cannot listen on 127.0.0.1:{server.port}")
+        assert len(ask(server.channel).items) == 10
+
+
+def test_a_taken_port_is_one_line_before_any_worker_starts(
+    bundle_path: Path, temporary: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (line,) = refused("--bundle", bundle_path, "--port", str(port), *WORKERS)
+        assert line.startswith(f"Error: cannot listen on 127.0.0.1:{port}")
+        flags = ("--port", "0", "--metrics-port", str(port), *WORKERS)
+        (line,) = refused("--bundle", bundle_path, *flags)
+        assert line.startswith(f"Error: cannot open the metrics port 127.0.0.1:{port}")
+    assert list(temporary.glob("equipoise-*")) == []
+
+
+def test_a_bundle_that_workers_refuse_is_the_servers_own_error(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle_path, copy)
+    model = copy / "model.onnx"
+    damaged = bytearray(model.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    model.write_bytes(damaged)
+    told = refused("--bundle", copy, "--port", "0", *WORKERS)
+    assert [line for line in told if not line.startswith("{")] == [told[-1]]
+    assert told[-1].startswith("Error: bundle refused: model.onnx: ")
+    assert list(temporary.glob("equipoise-*")) == []
+
+
+def test_a_stop_that_comes_while_workers_load_is_obeyed(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    flags = ("--bundle", bundle_path, "--port", "0", "--metrics-port", "off", *WORKERS)
+    with (tmp_path / "log").open("w+") as out:
+        command = [sys.executable, "-m", "server.cli", "serve", *map(str, flags)]
+        process = subprocess.Popen(command, stderr=out)
+        until(lambda: "worker started" in (tmp_path / "log").read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert list(temporary.glob("equipoise-*")) == []
