@@ -7,7 +7,6 @@ number stands in it that no command printed.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +125,13 @@ def collect(source: Path) -> list[str]:
     found = [name for name in COMMANDS if (source / f"{name}.json").is_file()]
     for name in found:
         FOLDER.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / f"{name}.json", FOLDER / f"{name}.json")
+        kept = json.loads((source / f"{name}.json").read_text(encoding="utf-8"))
+        if name == "mutants":
+            # With the result, since lines and their reasons go on changing.
+            for one in kept["survivors"]:
+                told = Equivalents.read().why_left(one["module"], one["was"], one["becomes"])
+                one["why"] = one.get("why") or told
+        write_whole(FOLDER / f"{name}.json", json.dumps(kept, indent=1) + "\n")
     return found
 
 
@@ -316,13 +321,12 @@ def _mutants(mutants: Mapping[str, Any]) -> str:
         (f"`{module}`", *(f"{counts[fate]:,}" for fate in ("killed", "survived", "equivalent")))
         for module, counts in mutants["modules"].items()
     ]
-    known = Equivalents.read()
     survivors = [
         (
             f"`{one['module'].rpartition('/')[2]}:{one['line']}`",
             _code(one["was"]),
             _code(one["becomes"]),
-            known.why_left(one["module"], one["was"], one["becomes"]),
+            one.get("why", ""),
         )
         for one in mutants["survivors"]
     ]

@@ -43,9 +43,7 @@ def test_every_equivalent_mutant_has_a_line_and_a_reason() -> None:
 
 def test_every_survivor_that_is_kept_has_a_reason() -> None:
     kept = json.loads((ROOT / "docs/evidence/mutants.json").read_text(encoding="utf-8"))
-    known = Equivalents.read()
-    survivors = [(one["module"], one["was"], one["becomes"]) for one in kept["survivors"]]
-    assert [one for one in survivors if not known.why_left(*one)] == []
+    assert [one for one in kept["survivors"] if len(one["why"]) <= 20] == []
 
 
 def test_what_is_left_alone_counts_and_has_its_reason(tmp_path: Path) -> None:

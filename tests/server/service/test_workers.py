@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -81,8 +82,14 @@ def test_one_worker_and_several_show_the_same_metrics(crew: LiveServer, live: Li
         ask(server.channel, policy="tiers", candidate_item_ids=EVERYTHING)
         shown = {name.partition(" ")[0] for name in metrics(server)}
         told.append({name for name in shown if not name.startswith("equipoise_requests")})
-    assert told[0] == told[1]
-    assert {"equipoise_workers", "equipoise_worker_restarts_total"} < told[0]
+    assert told[0] <= told[1]
+    # Not all that the other shows: earlier tests asked it for more.
+    assert {re.sub("(_bucket|{).*", "", name) for name in told[0]} >= {
+        "equipoise_batch_size", "equipoise_group_exposure_total", "equipoise_lists_total",
+        "equipoise_phase_seconds", "equipoise_queue_depth", "equipoise_serving_info",
+        "equipoise_worker_restarts_total", "equipoise_workers", "grpc_server_handled_total",
+        "grpc_server_handling_seconds",
+    }  # fmt: skip
 
 
 def test_exposure_is_the_exact_sum_over_all_workers(crew: LiveServer, bundle_path: Path) -> None:
