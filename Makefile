@@ -47,6 +47,9 @@ soak-fairness: $(READY) ## COUNT lists (10^8) and others of every kind, none out
 bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal
 	@$(BIN)/python -m bench.fairness speed --out out/fairness/speed.json
 
+bench-serving: $(READY) ## what a list costs in a live server, by the way it is asked for, and where its time goes
+	@$(BIN)/python -m bench.serving --out out/serving/cost.json
+
 fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
 	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
 
@@ -87,4 +90,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness fairness-tables fairness-evidence mutants test-bounds lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving fairness-tables fairness-evidence mutants test-bounds lint format stubs baseline clean

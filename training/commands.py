@@ -354,9 +354,8 @@ def load_events(
 SYNTHETIC_EXAMPLES = """\b
 Examples:
   equipoise bundle synthetic --items 20000 --out out/synthetic
-  equipoise bundle synthetic --items 1000000 --reads pair-features --out out/large
+  equipoise bundle synthetic --items 1000000 --reads pair-features --out big
 
-\b
 For load tests: an untrained model over made-up items. What its lists cost is what those of a
 trained model of the same shape cost; what is on them means nothing."""
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.commands.parts import Parts
+
 if TYPE_CHECKING:
     from server.bundle.manifest import ModelInfo
 
@@ -29,7 +31,7 @@ Examples:
 Exit code 2: the manifest (with --json), or the bundle, was refused."""
 
 
-@click.group("bundle")
+@click.group("bundle", cls=Parts, entry_points="equipoise.commands.bundle")
 def command() -> None:
     """Verify a release bundle, or show what is in it.
 
