@@ -64,7 +64,9 @@ class MetricsPort:
         # Workers' counts do not tell when they began: one process shows the same series as many.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         try:
-            self._web, self._thread = start_http_server(port, addr=host, registry=registry)
+            self._web, self._thread = start_http_server(
+                port, addr=host.strip("[]"), registry=registry
+            )
         except OSError as error:
             raise SettingsRefused(
                 f"cannot open the metrics port {host}:{port}: "

@@ -46,7 +46,8 @@ def show(costs: Sequence[Cost], idle: Idle) -> None:
     console.print(f"an empty unary call, 1 in flight: p50 {idle.empty_call_us / 1e3:.2f} ms\n")
     # Phases are wall clock: with many in flight they hold what other threads did meanwhile.
     alone = [cost for cost in costs if cost.load.in_flight == 1 or cost.load.way == "batch"][:2]
-    where = Table("where one list's microseconds go", *(cost.load.name for cost in alone), box=None)
+    console.print("where one list's microseconds go")
+    where = Table("", *(cost.load.name for cost in alone), box=None)
     for name, words in WHERE:
         where.add_row(words, *(f"{cost.phases_us[name]:.0f}" for cost in alone))
     where.add_row("gRPC, event loop, queue, encode", *(f"{cost.rest_us:.0f}" for cost in alone))

@@ -44,12 +44,12 @@ def main() -> int:
 async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
     from server.service.app import Server
 
-    ordered = asyncio.Event()
-    signals = StopSignals()
+    ordered, hurry = asyncio.Event(), asyncio.Event()
+    # Of this process alone: a SIGTERM to a worker drains it, and the supervisor starts another.
+    asked = StopSignals().asked
 
     def heard(word: Word, text: str) -> None:
-        if word is Word.SERVE:
-            ordered.set()
+        {Word.SERVE: ordered, Word.STOP: asked, Word.HURRY: hurry}[word].set()
 
     link = await Link.over(line, heard)
     server = Server(orders.settings, shares_port=True)
@@ -58,12 +58,12 @@ async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
         await server.prepare()
         link.tell(Word.WARM, server.release)
         beats = asyncio.create_task(_beat(link, server))
-        await _first(ordered, signals.asked, link.ended)
+        await _first(ordered, asked, link.ended)
         if ordered.is_set():
             await server.open()
             link.tell(Word.SERVING)
-            await _first(signals.asked, link.ended)
-            await server.stop(signals.hurry)
+            await _first(asked, link.ended)
+            await server.stop(hurry)
     except (EquipoiseError, OSError) as error:
         link.tell(Word.REFUSED, in_one_line(error))
         return REFUSED

@@ -9,11 +9,18 @@ that dies again and again leaves no files behind.
 from __future__ import annotations
 
 import os
+import struct
+import time
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+TRIES = 50
+WAIT_S = 0.01
 
 
 class Reason(StrEnum):
@@ -47,9 +54,23 @@ def count_in_files(folder: Path, slot: int) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
-def add_up(folder: Path, registry: CollectorRegistry) -> None:
-    """Let scrapes of `registry` show the sums over all workers that count in `folder`."""
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+class Sums(Collector):
+    """The sums over all workers that count in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterable[Metric]:
+        for _ in range(TRIES):
+            try:
+                return self._read()
+            except struct.error:
+                # A worker that starts has opened a file and not yet written its head.
+                time.sleep(WAIT_S)
+        return self._read()
+
+    def _read(self) -> list[Metric]:
+        return list(self._files.collect())  # type: ignore[no-untyped-call]
 
 
 def forget_present(folder: Path, slot: int) -> None:

@@ -110,7 +110,7 @@ class Crew:
         loop = asyncio.get_running_loop()
         settings = self._settings
         for worker in self._workers.values():
-            worker.terminate()
+            worker.stop()
         grace_s = settings.drain_delay_s + settings.drain_grace_s + CLOSING_S
         until_s = loop.time() + (grace_s if self._stops else HASTE_S)
         in_time, obeyed = True, 1
@@ -120,7 +120,7 @@ class Crew:
                 obeyed = self._stops
                 until_s = min(until_s, loop.time() + HASTE_S)
                 for worker in self._workers.values():
-                    worker.terminate()
+                    worker.hasten()
             if in_time and loop.time() >= until_s:
                 in_time = False
                 for worker in self._workers.values():

@@ -1,7 +1,7 @@
 """The line between the supervisor and one worker: words, one a line, over a pair of sockets.
 
 Owns what the two say to each other. The supervisor gives orders, once, before the worker imports
-anything heavy, and later says SERVE. The worker says WARM when its lists are those recorded,
+anything heavy, and later says SERVE, STOP and HURRY. The worker says WARM when its lists are those recorded,
 SERVING, and REFUSED with the reason why it ends; from WARM on its event loop says BEAT so often.
 The end of the line is a word too: the other process is gone.
 """
@@ -27,6 +27,8 @@ class Word(StrEnum):
     """What is said. WARM comes with the release's id, REFUSED with a line for people."""
 
     SERVE = "serve"
+    STOP = "stop"
+    HURRY = "hurry"
     WARM = "warm"
     SERVING = "serving"
     BEAT = "beat"

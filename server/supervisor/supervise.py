@@ -20,7 +20,7 @@ from server.config import ServerSettings
 from server.errors import SettingsRefused
 from server.ports import MetricsPort, hold_port
 from server.ready_file import write_ready
-from server.supervisor.counts import WorkerCounts, add_up, forget_present
+from server.supervisor.counts import Sums, WorkerCounts, forget_present
 from server.supervisor.crew import Crew, Heard
 from server.supervisor.folder import SharedFolder, metrics_folder
 from server.supervisor.link import Orders
@@ -89,7 +89,7 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         port: int = held.getsockname()[1]
         folder = opened.enter_context(SharedFolder())
         registry = CollectorRegistry()
-        add_up(metrics_folder(folder.path), registry)
+        registry.register(Sums(metrics_folder(folder.path)))
         counts = WorkerCounts(registry)
         metrics_port: int | None = None
         if settings.metrics_port is not None:

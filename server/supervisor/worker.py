@@ -102,10 +102,18 @@ class Worker:
         self.phase = Phase.ORDERED
         self._link.tell(Word.SERVE)
 
-    def terminate(self) -> None:
-        """Ask it to drain; asked again, it hastens."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+    def stop(self) -> None:
+        """Have it drain. One that still loads has nothing to drain and is killed."""
+        # By the line and not by SIGTERM: whoever stops a whole service sends that to the workers
+        # too, and a second one would be no order to hasten.
+        if self.phase is Phase.STARTING:
+            self.kill()
+        else:
+            self._link.tell(Word.STOP)
+
+    def hasten(self) -> None:
+        """Have it wait for no call."""
+        self._link.tell(Word.HURRY)
 
     def kill(self) -> None:
         """End it at once."""

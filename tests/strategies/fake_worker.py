@@ -7,7 +7,6 @@ serves; deaf: do not stop when asked.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import sys
 import time
@@ -19,17 +18,16 @@ CRASHED = 3
 
 async def work(line: socket.socket, orders: Orders) -> int:
     folder = orders.settings.bundle
-    ordered, asked = asyncio.Event(), asyncio.Event()
-    heard = asked.set if not (folder / "deaf").exists() else asyncio.Event().set
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard)
-    link = await Link.over(line, lambda word, text: ordered.set())
+    said: set[Word] = set()
+    link = await Link.over(line, lambda word, text: said.add(word))
+    deaf = (folder / "deaf").exists()
     if (folder / "crash").exists():
         return CRASHED
     link.tell(Word.WARM, "other" if (folder / "other").exists() else "first")
     serving = False
-    while not asked.is_set() and not link.ended.is_set():
+    while not link.ended.is_set() and (deaf or Word.STOP not in said):
         link.beat()
-        if ordered.is_set() and not serving:
+        if Word.SERVE in said and not serving:
             serving = True
             link.tell(Word.SERVING)
             if (folder / "stuck").exists():

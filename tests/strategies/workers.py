@@ -55,7 +55,8 @@ def pids(live: LiveServer) -> list[int]:
 
 def log(live: LiveServer, event: str) -> list[dict[str, Any]]:
     """The log lines of one event."""
-    lines = [json.loads(line) for line in live.log.read_text().splitlines()]
+    written = live.log.read_text().splitlines()
+    lines = [json.loads(line) for line in written if line.startswith("{")]
     return [line for line in lines if line["event"] == event]
 
 

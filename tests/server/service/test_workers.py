@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from equipoise.v1 import recommendation_pb2 as pb
+from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.bundle import load_bundle
 from server.exposures import ExposureLedger
 from server.fairness.discount import discounts
@@ -164,7 +165,7 @@ def test_a_killed_worker_costs_a_retrying_caller_nothing_and_no_count_is_lost(
         with grpc.insecure_channel(crew.target, options=options) as channel:
             while not stop.is_set():
                 try:
-                    ask(channel)
+                    ask(channel, timeout_s=20.0)
                     next(answered)
                 except grpc.RpcError as error:
                     failed.append(str(error.code()))
@@ -178,17 +179,19 @@ def test_a_killed_worker_costs_a_retrying_caller_nothing_and_no_count_is_lost(
     threads = [*calling, threading.Thread(target=keep_scraping)]
     for thread in threads:
         thread.start()
-    for _ in range(3):
-        waiting = spare(crew)
-        victim = pids(crew)[0]
-        seen = len(totals)
-        until(lambda seen=seen: len(totals) > seen + 2)
-        psutil.Process(victim).kill()
-        assert replaced(crew, victim) <= 10_000
-        assert waiting in pids(crew)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(3):
+            waiting = spare(crew)
+            victim = pids(crew)[0]
+            seen = len(totals)
+            until(lambda seen=seen: len(totals) > seen + 2)
+            psutil.Process(victim).kill()
+            assert replaced(crew, victim) <= 10_000
+            assert waiting in pids(crew)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     after = metrics(crew)
     assert failed == []
     assert totals == sorted(totals)
@@ -196,7 +199,25 @@ def test_a_killed_worker_costs_a_retrying_caller_nothing_and_no_count_is_lost(
     assert after[OK] - before.get(OK, 0) >= next(answered) > 0
     killed = "equipoise_worker_restarts_total reason=killed"
     assert after[killed] - before[killed] == 3
-    assert {line["signal"] for line in log(crew, "worker died")} == {"SIGKILL"}
+    told = {line["worker"]: line for line in log(crew, "worker died")}
+    assert told[victim]["signal"] == "SIGKILL"
+
+
+def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(crew: LiveServer) -> None:
+    spare(crew)
+    victim = pids(crew)[0]
+    with channel_to(crew, victim) as channel:
+        calls = [
+            RecommendationServiceStub(channel).Recommend.future(pb.RecommendRequest(count=10))
+            for _ in range(20)
+        ]
+        calls[0].result()
+        psutil.Process(victim).terminate()
+        codes = {call.code() for call in calls}
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    replaced(crew, victim)
+    told = {line["worker"]: line for line in log(crew, "worker died")}
+    assert (told[victim]["reason"], told[victim]["exit_code"]) == ("exited", 0)
 
 
 def test_a_stopped_worker_is_replaced_and_none_of_its_calls_hangs(crew: LiveServer) -> None:

@@ -87,6 +87,25 @@ def test_sigterm_drains_all_workers_and_leaves_nothing(
     assert list(temporary.glob("equipoise-*")) == []
 
 
+def test_a_sigterm_to_every_process_is_one_order_and_not_two(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd stops a service: the workers hear of it from two sides."""
+    monkeypatch.setenv("EQUIPOISE_DRAIN_DELAY_S", "2")
+    with live_server(tmp_path, bundle_path, *WORKERS) as server, contextlib.ExitStack() as opened:
+        channels = [opened.enter_context(channel_to(server, pid)) for pid in pids(server)]
+        for process in processes(server):
+            process.terminate()
+        for pid in pids(server):
+            psutil.Process(pid).terminate()
+        for channel in channels:
+            stub = health_pb2_grpc.HealthStub(channel)
+            until(lambda stub=stub: stub.Check(health_pb2.HealthCheckRequest()).status != SERVING)
+            # Balancers have not noticed yet.
+            assert len(ask(channel).items) == 10
+        assert server.process.wait(30) == 0
+
+
 def test_a_worker_that_is_killed_while_it_drains_is_not_replaced(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,4 +185,5 @@ def test_a_stop_that_comes_while_workers_load_is_obeyed(
         until(lambda: "worker started" in (tmp_path / "log").read_text())
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+        assert "worker serving" not in (tmp_path / "log").read_text()
     assert list(temporary.glob("equipoise-*")) == []

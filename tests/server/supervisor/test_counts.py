@@ -1,0 +1,65 @@
+"""Counts of workers: one sum, whatever a worker is doing just then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from server.supervisor import counts
+from server.supervisor.counts import Sums, forget_present
+
+COUNT = """
+import sys
+from pathlib import Path
+from server.supervisor.counts import count_in_files
+count_in_files(Path(sys.argv[1]), int(sys.argv[2]))
+from prometheus_client import Counter, Gauge
+Counter("lists", "Lists").inc(float(sys.argv[3]))
+Gauge("depth", "Depth", multiprocess_mode="livesum").set(float(sys.argv[3]))
+"""
+
+
+def work(folder: Path, slot: int, amount: float) -> None:
+    """A worker that counts so much, and ends."""
+    command = [sys.executable, "-c", COUNT, str(folder), str(slot), str(amount)]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}, check=True)
+
+
+def shown(folder: Path) -> dict[str, float]:
+    registry = CollectorRegistry()
+    registry.register(Sums(folder))
+    return {sample.name: sample.value for metric in registry.collect() for sample in metric.samples}
+
+
+@pytest.mark.slow
+def test_a_replacement_goes_on_with_the_counts_of_its_slot(tmp_path: Path) -> None:
+    for slot, amount in ((0, 3.0), (1, 4.0), (0, 5.0)):
+        work(tmp_path, slot, amount)
+    assert shown(tmp_path) == {"lists_total": 12.0, "depth": 9.0}
+    files = sorted(path.name for path in tmp_path.iterdir())
+    forget_present(tmp_path, 1)
+    assert shown(tmp_path) == {"lists_total": 12.0, "depth": 5.0}
+    assert files == ["counter_0.db", "counter_1.db", "gauge_livesum_0.db", "gauge_livesum_1.db"]
+
+
+@pytest.mark.slow
+def test_a_scrape_waits_for_a_file_that_a_worker_is_just_making(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(tmp_path, 0, 3.0)
+    whole = (tmp_path / "counter_0.db").read_bytes()
+    (tmp_path / "counter_1.db").touch()
+    waited = []
+
+    def meanwhile(seconds: float) -> None:
+        waited.append(seconds)
+        (tmp_path / "counter_1.db").write_bytes(whole)
+
+    monkeypatch.setattr(counts.time, "sleep", meanwhile)
+    assert shown(tmp_path)["lists_total"] == 6.0
+    assert len(waited) == 1
