@@ -139,17 +139,19 @@ class Crew:
             worker.silent_s += passed_s
             loading = worker.phase is Phase.STARTING
             limit_s = self._settings.worker_start_s if loading else self._settings.silence_ms / 1e3
-            if worker.silenced or worker.silent_s <= STOPPED_S:
+            if worker.doomed or worker.silent_s <= STOPPED_S:
                 continue
             if worker.silent_s > limit_s or worker.stopped:
-                worker.silenced = True
                 silent_ms = round(worker.silent_s * 1e3)
+                worker.silenced = True
+                worker.error = f"a worker was silent for {silent_ms} ms and was killed"
                 self._log.error("worker silent", worker=worker.pid, silent_ms=silent_ms)
                 worker.kill()
 
     def _fill_places(self) -> None:
         """Let warm workers serve where places are free; the first time all at once."""
-        warm = [one for one in self._workers.values() if one.phase is Phase.WARM]
+        found = self._workers.values()
+        warm = [one for one in found if one.phase is Phase.WARM and not one.doomed]
         free = self._settings.workers - self._in_place()
         first = not self._told and free == self._settings.workers
         if first and len(warm) < free:

@@ -31,7 +31,8 @@ class Worker:
 
     silent_s: since it was last heard; counted by the supervisor, so that a machine that stands
         still does not count. warm_at_s: when it was warm, or None. release: what it serves, when it
-        is warm. error: what it said for its end. silenced: it was killed for its silence.
+        is warm. error: why it ended, where that is known. doomed: it was killed from here; silenced: for
+        its silence.
     """
 
     def __init__(self, slot: int, process: asyncio.subprocess.Process) -> None:
@@ -41,6 +42,7 @@ class Worker:
         self.warm_at_s: float | None = None
         self.release = ""
         self.error = ""
+        self.doomed = False
         self.silenced = False
         self._process = process
         self._link: Link
@@ -117,6 +119,7 @@ class Worker:
 
     def kill(self) -> None:
         """End it at once."""
+        self.doomed = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 

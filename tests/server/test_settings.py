@@ -32,6 +32,7 @@ def test_a_flag_that_was_not_given_changes_nothing() -> None:
         ({"EQUIPOISE_PORT": "http"}, {}, "'port' from the environment: got 'http'"),
         ({}, {"clock": "moon"}, "got 'moon'; input should be 'wall' or 'data-end'"),
         ({}, {"max_batch": 0}, "'max_batch' from the flags: got 0"),
+        ({}, {"workers": 0}, "'workers' from the flags: got 0"),
     ],
 )
 def test_a_bad_setting_names_key_source_value_and_what_is_allowed(

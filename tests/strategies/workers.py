@@ -19,6 +19,8 @@ from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from strategies.live import LiveServer
 
 CONNECTIONS = 64
+ALONE = ("grpc.use_local_subchannel_pool", 1)
+"""Gives a channel a connection of its own."""
 RETRYING = json.dumps(
     {
         "methodConfig": [
@@ -82,11 +84,10 @@ def ledger_of(pid: int) -> Path | None:
 
 
 @contextlib.contextmanager
-def channel_to(live: LiveServer, pid: int, *options: tuple[str, Any]) -> Iterator[grpc.Channel]:
+def channel_to(live: LiveServer, pid: int) -> Iterator[grpc.Channel]:
     """A channel whose connection is with that worker: the kernel picks one, so ask it again."""
     for _ in range(CONNECTIONS):
-        alone = ("grpc.use_local_subchannel_pool", 1)
-        with grpc.insecure_channel(live.target, options=[alone, *options]) as channel:
+        with grpc.insecure_channel(live.target, options=[ALONE]) as channel:
             grpc.channel_ready_future(channel).result(10)
             if _ports(psutil.Process(), "laddr") & _ports(psutil.Process(pid), "raddr"):
                 yield channel
