@@ -123,6 +123,15 @@ def test_the_fail_probability_is_exact(size: int, p: Fraction, data: st.DataObje
     assert fail_probability(floors, float(p)) == pytest.approx(exact, abs=1e-12)
 
 
+@pytest.mark.parametrize("adjusted", [True, False])
+def test_whole_numbers_tell_what_floats_cannot(adjusted: bool) -> None:
+    """F(0; 2, 1/2) is 1/4, and so is the probability that floors of [0, 0, 1] fail."""
+    tenth = Fraction(1, 10**10)
+    for alpha, floor in ((-tenth, 0), (Fraction(0), 1), (tenth, 1)):
+        own = fair_ir_floors(2, Fraction(1, 2), Fraction(1, 4) + alpha, adjusted=adjusted)
+        assert own.tolist() == [0, 0, floor]
+
+
 @given(st.integers(1, 9), shares, st.data())
 def test_whole_numbers_give_the_same_probabilities(
     size: int, p: Fraction, data: st.DataObject
