@@ -20,7 +20,8 @@ from server.fairness import (
     rerank,
 )
 from server.fairness.invariants import check_same
-from server.fairness.types import ReasonCode
+from server.fairness.rerank import _refusal
+from server.fairness.types import PrefixViolation, ReasonCode
 from strategies.fairness import LABELS, compiled, document
 
 HALF = compiled("floors", '[floors]\nb = "1/2"\n', LABELS[:2])
@@ -183,3 +184,52 @@ def test_an_item_that_was_shown_is_raised_above_better_ones_alone() -> None:
     groups = np.int32([0, 0, 0, 0, 1, 1])
     fair = rerank(scores, groups, 3, policy, fixed=np.int32([5, 0, 3]))
     assert fair.reasons.tolist()[2] == ReasonCode.RAISED_FOR_CEILING
+
+
+# What cannot be kept: where, and in which words.
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("b", "a", "c")])
+def test_of_several_floors_that_cannot_be_kept_the_first_is_told(labels: tuple[str, ...]) -> None:
+    """Nothing is of a, due at 3, nor of b, due at 5; whichever of them comes first in the table."""
+    policy = compiled("floors", '[floors]\na = "1/3"\nb = "1/5"\n', labels)
+    found = rerank(np.float32([3, 2, 1, 0, -1, -2]), np.full(6, 2, np.int32), 6, policy)
+    assert found.receipt.first_bad_prefix == PrefixViolation(3, "a", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("tables", "status", "bad", "told"),
+    [
+        (1, Status.INFEASIBLE, (3, "b", 2, 1),
+         "cannot be met: the first 3 places need 2 of group 'b', these candidates give 1"),
+        (1, Status.INFEASIBLE, (3, "b", 1, 2),
+         "cannot be met: the first 3 places allow 1 of group 'b', these candidates force 2"),
+        (2, Status.INFEASIBLE, (3, "t:b", 2, 1),
+         "cannot be met: the first 3 places need 2 of group 't:b', the best list has 1"),
+        (2, Status.NOT_FOUND, (3, "t:b", 1, 2),
+         "was not found to be kept: the first 3 places allow 1 of group 't:b', the best list has 2"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_is_proven_and_what_is_lacking(
+    tables: int, status: Status, bad: tuple[int, str, int, int], told: str
+) -> None:
+    policy = dataclasses.replace(HALF, starts=tuple(range(tables)))
+    words = _refusal(policy, PrefixViolation(*bad), status)
+    assert words.startswith(f"policy 'p' {told}")
+
+
+def test_a_reason_points_the_way_the_item_moved_though_two_things_moved_it() -> None:
+    """Exposure may lower an item farther than a floor raises it again, and the other way round."""
+    raised = {code for code in ReasonCode if code.name.startswith("RAISED")}
+    lowered = {code for code in ReasonCode if code.name.startswith("LOWERED")}
+    policy = compiled("floors", '[floors]\nb = "1/2"\n', LABELS[:2])
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        scores = rng.random(8).astype(np.float32)
+        groups = rng.integers(0, 2, 8).astype(np.int32)
+        boost = (rng.integers(0, 2, 8) * rng.random()).astype(np.float32)
+        made = rerank(scores, groups, 6, policy, boost=boost)
+        moved = zip(made.reasons.tolist(), made.rank_by_score.tolist(), strict=True)
+        for place, (reason, by_score) in enumerate(moved, start=1):
+            assert (reason in raised) == (by_score > place)
+            assert (reason in lowered) == (by_score < place)
