@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup
+from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup, feed_maker
 from server.fairness import parse_policy
 from server.features import FEATURE_NAMES, FeatureState, generate_candidates, pair_features
 from server.features.types import DAY_MS, History
@@ -76,12 +76,18 @@ def group_tables(data: Dataset) -> tuple[GroupTable, ...]:
 
 
 def warmups(
-    state: FeatureState, scorer: OnnxScorer, now_ms: int, n_novel: int, seed: int
+    state: FeatureState,
+    scorer: OnnxScorer,
+    now_ms: int,
+    n_novel: int,
+    seed: int,
+    history_length: int = 0,
 ) -> tuple[Warmup, ...]:
     """Requests of users who do not exist: items drawn by popularity, times evenly."""
     rng = np.random.default_rng(seed)
     popularity = np.expm1(state.popularity.astype(np.float64))
     chance = popularity / popularity.sum()
+    feed = feed_maker(history_length, state)
     made = []
     for number in range(WARMUPS):
         # The first has no history: the non-personal list.
@@ -92,8 +98,7 @@ def warmups(
             items, (now_ms - days * DAY_MS).astype(np.int64), np.ones(events, np.float32)
         )
         found = generate_candidates(history, now_ms, state, n_novel)
-        feed = {"features": pair_features(history, found.items, now_ms, state)}
-        scores = scorer.score_lists([feed])[0]
+        scores = scorer.score_lists([feed(history, found.items, now_ms)])[0]
         top = found.items[np.lexsort((found.items, -scores))[:TOP]]
         made.append(Warmup(history, now_ms, top))
     return tuple(made)

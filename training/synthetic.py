@@ -10,28 +10,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup
-from server.features import (
-    FEATURE_NAMES,
-    FeatureState,
-    SparseWeights,
-    generate_candidates,
-    pair_features,
-)
-from server.features.sequence import sequence
-from server.features.types import DAY_MS, History
+from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable
+from server.features import FEATURE_NAMES, FeatureState, SparseWeights
 from server.model import Feed, OnnxScorer, pair_ports, sequence_ports
 from training import export, model, sequence_model
 from training.choose_policies import choose_policies
+from training.release import warmups
 
 CREATED_MS = 1_700_000_000_000
 N_NOVEL = 80
 NEIGHBOURS = 20
 CATEGORIES, DEPARTMENTS, PROVIDERS = 300, 20, 500
 TIERS = ("large", "medium", "small", "unknown")
-WARMUPS, WARMUP_EVENTS, TOP = 6, 40, 20
 GOLDEN_LISTS, GOLDEN_CANDIDATES = 3, 32
 
 Reads = Literal["history", "pair-features"]
@@ -47,35 +38,22 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
     state = _state(n_items, rng)
     groups = _groups(state, n_items)
     policies = choose_policies(None, None, groups)
-    if reads == "history":
+    sequences = reads == "history"
+    width = len(FEATURE_NAMES)
+    if sequences:
         raw = export.export_sequence(sequence_model.SequenceRanker(n_items, length))
-        scorer = OnnxScorer(raw, sequence_ports(length))
     else:
-        width = len(FEATURE_NAMES)
         raw = export.export_onnx(model.PairRanker(torch.zeros(width), torch.ones(width), (64, 32)))
-        scorer = OnnxScorer(raw, pair_ports(width))
+    scorer = OnnxScorer(raw, sequence_ports(length) if sequences else pair_ports(width))
 
     def draw(lists: int, candidates: int) -> Feed:
-        if reads == "history":
+        if sequences:
             return {
                 "history": rng.integers(0, n_items + 1, (lists, length)).astype(np.int32),
                 "candidates": rng.integers(1, n_items + 1, (lists, candidates)).astype(np.int32),
             }
-        shape = (lists, candidates, len(FEATURE_NAMES))
-        return {"features": rng.normal(0, 1, shape).astype(np.float32)}
+        return {"features": rng.normal(0, 1, (lists, candidates, width)).astype(np.float32)}
 
-    def feed(history: History, items: NDArray[np.int32]) -> Feed:
-        if reads == "history":
-            recent, candidates = sequence(history, items, length)
-            return {"history": recent, "candidates": candidates}
-        return {"features": pair_features(history, items, CREATED_MS, state)}
-
-    warmups = []
-    for number in range(WARMUPS):
-        history = _history(n_items, WARMUP_EVENTS if number else 0, rng)
-        found = generate_candidates(history, CREATED_MS, state, N_NOVEL).items
-        scores = scorer.score_lists([feed(history, found)])[0]
-        warmups.append(Warmup(history, CREATED_MS, found[np.lexsort((found, -scores))[:TOP]]))
     goldens = draw(GOLDEN_LISTS, GOLDEN_CANDIDATES)
     return BundleParts(
         name="synthetic",
@@ -84,11 +62,11 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
             source=f"made up, seed {seed}", until_unix_ms=CREATED_MS, users=0, items=n_items,
             interactions=0, digest="",
         ),
-        family=sequence_model.FAMILY if reads == "history" else model.FAMILY,
+        family=sequence_model.FAMILY if sequences else model.FAMILY,
         model=raw,
         opset=export.OPSET,
-        feature_names=() if reads == "history" else FEATURE_NAMES,
-        history_length=length if reads == "history" else 0,
+        feature_names=() if sequences else FEATURE_NAMES,
+        history_length=length if sequences else 0,
         best_batch=export.best_batch(scorer, draw),
         n_novel=N_NOVEL,
         state=state,
@@ -98,7 +76,9 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
         default_policy=policies.default,
         golden_inputs=goldens,
         golden_outputs=scorer.score(goldens),
-        warmups=tuple(warmups),
+        warmups=warmups(
+            state, scorer, CREATED_MS, N_NOVEL, seed, history_length=length if sequences else 0
+        ),
         model_card="# synthetic\n\nAn untrained model over a made-up catalogue, for load tests only.\n",
         horizon_days=14,
     )  # fmt: skip
@@ -158,12 +138,4 @@ def _groups(state: FeatureState, n_items: int) -> tuple[GroupTable, ...]:
             tuple(map(str, range(int(state.department.max()) + 1))),
             state.department,
         ),
-    )
-
-
-def _history(n_items: int, events: int, rng: np.random.Generator) -> History:
-    return History.of(
-        rng.integers(0, n_items, events).astype(np.int32),
-        CREATED_MS - rng.integers(0, 180, events) * DAY_MS,
-        np.ones(events, np.float32),
     )

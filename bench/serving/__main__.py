@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,23 +19,22 @@ import click
 def main(rounds: int, short: bool, seed: int, out: Path | None, as_json: bool) -> None:
     """What a list costs in a live server, by the way it is asked for."""
     from bench.progress import bar
-    from bench.serving.measure import LOADS, Cost, Idle, measure
+    from bench.serving.measure import LOADS, measure
     from bench.serving.report import document, show
     from bench.whole import write_whole
 
-    loads = tuple(replace(load, lists=64) for load in LOADS) if short else LOADS
+    loads = LOADS
+    if short:
+        loads, rounds = tuple(replace(load, lists=64) for load in LOADS), 1
     with tempfile.TemporaryDirectory() as folder, bar("bench-serving", 1.0) as progress:
-        found = list(measure(Path(folder), loads, 1 if short else rounds, seed, progress))
-    idle = next(one for one in found if isinstance(one, Idle))
-    costs = [one for one in found if isinstance(one, Cost)]
-    told = document(costs, idle) | {"seed": seed, "rounds": 1 if short else rounds}
+        found = measure(Path(folder), loads, rounds, seed, progress)
+    told = document(found) | {"seed": seed, "rounds": rounds}
     if out is not None:
         write_whole(out, json.dumps(told, indent=1))
     if as_json:
         click.echo(json.dumps(told))
     else:
-        show(costs, idle)
-    sys.exit(0)
+        show(found)
 
 
 if __name__ == "__main__":

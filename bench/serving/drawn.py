@@ -32,15 +32,12 @@ def item_ids(bundle: Path) -> list[str]:
 def draw(ids: list[str], shape: Shape, requests: int, seed: int) -> list[pb.RecommendRequest]:
     """So many requests, no two alike. Popular items are bought more often (Zipf)."""
     rng = np.random.default_rng(seed)
-    weights = 1 / np.arange(1, len(ids) + 1) ** 0.8
-    weights /= weights.sum()
+    # Added up once: a draw with weights would do it each time, which costs a large catalogue.
+    upto = np.cumsum(1 / np.arange(1, len(ids) + 1) ** 0.8)
     drawn = []
     for number in range(requests):
-        bought = rng.choice(len(ids), shape.history, p=weights).tolist()
-        # Without a draw over the whole catalogue: a million items would take a second each.
-        asked = rng.integers(0, len(ids), 2 * shape.candidates)
-        asked = np.unique(asked)
-        asked = rng.permutation(asked)[: shape.candidates].tolist()
+        bought = np.searchsorted(upto, rng.random(shape.history) * upto[-1]).tolist()
+        asked = rng.choice(len(ids), shape.candidates, replace=False).tolist()
         drawn.append(
             pb.RecommendRequest(
                 request_id=f"{seed}-{number}",

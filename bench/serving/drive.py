@@ -11,12 +11,13 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import grpc
+import numpy as np
 
 from bench.serving.drawn import COUNT, Shape, draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
@@ -143,15 +144,10 @@ async def _drive(run: Run) -> dict[str, Any]:
     return {
         "lists": lists,
         "seconds": spent_ns / 1e9,
-        "latency_us": [ns / 1e3 for ns in _percentiles(driver.latency_ns)],
+        "latency_us": (np.percentile(driver.latency_ns, (50, 99)) / 1e3).tolist(),
         "phases_us": {name: total / lists / 1e3 for name, total in driver.phases_ns.items()},
         "caller_cpu_us": time.process_time_ns() / 1e3 / lists,
     }
-
-
-def _percentiles(values: Sequence[int]) -> list[float]:
-    ordered = sorted(values)
-    return [float(ordered[min(len(ordered) - 1, int(len(ordered) * at))]) for at in (0.5, 0.99)]
 
 
 def as_arguments(run: Run) -> list[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -22,11 +23,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bench.demo.serving import Live, equipoise, server
 from bench.refused import InputRefused
 from bench.serving.drive import PHASES, Run, Way, as_arguments
-from bench.serving.timed import latency_us
 
 Progress = Callable[[float], None]
 ITEMS = 20_000
 WARM_LISTS = 400
+EMPTY_CALLS = 500
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Idle:
-    """The median time of an empty unary call, one in flight."""
+class Measured:
+    """costs: of each load, in order. empty_call_us: the median time of a unary call that does
+    nothing, one in flight."""
 
+    costs: tuple[Cost, ...]
     empty_call_us: float
 
 
-LOADS = (
+LOADS: tuple[Load, ...] = (
     Load("unary", 1, 1_500),
     Load("unary", 16, 3_000),
     Load("unary", 64, 3_000),
@@ -92,7 +95,7 @@ def make_bundle(folder: Path, items: int = ITEMS) -> Path:
 
 def measure(
     folder: Path, loads: tuple[Load, ...], rounds: int, seed: int, progress: Progress
-) -> Iterator[Cost | Idle]:
+) -> Measured:
     """The cost of each load, and of a call that does nothing."""
     bundle = make_bundle(folder)
     progress(0.1)
@@ -104,16 +107,22 @@ def measure(
                 taken[place].append(_round(live, bundle, load, seed + turn))
                 done = (turn * len(loads) + place + 1) / (rounds * len(loads))
                 progress(0.1 + 0.9 * done)
-        yield Idle(empty_call_us(live))
-    for load, own in zip(loads, taken, strict=True):
-        yield _cost(load, own)
+        empty_us = empty_call_us(live)
+    costs = tuple(_cost(load, own) for load, own in zip(loads, taken, strict=True))
+    return Measured(costs, empty_us)
 
 
 def empty_call_us(live: Live) -> float:
     """A health check: no work, and all that a call costs."""
     with grpc.insecure_channel(live.target) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
-        return latency_us(lambda: check(health_pb2.HealthCheckRequest(), timeout=5), 500)
+        taken = []
+        for _ in range(EMPTY_CALLS):
+            asked_ns = time.perf_counter_ns()
+            check(health_pb2.HealthCheckRequest(), timeout=5)
+            taken.append(time.perf_counter_ns() - asked_ns)
+    # The first of them open the connection and warm up.
+    return median(taken[EMPTY_CALLS // 10 :]) / 1e3
 
 
 def _round(live: Live, bundle: Path, load: Load, seed: int) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.serving.measure import Cost, Idle
+from bench.serving.measure import Measured
 
 WHERE = (
     ("decode_ns", "decode and check"),
@@ -20,21 +19,21 @@ WHERE = (
 )
 
 
-def document(costs: Sequence[Cost], idle: Idle) -> dict[str, Any]:
+def document(found: Measured) -> dict[str, Any]:
     """Everything, microseconds a list."""
     return {
-        "empty_call_us": idle.empty_call_us,
+        "empty_call_us": found.empty_call_us,
         "loads": [
-            asdict(cost) | {"name": cost.load.name, "rest_us": cost.rest_us} for cost in costs
+            asdict(cost) | {"name": cost.load.name, "rest_us": cost.rest_us} for cost in found.costs
         ],
     }
 
 
-def show(costs: Sequence[Cost], idle: Idle) -> None:
+def show(found: Measured) -> None:
     """Two tables: what each way costs, and where one list's microseconds go."""
     console = Console()
     table = Table("", "CPU us a list", "p50 ms", "p99 ms", "lists/s", box=None)
-    for cost in costs:
+    for cost in found.costs:
         table.add_row(
             cost.load.name,
             f"{cost.cpu_us:.0f}",
@@ -43,9 +42,11 @@ def show(costs: Sequence[Cost], idle: Idle) -> None:
             f"{cost.lists_per_s:,.0f}",
         )
     console.print(table)
-    console.print(f"an empty unary call, 1 in flight: p50 {idle.empty_call_us / 1e3:.2f} ms\n")
+    console.print(f"an empty unary call, 1 in flight: p50 {found.empty_call_us / 1e3:.2f} ms\n")
     # Phases are wall clock: with many in flight they hold what other threads did meanwhile.
-    alone = [cost for cost in costs if cost.load.in_flight == 1 or cost.load.way == "batch"][:2]
+    alone = [cost for cost in found.costs if cost.load.in_flight == 1 or cost.load.way == "batch"][
+        :2
+    ]
     console.print("where one list's microseconds go")
     where = Table("", *(cost.load.name for cost in alone), box=None)
     for name, words in WHERE:

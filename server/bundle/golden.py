@@ -28,22 +28,22 @@ def replay(scorer: OnnxScorer, inputs: Feed, outputs: Float32) -> float:
     Raises:
         ValueError: wrong shapes, a value that is not finite, or a difference above 1e-4.
     """
-    scores = scorer.score(inputs)
-    if outputs.dtype != np.float32 or outputs.shape != scores.shape or not outputs.size:
+    whole = scorer.score(inputs)
+    if outputs.dtype != np.float32 or outputs.shape != whole.shape or not outputs.size:
         raise ValueError(
             f"outputs: got {outputs.dtype} {list(outputs.shape)}, expected float32 "
-            f"{list(scores.shape)} with at least one score"
+            f"{list(whole.shape)} with at least one score"
         )
     for name, values in (*inputs.items(), ("outputs", outputs)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name}: holds a value that is not finite")
     worst = 0.0
-    for what, batch, candidates in (
-        ("all at once", *outputs.shape),
-        ("the first list alone", 1, outputs.shape[1]),
-        ("one candidate alone", 1, 1),
+    for what, scores in (
+        ("all at once", whole),
+        ("the first list alone", scorer.score(scorer.cut(inputs, 1, outputs.shape[1]))),
+        ("one candidate alone", scorer.score(scorer.cut(inputs, 1, 1))),
     ):
-        scores = scorer.score(scorer.cut(inputs, batch, candidates))
+        batch, candidates = scores.shape
         if not np.isfinite(scores).all():
             raise ValueError(f"{what}: the model gives a score that is not finite")
         gap = float(np.abs(scores - outputs[:batch, :candidates]).max())

@@ -16,18 +16,20 @@ FeedMaker = Callable[[History, Int32, int], Feed]
 
 def ports_of(model: ModelInfo) -> tuple[Port, ...]:
     """The model's inputs."""
-    if model.reads == "history":
+    if model.history_length:
         return sequence_ports(model.history_length)
     return pair_ports(model.n_features)
 
 
-def feed_maker(model: ModelInfo, state: FeatureState) -> FeedMaker:
-    """The step from one list's history and candidates to the model's inputs, without batch axis."""
-    if model.reads == "history":
-        length = model.history_length
+def feed_maker(history_length: int, state: FeatureState) -> FeedMaker:
+    """The step from one list's history and candidates to the model's inputs, without batch axis.
+
+    history_length: of a model that reads the history; 0 of one that reads pair features.
+    """
+    if history_length:
 
         def of_history(history: History, items: Int32, now_ms: int) -> Feed:
-            recent, candidates = sequence(history, items, length)
+            recent, candidates = sequence(history, items, history_length)
             return {"history": recent, "candidates": candidates}
 
         return of_history

@@ -91,7 +91,7 @@ class Engine:
         self.bundle = bundle
         model = bundle.manifest.model
         self._scorer = OnnxScorer(bundle.model, ports_of(model))
-        self._feed = feed_maker(model, bundle.state)
+        self._feed = feed_maker(model.history_length, bundle.state)
         self._index = bundle.items.index
         self._ids = bundle.items.ids
         self._bundle_id = bundle.manifest.bundle_id

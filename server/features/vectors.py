@@ -26,7 +26,7 @@ _SEED = 20_230_425
 def item_vectors(state: FeatureState) -> Float32:
     """`[n_items, 64] float32`, each of length 1, or 0 for an item of which nothing is known."""
     rng = np.random.default_rng(_SEED)
-    n_codes = int(state.category.max(initial=-1)) + 1
+    n_codes, _, _ = state.n_codes
     signs = rng.integers(0, 2, (state.n_items + n_codes, DIMENSIONS), np.int8) * 2 - 1
     vectors = _projected(
         state.cosine.row_ptr, state.cosine.items, state.cosine.weights, signs.astype(np.float32)

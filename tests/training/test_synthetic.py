@@ -54,7 +54,7 @@ def query(rng: np.random.Generator, size: int, policy: str = "none") -> Recommen
 
 def test_it_is_served_and_its_warm_up_lists_come_out(path: Path) -> None:
     engine = Engine(load_bundle(path))
-    assert engine.warm_up() == 6
+    assert engine.warm_up() == 12
     (answer,) = engine.run_batch([query(np.random.default_rng(0), 120, "provider-tiers")])
     assert isinstance(answer, Answer)
     assert len(answer.item_ids) == 10
@@ -120,7 +120,7 @@ def test_a_history_is_read_in_its_order(path: Path) -> None:
     bundle = load_bundle(path)
     if bundle.manifest.model.reads != "history":
         return
-    feed = feed_maker(bundle.manifest.model, bundle.state)
+    feed = feed_maker(bundle.manifest.model.history_length, bundle.state)
     scorer = OnnxScorer(bundle.model, ports_of(bundle.manifest.model))
     items = np.arange(20, dtype=np.int32)
     times = np.arange(20, dtype=np.int64)

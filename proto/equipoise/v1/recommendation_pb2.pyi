@@ -440,7 +440,8 @@ class RecommendRequest(_message.Message):
     """`next_page_token` of the page before, at most 8,192 bytes; all other fields
     must be as in the first page's request (request_id, surface, experiment and
     with_candidates may differ). The list goes on: no item comes twice, and the
-    policy's bounds hold over all pages together. A token that was tampered with, or belongs to
+    policy's bounds hold over all pages together, or the receipt says that no
+    list was found that keeps them (several group tables, other scores). A token that was tampered with, or belongs to
     another user or request, is INVALID_ARGUMENT (PAGE_TOKEN_INVALID). One that
     is too old, or whose bundle or policy is no longer served, is
     FAILED_PRECONDITION (PAGE_TOKEN_STALE): start again with the first page.

@@ -1,0 +1,135 @@
+"""One stream from within: how much of it is under way, and what is left of it when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equipoise.v1 import recommendation_pb2 as pb
+from server.batcher import Batcher
+from server.bundle import load_bundle
+from server.config import ServerSettings
+from server.engine import Engine
+from server.service.decode import Limits
+from server.service.lists import Call, ListMaker
+from server.service.metrics import ServerMetrics
+from server.service.pages import PageTokens
+from server.service.streams import RecommendFlow
+
+IN_FLIGHT, MESSAGES = 4, 11
+
+Story = Callable[[RecommendFlow, "Stream", "Batcher[Any, Any]", threading.Event], Awaitable[None]]
+
+
+class Stream:
+    """A caller's messages, and how many of them were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.answered: list[int] = []
+
+    async def messages(self) -> AsyncIterator[pb.RecommendStreamRequest]:
+        for number in range(MESSAGES):
+            self.read += 1
+            yield pb.RecommendStreamRequest(id=number, request=pb.RecommendRequest(count=3))
+
+    async def write(self, answer: pb.RecommendStreamResponse) -> None:
+        assert len(answer.outcome.response.items) == 3
+        self.answered.append(answer.id)
+
+
+def tell(bundle_path: Path, story: Story) -> None:
+    """With batches of one list, each of which waits until the event is set."""
+    bundle = load_bundle(bundle_path)
+    engine, let_through = Engine(bundle), threading.Event()
+
+    def run_batch(queries: Sequence[Any]) -> Sequence[Any]:
+        assert let_through.wait(20)
+        return engine.run_batch(queries)
+
+    async def run() -> None:
+        batcher: Batcher[Any, Any] = Batcher(run_batch, max_batch=1, max_queue=64)
+        batcher.start()
+        stream = Stream()
+        metrics = ServerMetrics(bundle, 32)
+        limits = Limits.of(ServerSettings(bundle=bundle_path))
+        pages = PageTokens(bundle, b"k" * 32, 60)
+        flow = RecommendFlow(
+            ListMaker(bundle, batcher, limits, metrics, pages),
+            Call.begun("", None),
+            stream.write,
+            in_flight=IN_FLIGHT,
+            draining=asyncio.Event(),
+        )
+        try:
+            await story(flow, stream, batcher, let_through)
+        finally:
+            let_through.set()
+            await batcher.close()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+async def until_quiet(stream: Stream) -> None:
+    """Until nothing more is read, over many turns of the loop."""
+    read, still = -1, 0
+    while still < 100:
+        await asyncio.sleep(0)
+        still = still + 1 if stream.read == read else 0
+        read = stream.read
+
+
+def test_no_more_is_read_than_may_be_under_way(bundle_path: Path) -> None:
+    async def story(
+        flow: RecommendFlow, stream: Stream, batcher: Batcher[Any, Any], go: threading.Event
+    ) -> None:
+        running = asyncio.create_task(flow.run(stream.messages()))
+        await until_quiet(stream)
+        # One is in the batch that runs, the others wait.
+        assert (stream.read, batcher.depth) == (IN_FLIGHT, IN_FLIGHT - 1)
+        go.set()
+        await running
+        assert sorted(stream.answered) == list(range(MESSAGES))
+
+    tell(bundle_path, story)
+
+
+def test_answers_make_room_for_as_many_and_no_more(bundle_path: Path) -> None:
+    most = 0
+
+    async def story(
+        flow: RecommendFlow, stream: Stream, batcher: Batcher[Any, Any], go: threading.Event
+    ) -> None:
+        async def watched(answer: pb.RecommendStreamResponse) -> None:
+            nonlocal most
+            # While one answer is being sent, nothing is read in its place.
+            await until_quiet(stream)
+            most = max(most, stream.read - len(stream.answered))
+            await stream.write(answer)
+
+        flow._write = watched
+        go.set()
+        await flow.run(stream.messages())
+
+    tell(bundle_path, story)
+    assert most == IN_FLIGHT
+
+
+def test_what_is_left_of_a_stream_that_is_cancelled_leaves_the_queue(bundle_path: Path) -> None:
+    async def story(
+        flow: RecommendFlow, stream: Stream, batcher: Batcher[Any, Any], go: threading.Event
+    ) -> None:
+        running = asyncio.create_task(flow.run(stream.messages()))
+        await until_quiet(stream)
+        assert batcher.depth == IN_FLIGHT - 1
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert (batcher.depth, stream.answered) == (0, [])
+
+    tell(bundle_path, story)
