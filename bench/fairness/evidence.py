@@ -113,8 +113,8 @@ GUARANTEES = (
         (),
         ("pages",),
         "in bulk: of every kind here, that each page leaves what was shown and the verdict of the "
-        "first as they were (of several tables, INFEASIBLE may become NOT_FOUND where scores moved); "
-        "where scores, exposure with them, do not move between pages, that together they are the "
+        "first as they were (of several tables, where scores moved, a page may say NOT_FOUND: those "
+        "that had a list are counted below); where scores, exposure with them, do not move between pages, that together they are the "
         "list made at once",
     ),
 )

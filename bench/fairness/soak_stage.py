@@ -138,8 +138,8 @@ def paged(case: Case, exposure: Exposure, page: int, moves: random.Random | None
 
     moves: what draws other scores for each page, as when the history comes from a store of events;
     None: they stay. Bounds and groups do, so what was shown can be gone on from and each page tells
-    what the first did. Of several tables alone, the proof that there is no list is by search, and
-    another search may stop before it: NOT_FOUND, which is weaker and no less true. Where no score
+    what the first did. Of several tables alone the list, or the proof that there is none, is by
+    search, and that of other scores may end without: NOT_FOUND, which is counted. Where no score
     moves, by exposure either, all pages are the list as it was.
     """
     asked, bounds = case.asked, case.bounds
@@ -152,10 +152,9 @@ def paged(case: Case, exposure: Exposure, page: int, moves: random.Random | None
             first = fair
         if not np.array_equal(fair.order[: len(shown)], shown):
             return status, f"what was shown on {len(shown)} places does not stay"
-        told = {first.receipt.status}
-        if moves is not None and len(asked.widths) > 1 and told == {Status.INFEASIBLE}:
-            told.add(Status.NOT_FOUND)
-        if len(fair.order) != size or status not in told:
+        told = {status, first.receipt.status}
+        searched = moves is not None and len(asked.widths) > 1 and Status.NOT_FOUND in told
+        if len(fair.order) != size or (len(told) > 1 and not searched):
             return status, f"after {len(shown)} places {status.name} of {len(fair.order)} places"
         exposure.charge(asked.members, fair.order, len(shown), end)
         shown = fair.order[:end].copy()

@@ -172,12 +172,18 @@ def _rest(
         worth = discounts(size, compiled.policy.discount)[first:].copy()
         # The kernel numbers its items from 0 and takes all of them for supply: those left alone.
         left = order[~np.isin(order, fixed)]
-        rest, _, verdict, _, _, _ = overlap.arrange_overlapping(
-            values[left], np.ascontiguousarray(members[:, left]), blocks,
-            np.arange(len(left), dtype=np.int32), floors.astype(np.int32),
-            ceilings.astype(np.int32), worth, size - first, BEAM_WIDTH, BUDGET,
-        )  # fmt: skip
-        places = np.concatenate([fixed, left[rest]])
+        alike = np.zeros(len(left), np.float32)
+        # By supply alone once more, where scores led the search away from the lists there are.
+        for worths in (values[left], alike):
+            rest, _, verdict, _, _, _ = overlap.arrange_overlapping(
+                worths, np.ascontiguousarray(members[:, left]), blocks,
+                np.arange(len(left), dtype=np.int32), floors.astype(np.int32),
+                ceilings.astype(np.int32), worth, size - first, BEAM_WIDTH, BUDGET,
+            )  # fmt: skip
+            if worths is not alike or verdict == overlap.KEPT:
+                places = np.concatenate([fixed, left[rest]])
+            if verdict != overlap.NOT_FOUND:
+                break
     broken = kernels.first_broken(members, places, compiled.floors, compiled.ceilings)
     kept = verdict == overlap.KEPT and broken[0] == 0
     return places, overlap.KEPT if kept else overlap.NOT_FOUND

@@ -213,9 +213,14 @@ def test_a_planted_fault_is_counted_under_each_kind_that_has_it(
 
 @pytest.mark.parametrize(
     ("first", "moves", "wrong"),
-    [(Status.INFEASIBLE, True, False), (Status.INFEASIBLE, False, True), (Status.MET, True, True)],
+    [
+        (Status.INFEASIBLE, True, False),
+        (Status.INFEASIBLE, False, True),
+        (Status.MET, True, False),
+        (Status.MET, False, True),
+    ],
 )
-def test_a_page_may_only_forget_a_proof_and_only_where_scores_moved(
+def test_a_page_may_say_not_found_after_another_verdict_only_where_scores_moved(
     first: Status, moves: bool, wrong: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def doubting(*given: Any, fixed: Any, **more: Any) -> FairList:

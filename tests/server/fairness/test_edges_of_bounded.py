@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from server.fairness import (
     PrefixViolation,
     Status,
     TableGroups,
+    bounded,
     compile_tables,
+    overlap,
     rerank,
 )
+from server.fairness.overlap import arrange_overlapping
 from server.fairness.policy import parse_policy
-from server.fairness.types import ReasonCode
+from server.fairness.types import Int32, ReasonCode
 from strategies.fairness import compiled, document
 
 Z, X, W, Y = range(4)
@@ -162,6 +166,54 @@ def test_what_was_shown_is_no_supply_for_the_rest() -> None:
     assert sorted(made.order.tolist()[2:]) == [0, 1]
     assert made.receipt.status is Status.NOT_FOUND
     assert made.receipt.first_bad_prefix == PrefixViolation(3, "u:x", 2, 1)
+
+
+def of_planted(rng: np.random.Generator, rows: Int32, planted: Int32) -> tuple[Int32, Int32]:
+    """Floors and ceilings, of most rows, that this list keeps and few others do."""
+    counts = np.zeros((rows.max() + 1, len(planted) + 1), np.int32)
+    for own in rows[:, planted]:
+        counts[own, np.arange(1, len(planted) + 1)] += 1
+    counts = counts.cumsum(axis=1).astype(np.int32)
+    free = np.broadcast_to(np.arange(counts.shape[1], dtype=np.int32), counts.shape)
+    floors = np.where(rng.random((len(counts), 1)) < 0.8, counts, 0)
+    ceilings = np.where(rng.random((len(counts), 1)) < 0.8, np.minimum(free, counts + 1), free)
+    return floors.astype(np.int32), ceilings
+
+
+def test_a_page_goes_on_by_supply_where_scores_lead_its_search_astray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was shown is of a list that is still there; by scores, within few steps, none is found."""
+    rng, tables, text = np.random.default_rng(7), {}, ""
+    groups = np.stack([rng.integers(0, width, 120) for width in (3, 4, 10)]).astype(np.int32)
+    planted = rng.permutation(120)[:30].astype(np.int32)
+    for name, own in zip("tuv", groups, strict=True):
+        tables[name] = TableGroups.of([f"{name}{row}" for row in range(own.max() + 1)])
+        text += f'[intersection.{name}]\n{name}0 = "1/9"\n'
+    text = document("intersection", text).replace('group_table = "t"\n', "")
+    policy = compile_tables(parse_policy(text, "test"), tables, len(planted))
+    rows = groups + np.int32(policy.starts)[:, np.newaxis]
+    floors, ceilings = of_planted(rng, rows, planted)
+    policy = replace(policy, floors=floors, ceilings=ceilings)
+    scores = rng.random(120).astype(np.float32)
+    monkeypatch.setattr(bounded, "BUDGET", 30_000)
+    by_scores: list[int] = []
+
+    def watched(*given: Any) -> Any:
+        found = arrange_overlapping(*given)
+        if len(given[0]) < len(scores) and given[0].any():
+            by_scores.append(found[2])
+        return found
+
+    monkeypatch.setattr(overlap, "arrange_overlapping", watched)
+    made = rerank(scores, rows, len(planted), policy, fixed=planted[:10])
+    assert by_scores == [overlap.NOT_FOUND]
+    assert made.receipt.status is Status.MET
+    assert made.order[:10].tolist() == planted[:10].tolist()
+    # Among items of the same groups the score still decides.
+    for cell in {tuple(own) for own in rows.T.tolist()}:
+        own = [int(item) for item in made.order[10:] if tuple(rows[:, item]) == cell]
+        assert own == sorted(own, key=lambda item: -scores[item])
 
 
 def test_without_bounds_a_list_goes_on_in_score_order_after_what_was_shown() -> None:
