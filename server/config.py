@@ -105,6 +105,10 @@ class ServerSettings(BaseModel):
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 256
     """How many requests may wait. Higher turns overload into latency instead of refusals."""
 
+    max_background_queue: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """How many of those may be background work (metadata equipoise-priority: batch). It comes last,
+    and makes room for other requests when the queue is full."""
+
     max_batch: Annotated[int, Field(ge=1, le=1024)] | None = None
     """The most requests of one model run; the bundle's measured best when not set."""
 

@@ -26,7 +26,8 @@ NEAR = 1e-9
 class Document:
     """A policy as its document says.
 
-    rules: (kind, group table, the section of that kind), in order.
+    rules: (kind, group table, the section of that kind), in order. falls_back: whether a list may be
+    its fallback.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Document:
     discount: str
     refuses: bool
     rules: tuple[tuple[str, str, Any], ...]
+    falls_back: bool = False
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ _KEYS: Mapping[str, Mapping[str, Check]] = {
 }  # fmt: skip
 _KINDS = ("floors", "window", *_KEYS)
 _OPTIONAL = {"groups", "adjusted", "smoothing", "lists", "targets", "group_table", "on_infeasible",
-             "discount", *_KINDS, "intersection", "stack"}  # fmt: skip
+             "on_late", "discount", *_KINDS, "intersection", "stack"}  # fmt: skip
 _RULE = {"kind": _one_of(*_KINDS), "group_table": _text(0, 64), **dict.fromkeys(_KINDS, _anything)}
 _DOCUMENT = _RULE | {
     "kind": _one_of(*_KINDS, "none", "intersection", "stack"),
@@ -99,6 +99,7 @@ _DOCUMENT = _RULE | {
     "version": _text(1, 64),
     "reason": _reason,
     "on_infeasible": _one_of("serve", "refuse"),
+    "on_late": _one_of("refuse", "fallback"),
     "discount": _one_of("log2", "reciprocal", "top_heavy"),
     "intersection": _anything,
     "stack": _anything,
@@ -161,6 +162,8 @@ class _Reader:
         elif kind != "none":
             rules.append(self._rule("", policy))
         self._order(rules)
+        personal = policy.get("on_late") == "fallback" and "calibrated" in [own[0] for own in rules]
+        self._need(not personal, "on_late", "has no fallback where a rule is calibrated")
         return Document(
             policy["name"],
             policy["version"],
@@ -168,6 +171,7 @@ class _Reader:
             policy.get("discount", "log2"),
             policy.get("on_infeasible", "serve") == "refuse",
             tuple(rules),
+            policy.get("on_late", "refuse") == "fallback",
         )
 
     def _need(self, fits: bool, key: str, why: str) -> None:

@@ -129,6 +129,8 @@ def _policy(evidence: Evidence, text: str, document: Document) -> Claim:
         wrong.append(f"policy {evidence.policy!r} was asked for")
     if receipt.groups_from_caller != (bool(evidence.told_groups and document.tables)):
         wrong.append(f"groups_from_caller is {receipt.groups_from_caller}")
+    if receipt.fallback and not document.falls_back:
+        wrong.append("it is a fallback list, and the document has none")
     if not evidence.same_request:
         wrong.append("the answer is to another request id")
     return claim("the receipt is of this policy", "; ".join(wrong), receipt.policy_digest[:12])

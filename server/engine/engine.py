@@ -2,8 +2,9 @@
 
 Owns the order of the stages: history, candidates, exclusions, features, model,
 and the fair stage last, on every path (fallback lists too), so that a receipt
-speaks of the list that is sent. Runs on one thread (the batcher's). Knows
-neither the wire nor the queue.
+speaks of the list that is sent; and that no stage begins that a deadline leaves
+no time for. Runs on one thread (the batcher's). Knows neither the wire nor the
+queue.
 
     engine = Engine(bundle, histories=cache)
     outcomes = engine.run_batch([RecommendQuery(count=10, user_id="7")])
@@ -13,14 +14,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.bundle import Bundle, feed_maker, ports_of
-from server.engine.fair import FairStage
+from server.engine.fair import FairStage, Made
+from server.engine.fallback import Fallbacks
 from server.engine.groups import Counts, PolicyItems
 from server.engine.histories import Histories, HistoryResolver, ResolvedHistory
 from server.engine.normalise import normalised
@@ -37,13 +39,15 @@ from server.engine.query import (
     Source,
 )
 from server.engine.rerank import answer_rerank
-from server.errors import BundleRefused, Reason, UnknownItem, UnknownName
+from server.engine.supply import missing_groups
+from server.errors import BundleRefused, DeadlineExpired, Reason, UnknownItem, UnknownName
 from server.events import EventKind, HistoryCache
 from server.exposures import ExposureLedger
-from server.fairness import CompiledPolicy, rerank, shortage, warm_up
-from server.features import Candidates, generate_candidates
+from server.fairness import CompiledPolicy, rerank, warm_up
+from server.features import generate_candidates
 from server.features.types import History
 from server.model import Feed, OnnxScorer
+from server.pace import Pace
 
 # Padded rows that a batch may add per real row before it is better run in parts.
 MAX_PADDING = 0.5
@@ -75,6 +79,7 @@ class Engine:
 
     cache: the event store's histories, or None where requests must bring theirs.
     clock_ms: what "now" is for queries without `as_of_ms`, in Unix milliseconds.
+    monotonic_ns: the clock of the queries' deadlines.
     ledger: what lists have shown so far, for policies that even out exposure; in memory if None.
     replay: the clock stands still in the past, and "now" moves on with each user's last event.
     """
@@ -87,6 +92,7 @@ class Engine:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         replay: bool = False,
         ledger: ExposureLedger | None = None,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.bundle = bundle
         model = bundle.manifest.model
@@ -102,6 +108,9 @@ class Engine:
             name: PolicyItems.of(bundle, compiled) for name, compiled in bundle.policies.items()
         }
         self._stage = FairStage(bundle, ledger or ExposureLedger(None))
+        self._fallbacks = Fallbacks(bundle, self._policies, self._stage)
+        self._monotonic_ns = monotonic_ns
+        self._fair_paces = {name: Pace() for name in self._policies}
 
     def warm_up(self) -> int:
         """Replay the bundle's warm-up requests, compiling every kernel; return how many.
@@ -152,6 +161,9 @@ class Engine:
                         query, self.bundle, self._policy(query.policy), self._stage
                     )
                     continue
+                if query.late:
+                    outcomes[place] = self._late(query)
+                    continue
                 ready = self._prepare(query)
                 if isinstance(ready, Normalised):
                     outcomes[place] = ready
@@ -160,7 +172,15 @@ class Engine:
             except Exception as error:
                 outcomes[place] = error
         for part in _alike([len(ready.items) for _, ready in prepared]):
-            members = [prepared[i] for i in part]
+            members = []
+            for place, ready in (prepared[i] for i in part):
+                deadline_ns = ready.query.deadline_ns
+                if deadline_ns is not None and self._monotonic_ns() >= deadline_ns:
+                    outcomes[place] = DeadlineExpired("the deadline passed before the model ran")
+                else:
+                    members.append((place, ready))
+            if not members:
+                continue
             try:
                 scores, model_ns = self._score_together([ready for _, ready in members])
             except Exception as error:
@@ -245,7 +265,13 @@ class Engine:
                 excluded,
                 seen=query.seen,
             )
-            items, sources = self._topped_up(found, policy, compiled, excluded, history, query)
+            unwanted = excluded if query.seen else np.concatenate([excluded, history.items])
+            popular = self.bundle.state.popular
+            more = missing_groups(found.items, unwanted, popular, policy, compiled, query.count)
+            items, sources = found.items, found.sources
+            if len(more):
+                items = np.concatenate([items, more])
+                sources = np.concatenate([sources, np.full(len(more), Source.POPULAR, np.int8)])
         if query.after is not None:
             # What was shown stays in the list, whatever became of its candidates since.
             gone = np.setdiff1d(np.array(query.after.shown, np.int32), items)
@@ -268,47 +294,6 @@ class Engine:
             features_ns=time.perf_counter_ns() - history_done_ns,
         )
 
-    def _topped_up(
-        self,
-        found: Candidates,
-        policy: PolicyItems,
-        compiled: CompiledPolicy,
-        excluded: NDArray[np.int32],
-        history: History,
-        query: RecommendQuery,
-    ) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
-        """The generator's candidates and, for groups with too few of them, best sellers.
-
-        The generator knows no policy: what sells best may all be of one group, and a bound
-        would then be broken by the choice of candidates instead of by want of items.
-        """
-        if not compiled.labels:
-            return found.items, found.sources
-        rows = policy.rows
-        have = np.bincount(rows[:, found.items].ravel(), minlength=len(compiled.labels))
-        short = shortage(compiled, have, query.count)
-        if not short.any():
-            return found.items, found.sources
-        unwanted = np.zeros(len(self._ids), np.bool_)
-        unwanted[found.items] = True
-        unwanted[excluded] = True
-        if not query.seen:
-            unwanted[history.items] = True
-        popular = self.bundle.state.popular
-        free = popular[~unwanted[popular]]
-        more = np.unique(
-            np.concatenate(
-                [
-                    free[(rows[:, free] == g).any(axis=0)][: short[g]]
-                    for g in np.flatnonzero(short).tolist()
-                ]
-            )
-        )
-        return (
-            np.concatenate([found.items, more]),
-            np.concatenate([found.sources, np.full(len(more), Source.POPULAR, np.int8)]),
-        )
-
     @staticmethod
     def _left(
         named: NDArray[np.int32], excluded: NDArray[np.int32], history: History, seen: bool
@@ -328,6 +313,8 @@ class Engine:
     def _finish(self, ready: _Prepared, scores: NDArray[np.float32], model_ns: int) -> Answer:
         if not np.isfinite(scores).all():
             raise RuntimeError("the model gave a score that is not finite")
+        if not self._in_time(ready):
+            return self._late(ready.query)
         started_ns = time.perf_counter_ns()
         members = ready.policy.rows[:, ready.items]
         made = self._stage.make(
@@ -341,12 +328,25 @@ class Engine:
             ready.bought,
             _positions(ready),
         )
+        fair_ns = time.perf_counter_ns() - started_ns
+        self._fair_paces[ready.policy.compiled.policy.name].took(fair_ns)
+        return self._answer(ready, scores, members, made, model_ns, fair_ns)
+
+    def _answer(
+        self,
+        ready: _Prepared,
+        scores: NDArray[np.float32],
+        members: NDArray[np.int32],
+        made: Made,
+        model_ns: int,
+        fair_ns: int,
+    ) -> Answer:
+        """What is sent of a list, charged. members: `[A, n]` rows of the candidates."""
         fair = made.fair
         chosen = ready.items[fair.order].tolist()
         offset = 0 if ready.query.after is None else len(ready.query.after.shown)
         end = min(offset + (ready.query.page_size or len(chosen)), len(chosen))
         self._stage.charge(made, ready.policy, offset, end)
-        fair_ns = time.perf_counter_ns() - started_ns
         degraded = ready.degraded
         if len(chosen) < ready.query.count:
             degraded |= {Degraded.SHORT_LIST}
@@ -377,6 +377,71 @@ class Engine:
             end=end,
             shown=Page(tuple(chosen[:end]), ready.now_ms) if end < len(chosen) else None,
         )
+
+    # Where there is no time.
+
+    @property
+    def late_of(self) -> Callable[[Query], Query | None] | None:
+        """The query to run in the place of one whose deadline leaves no time for it, which gets its
+        policy's fallback; None where there is none. None instead of this: no policy has one."""
+        return self._late_of if self._fallbacks else None
+
+    def _late_of(self, query: Query) -> Query | None:
+        if isinstance(query, RerankQuery):
+            return None
+        policy = query.policy or self.bundle.manifest.default_policy
+        return replace(query, late=True) if self._fallbacks.offered(query, policy) else None
+
+    def _in_time(self, ready: _Prepared) -> bool:
+        """Whether the deadline leaves time for the fair stage, as far as its usual time is known."""
+        if ready.query.deadline_ns is None:
+            return True
+        pace = self._fair_paces[ready.policy.compiled.policy.name]
+        if self._monotonic_ns() + pace.ns <= ready.query.deadline_ns:
+            return True
+        pace.relax()
+        return False
+
+    def _late(self, query: RecommendQuery) -> Answer:
+        """The fallback list of the query's policy.
+
+        Raises:
+            DeadlineExpired: there is none for this query.
+        """
+        started_ns = time.perf_counter_ns()
+        policy = self._policy(query.policy)
+        name = policy.compiled.policy.name
+        found = None
+        if self._fallbacks.offered(query, name):
+            unwanted = self._known("exclude_item_ids", query.exclude_ids, strict=False).tolist()
+            if not query.seen and query.personal:
+                bought, failed = self._histories.read(query.user_id, query.history, strict=False)
+                unwanted += bought.history.items.tolist()
+                found = None if failed else self._fallbacks.list_of(name, query.count, unwanted)
+            else:
+                found = self._fallbacks.list_of(name, query.count, unwanted)
+        if found is None:
+            raise DeadlineExpired(
+                f"the deadline leaves no time for the list, and policy {name!r} has no fallback "
+                "for this request"
+            )
+        ready = _Prepared(
+            query=query,
+            policy=policy,
+            compiled=policy.compiled,
+            bought={},
+            items=found.items,
+            sources=np.full(len(found.items), Source.POPULAR, np.int8),
+            now_ms=self._clock_ms() if query.as_of_ms is None else query.as_of_ms,
+            feed={},
+            degraded=frozenset((Degraded.FALLBACK, Degraded.NON_PERSONAL)),
+            skipped_candidates=0,
+            skipped_history=0,
+            history_ns=0,
+            features_ns=0,
+        )
+        spent_ns = time.perf_counter_ns() - started_ns
+        return self._answer(ready, found.scores, found.members, found.made, 0, spent_ns)
 
 
 def _positions(ready: _Prepared) -> NDArray[np.int32]:

@@ -93,7 +93,7 @@ class FairStage:
         compiled: the policy's tables, the user's own where it is calibrated to what he bought. fixed: positions of
         the candidates that were shown on earlier pages.
         """
-        providers = self._providers(members, items, policy)
+        providers = self.providers(members, items, policy)
         boosts = None
         if providers is not None and compiled.amortisation is not None:
             account = self._accounts[compiled.policy.digest]
@@ -107,7 +107,7 @@ class FairStage:
             compiled,
             tie_break,
             boost=boosts,
-            vectors=self._vectors_of(items) if compiled.policy.shaping("diverse") else None,
+            vectors=self.vectors_of(items, compiled),
             fixed=fixed,
         )
         return Made(fair, boosts, bought, providers)
@@ -121,7 +121,8 @@ class FairStage:
         known = shown >= 0
         self._accounts[policy.compiled.policy.digest].charge(shown[known], worth[known])
 
-    def _providers(self, members: Int32, items: Int32, policy: PolicyItems) -> Int32 | None:
+    def providers(self, members: Int32, items: Int32, policy: PolicyItems) -> Int32 | None:
+        """`[n]`, each candidate's group in the table whose exposure is evened out, if any."""
         evened = policy.compiled.amortisation
         if evened is None or policy.provider is None:
             return None
@@ -133,8 +134,9 @@ class FairStage:
             return own
         return np.where(items >= 0, policy.provider[items], -1).astype(np.int32)
 
-    def _vectors_of(self, items: Int32) -> Float32 | None:
-        if self._vectors is None:
+    def vectors_of(self, items: Int32, compiled: CompiledPolicy) -> Float32 | None:
+        """`[n, d]`, for a policy that wants items to differ."""
+        if self._vectors is None or not compiled.policy.shaping("diverse"):
             return None
         vectors = self._vectors[items]
         vectors[items < 0] = 0

@@ -25,6 +25,7 @@ class Degraded(IntEnum):
     EVENT_STORE_UNAVAILABLE = 4
     SHORT_LIST = 5
     NO_VECTORS = 6
+    FALLBACK = 7
 
 
 class Source(IntEnum):
@@ -58,6 +59,8 @@ class RecommendQuery:
     personal: False means that nothing of the user is read.
     as_of_ms: None means the server's clock.
     page_size: how many places of the list to show, 0 for all of them; after: what was shown of it.
+    deadline_ns: of a monotonic clock; no model runs after it. late: there is no time but for the
+    policy's fallback.
     """
 
     count: int
@@ -77,6 +80,8 @@ class RecommendQuery:
     with_candidates: bool = False
     page_size: int = 0
     after: Page | None = None
+    deadline_ns: int | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ labels of group tables in `server.fairness.compile`.
     group_table = "maker_size"   # where the kind has groups of one table
     reason = "Small makers must be seen."
     on_infeasible = "serve"      # the default, or "refuse"
+    on_late = "refuse"           # the default, or "fallback": where the deadline leaves no time
     discount = "log2"            # the default: what a place is worth; or "reciprocal", "top_heavy"
     [floors]                     # the section named like the kind; none has none
     small = "1/5"                # at least floor(k / 5) small ones among the first k, for every k
@@ -89,6 +90,8 @@ class Policy:
 
     rules: in the document's order; none for kind "none".
     on_infeasible: "serve" the best list that the supply allows, or "refuse".
+    on_late: where the deadline leaves no time for a list, "refuse", or serve the "fallback": a list
+    of best sellers that keeps the bounds.
     digest: SHA-256 of the document's UTF-8 bytes, lower-case hex.
     """
 
@@ -97,6 +100,7 @@ class Policy:
     kind: Kind
     reason: str
     on_infeasible: Literal["serve", "refuse"]
+    on_late: Literal["refuse", "fallback"]
     document: str
     digest: str
     rules: tuple[Rule, ...] = ()
@@ -174,12 +178,14 @@ def parse_policy(document: str, source: str) -> Policy:
         kind=parsed.kind,
         reason=parsed.reason,
         on_infeasible=parsed.on_infeasible,
+        on_late=parsed.on_late,
         document=document,
         digest=hashlib.sha256(document.encode()).hexdigest(),
         rules=rules,
         discount=parsed.discount,
     )
     _check_order(source, policy)
+    _check_late(source, policy)
     return policy
 
 
@@ -265,6 +271,17 @@ def _inside(source: str, path: str, text: str) -> None:
     if Fraction(text) in (0, 1):
         raise PolicyRefused(
             source, path, f'got "{text}"; allowed: a fraction between 0 and 1, such as "1/10"'
+        )
+
+
+def _check_late(source: str, policy: Policy) -> None:
+    calibrated = [rule.path for rule in policy.rules if rule.kind == "calibrated"]
+    if policy.on_late == "fallback" and calibrated:
+        raise PolicyRefused(
+            source,
+            "on_late",
+            f'got "fallback"; allowed with {calibrated[0]}: "refuse", for no list that was made '
+            "beforehand keeps each user's own shares",
         )
 
 

@@ -180,6 +180,7 @@ class Document(RuleDocument):
     kind: Kind
     reason: Annotated[str, Field(min_length=10, max_length=1000), AfterValidator(_told)]
     on_infeasible: Literal["serve", "refuse"] = "serve"
+    on_late: Literal["refuse", "fallback"] = "refuse"
     discount: Discount = "log2"
     intersection: Annotated[
         dict[str, Shares] | None, Field(min_length=2, max_length=MAX_TABLES)
@@ -195,5 +196,5 @@ SECTIONS: dict[str, type[Section]] = {
     "diverse": Diverse,
 }
 """The sections that have keys of their own; those of the other kinds have groups or rules."""
-HEAD = ("name", "version", "kind", "reason", "group_table", "on_infeasible", "discount")
+HEAD = ("name", "version", "kind", "reason", "group_table", "on_infeasible", "on_late", "discount")
 """The keys of a policy that stand above its sections."""

@@ -109,6 +109,8 @@ class Server:
             engine.run_batch,
             max_batch=settings.max_batch or bundle.manifest.model.best_batch,
             max_queue=settings.max_queue,
+            background_queue=settings.max_background_queue,
+            late_of=engine.late_of,
         )
         self._batcher.start()
         self._cleanup.push_async_callback(self._batcher.close)

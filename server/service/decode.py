@@ -178,7 +178,10 @@ def _ids(
 
 
 def recommend_query(
-    request: pb.RecommendRequest, request_id: str, limits: Limits
+    request: pb.RecommendRequest,
+    request_id: str,
+    limits: Limits,
+    deadline_ns: int | None = None,
 ) -> RecommendQuery:
     """The query that a message means.
 
@@ -228,6 +231,7 @@ def recommend_query(
         experiment=request.experiment,
         with_candidates=request.with_candidates,
         page_size=request.page_size,
+        deadline_ns=deadline_ns,
     )
 
 

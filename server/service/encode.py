@@ -10,7 +10,15 @@ from server import __version__
 from server.batcher import Batched
 from server.bundle import Bundle
 from server.config import ServerSettings
-from server.engine import Answer, Normalised, Outcome, RecommendQuery, RerankQuery, ScoredCandidates
+from server.engine import (
+    Answer,
+    Degraded,
+    Normalised,
+    Outcome,
+    RecommendQuery,
+    RerankQuery,
+    ScoredCandidates,
+)
 from server.fairness.types import Receipt
 
 if TYPE_CHECKING:
@@ -67,7 +75,9 @@ def _candidates(candidates: ScoredCandidates) -> list[pb.ScoredCandidate]:
     ]
 
 
-def receipt_message(receipt: Receipt, *, groups_from_caller: bool = False) -> pb.FairnessReceipt:
+def receipt_message(
+    receipt: Receipt, *, groups_from_caller: bool = False, fallback: bool = False
+) -> pb.FairnessReceipt:
     """The receipt as it is sent."""
     bad = receipt.first_bad_prefix
     return pb.FairnessReceipt(
@@ -91,6 +101,7 @@ def receipt_message(receipt: Receipt, *, groups_from_caller: bool = False) -> pb
             for gap in receipt.calibration
         ],
         groups_from_caller=groups_from_caller,
+        fallback=fallback,
         exposure=[
             pb.GroupExposure(group=part.group, items=part.items, exposure_share=part.exposure_share)
             for part in receipt.exposure
@@ -144,7 +155,8 @@ def recommend_response(
         )
         return response
     _add_items(outcome, response.items)
-    response.receipt.CopyFrom(receipt_message(outcome.fair.receipt))
+    fallback = Degraded.FALLBACK in outcome.degraded
+    response.receipt.CopyFrom(receipt_message(outcome.fair.receipt, fallback=fallback))
     response.page_offset = outcome.offset
     response.phases.CopyFrom(_phases(outcome, batched, decode_ns, total_ns))
     if outcome.candidates is not None:
@@ -203,6 +215,7 @@ def serving_info(bundle: Bundle, settings: ServerSettings) -> serving_pb2.GetSer
                 groups=compiled.labels,
                 is_default=name == manifest.default_policy,
                 rule_kinds=[rule.kind for rule in compiled.policy.rules],
+                on_late=compiled.policy.on_late,
             )
             for name, compiled in sorted(bundle.policies.items())
         ],
@@ -216,6 +229,7 @@ def serving_info(bundle: Bundle, settings: ServerSettings) -> serving_pb2.GetSer
             max_queue=settings.max_queue,
             max_batch_requests=settings.max_batch_requests,
             max_stream_in_flight=settings.max_stream_in_flight,
+            max_background_queue=settings.max_background_queue,
         ),
         server_version=__version__,
         group_tables=sorted(bundle.groups),

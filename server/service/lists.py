@@ -29,18 +29,22 @@ from server.service.status import recommend_error
 
 @dataclass(frozen=True)
 class Call:
-    """One request under way: when it came and how long it may take, in ns of a monotonic clock."""
+    """One request under way: when it came and how long it may take, in ns of a monotonic clock.
+
+    background: others go first.
+    """
 
     request_id: str
     started_ns: int
     deadline_ns: int | None
+    background: bool = False
 
     @classmethod
-    def begun(cls, request_id: str, remaining_s: float | None) -> Call:
+    def begun(cls, request_id: str, remaining_s: float | None, *, background: bool = False) -> Call:
         """A call that has just come. `request_id` may be empty; `remaining_s` None means no deadline."""
         started_ns = time.monotonic_ns()
         deadline_ns = None if remaining_s is None else started_ns + int(remaining_s * 1e9)
-        return cls(request_id or uuid.uuid4().hex, started_ns, deadline_ns)
+        return cls(request_id or uuid.uuid4().hex, started_ns, deadline_ns, background)
 
     def spent_ns(self) -> int:
         return time.monotonic_ns() - self.started_ns
@@ -82,11 +86,13 @@ class ListMaker:
             InvalidField, PageTokenInvalid: the request is outside the contract.
             QueueFull, DeadlineExpired, NotServing: it was not queued.
         """
-        query = decode.recommend_query(request, call.request_id, self._limits)
+        deadline_ns, background = call.deadline_ns, call.background
+        self._batcher.check_room(deadline_ns, background=background)
+        query = decode.recommend_query(request, call.request_id, self._limits, deadline_ns)
         if request.page_token:
             query = replace(query, after=self._pages.page(request))
         decode_ns = call.spent_ns()
-        waiting = self._batcher.enqueue(query, call.deadline_ns)
+        waiting = self._batcher.enqueue(query, deadline_ns, background=background)
         return Asked(request, query, call, decode_ns, waiting)
 
     def answer(self, asked: Asked, batched: Batched[Outcome]) -> pb.RecommendResponse:

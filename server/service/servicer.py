@@ -31,6 +31,7 @@ from server.service import decode, encode
 from server.service.lists import Asked, Call, ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.pages import PageTokens
+from server.service.priority import is_background
 from server.service.status import wire_error
 from server.service.streams import METHOD as STREAM
 from server.service.streams import RecommendFlow
@@ -65,6 +66,8 @@ class _Door:
     ) -> Response:
         code = grpc.StatusCode.OK
         try:
+            if is_background(context.invocation_metadata()):
+                call = replace(call, background=True)
             return await work(call)
         except asyncio.CancelledError:
             late = call.deadline_ns is not None and time.monotonic_ns() >= call.deadline_ns
@@ -142,7 +145,10 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         asked: list[tuple[Call, Asked | Exception]] = []
         try:
             for place, request in enumerate(requests):
-                call = replace(Call.begun(request.request_id, None), deadline_ns=batch.deadline_ns)
+                call = replace(
+                    Call.begun(request.request_id, None, background=batch.background),
+                    deadline_ns=batch.deadline_ns,
+                )
                 try:
                     asked.append((call, self._lists.ask(request, call)))
                 except Exception as error:
@@ -180,9 +186,11 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self, request: recommendation_pb2.RerankRequest, context: Context
     ) -> recommendation_pb2.RerankResponse:
         async def work(call: Call) -> recommendation_pb2.RerankResponse:
+            background = call.background
+            self._batcher.check_room(call.deadline_ns, background=background)
             query = decode.rerank_query(request, call.request_id, self._limits)
             decode_ns = call.spent_ns()
-            batched = await self._batcher.submit(query, call.deadline_ns)
+            batched = await self._batcher.submit(query, call.deadline_ns, background=background)
             made = cast(Batched[Answer], batched)
             self._metrics.list_made(made, query.surface, query.experiment, decode_ns)
             return encode.rerank_response(query, batched, self._bundle, decode_ns, call.spent_ns())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from equipoise.v1 import recommendation_pb2 as pb
 from server.errors import InvalidField, NotServing
@@ -105,9 +105,10 @@ class RecommendFlow:
 
     def _take(self, message: pb.RecommendStreamRequest) -> None:
         wanted_s = message.timeout_ms / 1e3 if message.timeout_ms else None
-        call = Call.begun(message.request.request_id, wanted_s)
-        if (until := self._call.deadline_ns) is not None:
-            call = Call(call.request_id, call.started_ns, min(until, call.deadline_ns or until))
+        whole = self._call
+        call = Call.begun(message.request.request_id, wanted_s, background=whole.background)
+        if (until := whole.deadline_ns) is not None:
+            call = replace(call, deadline_ns=min(until, call.deadline_ns or until))
         try:
             asked = self._lists.ask(message.request, call)
         except Exception as error:

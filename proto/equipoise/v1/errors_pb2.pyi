@@ -45,9 +45,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     FAILED_PRECONDITION; the message names the first bad prefix.
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 6
-    """The bounded queue is full. Status RESOURCE_EXHAUSTED, with RetryInfo."""
+    """The bounded queue is full, or what waits in it takes longer than the
+    deadline leaves. Status RESOURCE_EXHAUSTED, with RetryInfo.
+    """
     ERROR_REASON_DEADLINE_EXPIRED: _ErrorReason.ValueType  # 7
-    """The deadline passed before the work was started. Status DEADLINE_EXCEEDED."""
+    """The deadline passed before the work was started, or left too little time
+    for it. Status DEADLINE_EXCEEDED.
+    """
     ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 8
     """The server drains or is not ready. Status UNAVAILABLE: try another replica."""
     ERROR_REASON_EVENT_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 9
@@ -97,9 +101,13 @@ ERROR_REASON_POLICY_INFEASIBLE: ErrorReason.ValueType  # 5
 FAILED_PRECONDITION; the message names the first bad prefix.
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 6
-"""The bounded queue is full. Status RESOURCE_EXHAUSTED, with RetryInfo."""
+"""The bounded queue is full, or what waits in it takes longer than the
+deadline leaves. Status RESOURCE_EXHAUSTED, with RetryInfo.
+"""
 ERROR_REASON_DEADLINE_EXPIRED: ErrorReason.ValueType  # 7
-"""The deadline passed before the work was started. Status DEADLINE_EXCEEDED."""
+"""The deadline passed before the work was started, or left too little time
+for it. Status DEADLINE_EXCEEDED.
+"""
 ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 8
 """The server drains or is not ready. Status UNAVAILABLE: try another replica."""
 ERROR_REASON_EVENT_STORE_UNAVAILABLE: ErrorReason.ValueType  # 9

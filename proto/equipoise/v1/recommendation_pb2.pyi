@@ -324,6 +324,10 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """Of a diverse policy, in Rerank: candidates that the bundle does not know
     have no vector and count as like no other item.
     """
+    DEGRADED_REASON_FALLBACK: _DegradedReason.ValueType  # 7
+    """The deadline left no time for the list: this is the policy's fallback, best
+    sellers brought under its bounds beforehand. Its receipt is as good as any.
+    """
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """DegradedReason says in what way a list is less than what was asked for."""
@@ -343,6 +347,10 @@ DEGRADED_REASON_SHORT_LIST: DegradedReason.ValueType  # 5
 DEGRADED_REASON_NO_VECTORS: DegradedReason.ValueType  # 6
 """Of a diverse policy, in Rerank: candidates that the bundle does not know
 have no vector and count as like no other item.
+"""
+DEGRADED_REASON_FALLBACK: DegradedReason.ValueType  # 7
+"""The deadline left no time for the list: this is the policy's fallback, best
+sellers brought under its bounds beforehand. Its receipt is as good as any.
 """
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
@@ -709,6 +717,7 @@ class FairnessReceipt(_message.Message):
     DISCOUNT_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     GROUPS_FROM_CALLER_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """The policy's name."""
     policy_version: _builtins.str
@@ -741,6 +750,10 @@ class FairnessReceipt(_message.Message):
     """
     groups_from_caller: _builtins.bool
     """Whether any group was told by the caller (Rerank) instead of looked up."""
+    fallback: _builtins.bool
+    """Whether this is the policy's fallback list (on_late = "fallback"), made of
+    best sellers beforehand, because the deadline left no time for another.
+    """
     @_builtins.property
     def first_bad_prefix(self) -> Global___PrefixViolation:
         """Where this list breaks the policy; set only if status is INFEASIBLE or
@@ -774,10 +787,11 @@ class FairnessReceipt(_message.Message):
         discount: _builtins.str = ...,
         calibration: _abc.Iterable[Global___CalibrationGap] | None = ...,
         groups_from_caller: _builtins.bool = ...,
+        fallback: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_bad_prefix", b"first_bad_prefix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "discount", b"discount", "exposure", b"exposure", "first_bad_prefix", b"first_bad_prefix", "group_table", b"group_table", "groups_from_caller", b"groups_from_caller", "places_moved", b"places_moved", "policy", b"policy", "policy_digest", b"policy_digest", "policy_version", b"policy_version", "skip_reason", b"skip_reason", "status", b"status", "utility_kept", b"utility_kept", "utility_of_best", b"utility_of_best"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "discount", b"discount", "exposure", b"exposure", "fallback", b"fallback", "first_bad_prefix", b"first_bad_prefix", "group_table", b"group_table", "groups_from_caller", b"groups_from_caller", "places_moved", b"places_moved", "policy", b"policy", "policy_digest", b"policy_digest", "policy_version", b"policy_version", "skip_reason", b"skip_reason", "status", b"status", "utility_kept", b"utility_kept", "utility_of_best", b"utility_of_best"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

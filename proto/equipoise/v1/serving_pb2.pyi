@@ -90,6 +90,7 @@ class PolicyInfo(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     RULE_KINDS_FIELD_NUMBER: _builtins.int
+    ON_LATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to put into a request."""
     version: _builtins.str
@@ -106,6 +107,8 @@ class PolicyInfo(_message.Message):
     """Why the policy exists, in its owner's words."""
     is_default: _builtins.bool
     """Whether requests without a policy get this one."""
+    on_late: _builtins.str
+    """What a request gets whose deadline leaves no time: "refuse" or "fallback"."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The groups of its table; of several tables as "table:group"."""
@@ -128,10 +131,11 @@ class PolicyInfo(_message.Message):
         groups: _abc.Iterable[_builtins.str] | None = ...,
         is_default: _builtins.bool = ...,
         rule_kinds: _abc.Iterable[_builtins.str] | None = ...,
+        on_late: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "group_table", b"group_table", "groups", b"groups", "is_default", b"is_default", "kind", b"kind", "name", b"name", "reason", b"reason", "rule_kinds", b"rule_kinds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "group_table", b"group_table", "groups", b"groups", "is_default", b"is_default", "kind", b"kind", "name", b"name", "on_late", b"on_late", "reason", b"reason", "rule_kinds", b"rule_kinds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,6 +156,7 @@ class Limits(_message.Message):
     MAX_QUEUE_FIELD_NUMBER: _builtins.int
     MAX_BATCH_REQUESTS_FIELD_NUMBER: _builtins.int
     MAX_STREAM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    MAX_BACKGROUND_QUEUE_FIELD_NUMBER: _builtins.int
     max_count: _builtins.int
     """The largest count of a request."""
     max_candidates: _builtins.int
@@ -170,6 +175,8 @@ class Limits(_message.Message):
     """The most requests of a BatchRecommend."""
     max_stream_in_flight: _builtins.int
     """How many requests of one RecommendStream are under way at once."""
+    max_background_queue: _builtins.int
+    """How many of the requests that wait may be background work."""
     def __init__(
         self,
         *,
@@ -182,10 +189,11 @@ class Limits(_message.Message):
         max_queue: _builtins.int = ...,
         max_batch_requests: _builtins.int = ...,
         max_stream_in_flight: _builtins.int = ...,
+        max_background_queue: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_requests", b"max_batch_requests", "max_candidates", b"max_candidates", "max_count", b"max_count", "max_exclusions", b"max_exclusions", "max_feedback_events", b"max_feedback_events", "max_history_events", b"max_history_events", "max_message_bytes", b"max_message_bytes", "max_queue", b"max_queue", "max_stream_in_flight", b"max_stream_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_background_queue", b"max_background_queue", "max_batch_requests", b"max_batch_requests", "max_candidates", b"max_candidates", "max_count", b"max_count", "max_exclusions", b"max_exclusions", "max_feedback_events", b"max_feedback_events", "max_history_events", b"max_history_events", "max_message_bytes", b"max_message_bytes", "max_queue", b"max_queue", "max_stream_in_flight", b"max_stream_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -213,9 +213,13 @@ def test_an_expired_deadline_is_deadline_exceeded(live: LiveServer) -> None:
 
 
 def test_a_cancelled_call_is_cancelled_and_the_server_goes_on(live: LiveServer) -> None:
-    call = live.recommendation.Recommend.future(recommend(user_id="stranger"), timeout=30)
-    call.cancel()
-    assert call.code() is CODE.CANCELLED
+    codes = set()
+    for _ in range(50):  # One may be answered before it is cancelled.
+        call = live.recommendation.Recommend.future(recommend(user_id="stranger"), timeout=30)
+        call.cancel()
+        codes.add(call.code())
+    assert CODE.CANCELLED in codes
+    assert codes <= {CODE.CANCELLED, CODE.OK}
     assert len(live.recommendation.Recommend(recommend(), timeout=30).items) == 5
 
 

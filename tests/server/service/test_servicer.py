@@ -42,6 +42,9 @@ class Context:
     def time_remaining(self) -> float | None:
         return self.remaining_s
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     async def abort(self, code: grpc.StatusCode, *_: Any) -> None:
         self.code = code
         raise Aborted

@@ -185,7 +185,8 @@ def test_a_request_on_a_stream_has_a_deadline_of_its_own(
     assert sorted(answer.id for answer in answers) == list(range(40))
     codes = {answer.id: answer.outcome.error.code for answer in answers}
     assert codes[0] == 0
-    assert set(codes.values()) == {0, grpc.StatusCode.DEADLINE_EXCEEDED.value[0]}
+    late = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert {0} < set(codes.values()) <= {0} | {code.value[0] for code in late}
 
 
 def test_a_drain_answers_what_was_read_and_ends_the_stream(
