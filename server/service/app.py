@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
@@ -41,6 +42,7 @@ from server.service.wire import Door
 from server.supervisor import WorkerCounts
 
 MAX_METADATA_BYTES = 8 * 1024
+MAX_PENDING_CALLS = 64
 IDLE_CHECK_S = 0.01
 QUIET_CHECKS = 5
 SERVICES = ("", RECOMMENDATION, SERVING)
@@ -253,23 +255,27 @@ class Server:
         self._door = Door(metrics)
         pages = PageTokens(bundle, read_key(settings.page_key_file), settings.page_token_age_s)
         server = grpc.aio.server(
-            interceptors=(self._door,),
             options=[
                 # Two servers on one port would share its traffic silently.
                 ("grpc.so_reuseport", int(self._shares_port)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                # What this process does not get to, gRPC's own threads refuse: a queue that nobody
+                # looks at would make each answer late.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
             ],
         )
+        guarded: Any = self._door.onto(server)  # the stubs know servers alone
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(
                 bundle, self._batcher, committer, settings, metrics, pages, self._door.closing
             ),
-            server,
+            guarded,
         )
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
-            ServingServicer(serving_info(bundle, settings), metrics), server
+            ServingServicer(serving_info(bundle, settings), metrics), guarded
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -17,8 +17,6 @@ from google.protobuf.message import DecodeError
 from server.errors import EquipoiseError, InvalidField, NotServing
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
-
-OWN = "/equipoise."
 
 
 class _Unreadable:
@@ -38,8 +36,11 @@ def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 HOLD_S = 0.25
 
 
-class Door(grpc.aio.ServerInterceptor):
+class Door:
     """Refuses unreadable bodies, and every call once it is closing; counts the calls under way.
+
+    It stands in for the server where servicers are added, and wraps each method once: an interceptor
+    would do so for every call, which costs as much as a small list.
 
     closing: set when the server drains. active: calls being answered. refused: since it closed.
     parted: set when gRPC takes no more calls. A refused call is held until then (at most
@@ -53,36 +54,30 @@ class Door(grpc.aio.ServerInterceptor):
         self.closing = asyncio.Event()
         self.parted = asyncio.Event()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler = await continuation(handler_call_details)
-        method = str(handler_call_details.method)
-        if handler is None or not method.startswith(OWN) or handler.request_deserializer is None:
-            return handler
-        if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(
-                self._guarded(method, handler.stream_stream),
-                request_deserializer=_lenient(handler.request_deserializer),
-                response_serializer=handler.response_serializer,
-            )
-        if handler.unary_unary is None:
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            self._guarded(method, handler.unary_unary),
+    def onto(self, server: grpc.aio.Server) -> _Guarding:
+        """What to give to `add_..._to_server` in the server's place."""
+        return _Guarding(self, server)
+
+    def guarded_handler(
+        self, service: str, name: str, handler: grpc.RpcMethodHandler[Any, Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler behind the door."""
+        assert handler.request_deserializer is not None
+        make, behaviour = (
+            (grpc.stream_stream_rpc_method_handler, handler.stream_stream)
+            if handler.stream_stream is not None
+            else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
+        )
+        assert behaviour is not None
+        return make(
+            self._guarded(service, name, behaviour),
             request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
     def _guarded(
-        self, method: str, behaviour: Callable[[Any, Any], Any]
+        self, service: str, name: str, behaviour: Callable[[Any, Any], Any]
     ) -> Callable[[Any, Any], Any]:
-        _, service, name = method.split("/")
-
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             refusal: EquipoiseError | None = None
             if self.closing.is_set():
@@ -107,3 +102,26 @@ class Door(grpc.aio.ServerInterceptor):
                 self.active -= 1
 
         return guarded
+
+
+class _Guarding:
+    """Takes the servicers of a server and puts their methods behind its door."""
+
+    def __init__(self, door: Door, server: grpc.aio.Server) -> None:
+        self._door = door
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The same methods as `add_registered_method_handlers` is given, which has their names."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Add the methods of a service."""
+        guarded = {
+            name: self._door.guarded_handler(service, name, handler)
+            for name, handler in handlers.items()
+        }
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, guarded),)
+        )

@@ -1,0 +1,1 @@
+"""Faults and overload on purpose: does the server keep what it promises?"""
