@@ -31,6 +31,7 @@ class Reason(StrEnum):
     NOT_SERVING = "NOT_SERVING"
     EVENT_STORE_UNAVAILABLE = "EVENT_STORE_UNAVAILABLE"
     INTERNAL = "INTERNAL"
+    ITEM_NUMBERS_STALE = "ITEM_NUMBERS_STALE"
     PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"
     PAGE_TOKEN_STALE = "PAGE_TOKEN_STALE"
 
@@ -112,6 +113,18 @@ class PolicyInfeasible(EquipoiseError):
     """The policy cannot be met on these candidates and says "refuse"."""
 
     reason = Reason.POLICY_INFEASIBLE
+
+
+class ItemNumbersStale(EquipoiseError):
+    """Items are named by the numbers of a bundle that does not serve."""
+
+    reason = Reason.ITEM_NUMBERS_STALE
+
+    def __init__(self, wanted: str, bundle_id: str) -> None:
+        super().__init__(
+            f"numbers_of: got {shown(wanted)}, allowed: {bundle_id}, the bundle that serves; read "
+            "its numbers with ListItems"
+        )
 
 
 class PageTokenInvalid(EquipoiseError):

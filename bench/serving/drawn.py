@@ -29,6 +29,28 @@ def item_ids(bundle: Path) -> list[str]:
     return ids
 
 
+def by_number(
+    requests: list[pb.RecommendRequest], ids: list[str], bundle_id: str
+) -> list[pb.RecommendRequest]:
+    """The same requests, with items named by number."""
+    number_of = {item: number for number, item in enumerate(ids)}
+    return [
+        pb.RecommendRequest(
+            request_id=request.request_id,
+            count=request.count,
+            policy=request.policy,
+            as_of_unix_ms=request.as_of_unix_ms,
+            numbers_of=bundle_id,
+            candidate_numbers=[number_of[item] for item in request.candidate_item_ids],
+            packed_history=pb.PackedHistory(
+                item_numbers=[number_of[event.item_id] for event in request.history],
+                times_unix_ms=[event.time_unix_ms for event in request.history],
+            ),
+        )
+        for request in requests
+    ]
+
+
 def draw(ids: list[str], shape: Shape, requests: int, seed: int) -> list[pb.RecommendRequest]:
     """So many requests, no two alike. Popular items are bought more often (Zipf)."""
     rng = np.random.default_rng(seed)

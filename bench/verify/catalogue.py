@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.refused import InputRefused
 from bench.verify.bounds import Known
 from bench.verify.vectors import Weights
 from equipoise.v1 import recommendation_pb2 as pb
-from server.bundle import load_bundle
+from server.bundle import Bundle, load_bundle
 
 
 def read_known(bundle: Path, bundle_id: str) -> Known:
@@ -18,11 +19,7 @@ def read_known(bundle: Path, bundle_id: str) -> Known:
         InputRefused: it is another.
         BundleRefused: it is none.
     """
-    held = load_bundle(bundle)
-    if held.manifest.bundle_id != bundle_id:
-        raise InputRefused(
-            "--bundle", str(bundle), f"is {held.manifest.bundle_id}, the answer is of {bundle_id}"
-        )
+    held = _held(bundle, bundle_id, "the answer is of")
     return Known(
         {
             name: dict(zip(table.labels, table.sizes.items.tolist(), strict=True))
@@ -51,3 +48,17 @@ def read_known(bundle: Path, bundle_id: str) -> Known:
             held.state.category,
         ),
     )
+
+
+def read_ids(bundle: Path, bundle_id: str) -> Sequence[str]:
+    """The ids of the bundle's items, in the order of their numbers; raises as `read_known`."""
+    return _held(bundle, bundle_id, "the request's numbers are of").items.ids
+
+
+def _held(bundle: Path, bundle_id: str, told: str) -> Bundle:
+    held = load_bundle(bundle)
+    if held.manifest.bundle_id != bundle_id:
+        raise InputRefused(
+            "--bundle", str(bundle), f"is {held.manifest.bundle_id}, {told} {bundle_id}"
+        )
+    return held

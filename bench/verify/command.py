@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,14 +92,15 @@ def command(
 ) -> None:
     """Recompute what a list and its receipt claim, without the fair stage's code."""
     from bench.refused import InputRefused
-    from bench.verify.catalogue import read_known
+    from bench.verify.catalogue import read_ids, read_known
     from bench.verify.claims import Verdict
     from bench.verify.document import check_groups, read_document
     from bench.verify.evidence import read_evidence
     from bench.verify.history import read_stored
     from bench.verify.recompute import verify
 
-    evidence = read_evidence(*_files(folder, request, responses))
+    ids_of = None if bundle is None else partial(read_ids, bundle)
+    evidence = read_evidence(*_files(folder, request, responses), ids_of)
     if events is not None and evidence.history is not None:
         stored = read_stored(evidence.history, events, max_history_events)
         evidence = replace(evidence, history=stored)

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from bench.refused import InputRefused
 from bench.verify.claims import groups_told
 from bench.verify.history import History, history_of
+from bench.verify.numbers import Ids, by_ids
 from equipoise.v1 import recommendation_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -73,8 +74,10 @@ class Evidence:
         return self.offsets[0]
 
 
-def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
+def read_evidence(request: Path, responses: Sequence[Path], ids_of: Ids | None = None) -> Evidence:
     """The evidence in a request's file and those of its response, or of all pages, in any order.
+
+    ids_of: for a request that names items by number.
 
     Raises:
         InputRefused: a file is no such message.
@@ -82,7 +85,7 @@ def read_evidence(request: Path, responses: Sequence[Path]) -> Evidence:
     document = _json(request)
     if "candidates" in document:
         return _of_rerank(request, responses, document)
-    asked = _message(document, pb.RecommendRequest(), request)
+    asked = by_ids(_message(document, pb.RecommendRequest(), request), request, ids_of)
     pages = [_message(_json(path), pb.RecommendResponse(), path) for path in responses]
     _each_once(request, "candidate_item_ids", asked.candidate_item_ids)
     for path, page in zip(responses, pages, strict=True):

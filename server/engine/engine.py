@@ -24,7 +24,12 @@ from server.bundle import Bundle, feed_maker, ports_of
 from server.engine.fair import FairStage, Made
 from server.engine.fallback import Fallbacks
 from server.engine.groups import Counts, PolicyItems
-from server.engine.histories import Histories, HistoryResolver, ResolvedHistory
+from server.engine.histories import (
+    Histories,
+    HistoryResolver,
+    ResolvedHistory,
+    checked_numbers,
+)
 from server.engine.normalise import normalised
 from server.engine.query import (
     Answer,
@@ -40,7 +45,14 @@ from server.engine.query import (
 )
 from server.engine.rerank import answer_rerank
 from server.engine.supply import missing_groups
-from server.errors import BundleRefused, DeadlineExpired, Reason, UnknownItem, UnknownName
+from server.errors import (
+    BundleRefused,
+    DeadlineExpired,
+    ItemNumbersStale,
+    Reason,
+    UnknownItem,
+    UnknownName,
+)
 from server.events import EventKind, HistoryCache
 from server.exposures import ExposureLedger
 from server.fairness import CompiledPolicy, rerank, warm_up
@@ -217,6 +229,8 @@ class Engine:
     # The stages of a Recommend.
 
     def _prepare(self, query: RecommendQuery) -> _Prepared | Normalised:
+        if query.numbers_of and query.numbers_of != self._bundle_id:
+            raise ItemNumbersStale(query.numbers_of, self._bundle_id)
         policy = self._policy(query.policy)
         started_ns = time.perf_counter_ns()
         degraded: set[Degraded] = set()
@@ -241,8 +255,12 @@ class Engine:
             degraded.add(Degraded.NON_PERSONAL)
         history_done_ns = time.perf_counter_ns()
 
-        named = self._known("candidate_item_ids", query.candidate_ids, query.strict)
-        skipped = len(query.candidate_ids) - len(named)
+        if query.candidate_numbers is not None:
+            numbers = query.candidate_numbers
+            named = checked_numbers("candidate_numbers", numbers, len(self._ids))
+        else:
+            named = self._known("candidate_item_ids", query.candidate_ids, query.strict)
+        skipped = max(0, len(query.candidate_ids) - len(named))
         if skipped:
             degraded.add(Degraded.CANDIDATES_SKIPPED)
         if query.validate_only:
@@ -253,7 +271,7 @@ class Engine:
         bought = policy.bought(history.items)
         compiled = policy.compiled.for_user(bought)
         excluded = self._known("exclude_item_ids", query.exclude_ids, strict=False)
-        if query.candidate_ids:
+        if query.names_candidates:
             items = self._left(named, excluded, history, query.seen)
             sources = np.full(len(items), Source.REQUEST, np.int8)
         else:

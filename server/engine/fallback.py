@@ -111,7 +111,7 @@ class Fallbacks:
         """Whether a list that knows nothing of the request but its length would be an answer to it."""
         return (
             policy in self._pools
-            and not query.candidate_ids
+            and not query.names_candidates
             and query.after is None
             and not query.validate_only
         )

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
+from numpy.typing import NDArray
 
-from server.errors import EventStoreUnavailable, UnknownItem
+from server.engine.query import NumberedHistory
+from server.errors import EventStoreUnavailable, InvalidField, UnknownItem
 from server.events import EventKind, HistoryCache, StoredHistory
 from server.features.types import History
 
@@ -46,6 +48,35 @@ class HistoryResolver:
         first = stored.item_ids[int(unknown[0])] if len(unknown) else ""
         return ResolvedHistory(history, len(unknown), first)
 
+    def numbered(self, brought: NumberedHistory) -> ResolvedHistory:
+        """The same of events whose items are named by number.
+
+        Raises:
+            InvalidField: there is no item of that number.
+        """
+        items = checked_numbers("packed_history.item_numbers", brought.items, len(self._index))
+        times_ms, quantities = brought.times_ms, brought.quantities
+        positive = self._positive[brought.kinds]
+        if not positive.all():
+            items, times_ms = items[positive], times_ms[positive]
+            quantities = quantities[positive]
+        return ResolvedHistory(History.of(items, times_ms, quantities).merged(), 0, "")
+
+
+def checked_numbers(field: str, numbers: NDArray[np.int64], n_items: int) -> NDArray[np.int32]:
+    """The numbers as indices.
+
+    Raises:
+        InvalidField: one is no item's.
+    """
+    # Unsigned on the wire, so that none is negative.
+    if len(numbers) and int(numbers.max()) >= n_items:
+        place = int(np.flatnonzero(numbers >= n_items)[0])
+        raise InvalidField.of(
+            f"{field}[{place}]", int(numbers[place]), f"0 to {n_items - 1}, the bundle's items"
+        )
+    return numbers.astype(np.int32)
+
 
 NOTHING = ResolvedHistory(History.empty(), 0, "")
 
@@ -64,13 +95,16 @@ class Histories:
         self._bundle_id = bundle_id
 
     def read(
-        self, user_id: str, brought: StoredHistory | None, strict: bool
+        self, user_id: str, brought: StoredHistory | NumberedHistory | None, strict: bool
     ) -> tuple[ResolvedHistory, bool]:
         """The history, and whether the event store failed to answer.
 
         Raises:
             UnknownItem: `strict`, and the request brings an item that the bundle does not know.
+            InvalidField: it brings a number that is no item's.
         """
+        if isinstance(brought, NumberedHistory):
+            return self._resolver.numbered(brought), False
         if brought is not None:
             resolved = self._resolver(brought)
             if strict and resolved.unknown:

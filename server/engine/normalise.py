@@ -26,7 +26,7 @@ def normalised(
 
     resolved: the events found; history: those of them that count at `now_ms`.
     """
-    skipped = len(query.candidate_ids) - known_candidates
+    skipped = max(0, len(query.candidate_ids) - known_candidates)
     warnings = []
     if skipped:
         warnings.append(f"{skipped} of {len(query.candidate_ids)} candidates are unknown")
@@ -37,7 +37,7 @@ def normalised(
         warnings.append(f"{later} history events are later than as_of and are not read")
     if query.personal and not len(history):
         warnings.append("no usable history: the list will be the non-personal one")
-    if query.candidate_ids and known_candidates < query.count:
+    if query.names_candidates and known_candidates < query.count:
         warnings.append(f"count is {query.count}, but only {known_candidates} candidates are known")
     return Normalised(
         count=query.count,

@@ -48,11 +48,26 @@ class Page:
 
 
 @dataclass(frozen=True)
+class NumberedHistory:
+    """Events whose items are named by their numbers in a bundle, in any order.
+
+    items: `[h] int64`, not checked against the catalogue; times_ms: `[h] int64`, Unix milliseconds;
+    kinds: `[h] int8`, values of `EventKind`; quantities: `[h] float32`.
+    """
+
+    items: NDArray[np.int64]
+    times_ms: NDArray[np.int64]
+    kinds: NDArray[np.int8]
+    quantities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class RecommendQuery:
     """One list to make.
 
     history: events that the caller brings; None means "read the event store".
-    candidate_ids: empty means "let the generator choose".
+    candidate_ids: empty means "let the generator choose"; candidate_numbers `[n] int64`: the same
+    by number. numbers_of: the bundle that these, and a history's, are numbers of.
     policy: empty means the bundle's default.
     seen: whether items of the history may come back.
     strict: unknown items are an error instead of skipped.
@@ -66,8 +81,10 @@ class RecommendQuery:
     count: int
     request_id: str = ""
     user_id: str = ""
-    history: StoredHistory | None = None
+    history: StoredHistory | NumberedHistory | None = None
     candidate_ids: tuple[str, ...] = ()
+    candidate_numbers: NDArray[np.int64] | None = None
+    numbers_of: str = ""
     policy: str = ""
     exclude_ids: tuple[str, ...] = ()
     seen: bool = True
@@ -82,6 +99,11 @@ class RecommendQuery:
     after: Page | None = None
     deadline_ns: int | None = None
     late: bool = False
+
+    @property
+    def names_candidates(self) -> bool:
+        """Whether the caller chose the candidates."""
+        return bool(self.candidate_ids) or self.candidate_numbers is not None
 
 
 @dataclass(frozen=True)

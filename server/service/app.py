@@ -275,7 +275,7 @@ class Server:
             guarded,
         )
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
-            ServingServicer(serving_info(bundle, settings), metrics), guarded
+            ServingServicer(bundle, serving_info(bundle, settings), metrics), guarded
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.v1 import recommendation_pb2 as pb
+from equipoise.v1 import serving_pb2
 from server.config import ServerSettings
-from server.engine import RecommendQuery, RerankQuery
+from server.engine import NumberedHistory, RecommendQuery, RerankQuery
 from server.errors import InvalidField, Violation, shown
 from server.events import Event, StoredHistory
 
@@ -27,6 +29,7 @@ MAX_TIME_MS = 253_402_300_799_999
 MAX_AHEAD_MS = 86_400_000
 MAX_QUANTITY = 10_000
 MAX_RANK = 10_000
+MAX_LISTED = 10_000
 # A caller mends a few fields at a time; a megabyte of violations helps nobody.
 MAX_BOUGHT_ENTRIES = 1_000
 MAX_TOKEN_BYTES = 8_192
@@ -157,6 +160,67 @@ def _history_violations(checks: _Checks, events: Sequence[pb.HistoryEvent]) -> N
         checks.between(f"{field}.quantity", event.quantity, 0, MAX_QUANTITY)
 
 
+def _numbers(
+    checks: _Checks, request: pb.RecommendRequest, limits: Limits
+) -> NDArray[np.int64] | None:
+    """The candidates by number, and that a request that has numbers is of one mind about them."""
+    checks.text("numbers_of", request.numbers_of, MAX_ID_BYTES, low=1)
+    if request.candidate_numbers and request.candidate_item_ids:
+        checks.wrong("candidate_numbers", "some, beside candidate_item_ids", "one of the two")
+    if request.HasField("packed_history") and request.history:
+        checks.wrong("packed_history", "one, beside history", "one of the two")
+    numbers = np.array(request.candidate_numbers, np.int64)
+    if not len(numbers) or not checks.length(
+        "candidate_numbers", len(numbers), limits.max_candidates
+    ):
+        return None
+    ordered = np.sort(numbers)
+    if (ordered[1:] == ordered[:-1]).any():
+        checks.unique("candidate_numbers", list(map(str, numbers.tolist())))
+    return numbers
+
+
+def _packed_history(
+    checks: _Checks, packed: pb.PackedHistory, limits: Limits
+) -> NumberedHistory | None:
+    size, field = len(packed.item_numbers), "packed_history"
+    if not checks.length(f"{field}.item_numbers", size, limits.max_history_events):
+        return None
+    wrong = len(checks.violations)
+    for name, column, may_be_empty in (
+        ("times_unix_ms", packed.times_unix_ms, False),
+        ("kinds", packed.kinds, True),
+        ("quantities", packed.quantities, True),
+    ):
+        if len(column) != size and (column or not may_be_empty):
+            allowed = f"{size}, one for each item number" + (", or none" if may_be_empty else "")
+            checks.wrong(f"{field}.{name}", f"{len(column)} entries", allowed)
+    if len(checks.violations) > wrong:
+        return None
+    times_ms = np.array(packed.times_unix_ms, np.uint64)
+    kinds = np.frombuffer(packed.kinds, np.uint8)
+    quantities = np.array(packed.quantities, np.int64)
+    for name, values, high in (
+        ("times_unix_ms", times_ms, MAX_TIME_MS),
+        ("kinds", kinds, pb.EVENT_KIND_PURCHASE),
+        ("quantities", quantities, MAX_QUANTITY),
+    ):
+        if len(values) and values.max() > high:
+            place = int((values > high).argmax())
+            checks.wrong(f"{field}.{name}[{place}]", int(values[place]), f"0 to {high}")
+            return None
+    if not len(kinds):
+        kinds = np.full(size, pb.EVENT_KIND_PURCHASE, np.uint8)
+    return NumberedHistory(
+        items=np.array(packed.item_numbers, np.int64),
+        times_ms=times_ms.astype(np.int64),
+        kinds=np.where(kinds == 0, pb.EVENT_KIND_PURCHASE, kinds).astype(np.int8),
+        quantities=np.maximum(quantities, 1).astype(np.float32)
+        if len(quantities)
+        else np.ones(size, np.float32),
+    )
+
+
 def _plain(ids: Sequence[str]) -> bool:
     """Whether all ids are surely within their bounds: ASCII, neither empty nor long."""
     lengths = [*map(len, ids)]
@@ -191,7 +255,12 @@ def recommend_query(
     checks = _Checks()
     _labels(checks, request.request_id, request.surface, request.experiment)
     checks.text("user_id", request.user_id, MAX_ID_BYTES)
-    history = _history(checks, request.history, limits)
+    history: StoredHistory | NumberedHistory | None = _history(checks, request.history, limits)
+    numbers: NDArray[np.int64] | None = None
+    if request.numbers_of or request.candidate_numbers or request.HasField("packed_history"):
+        numbers = _numbers(checks, request, limits)
+        if request.HasField("packed_history"):
+            history = _packed_history(checks, request.packed_history, limits)
     candidates = _ids(
         checks,
         "candidate_item_ids",
@@ -220,6 +289,8 @@ def recommend_query(
         user_id=request.user_id,
         history=history,
         candidate_ids=candidates,
+        candidate_numbers=numbers,
+        numbers_of=request.numbers_of,
         policy=request.policy,
         exclude_ids=excluded,
         seen=request.seen_items != pb.SEEN_ITEMS_EXCLUDE,
@@ -233,6 +304,19 @@ def recommend_query(
         page_size=request.page_size,
         deadline_ns=deadline_ns,
     )
+
+
+def items_from(request: serving_pb2.ListItemsRequest, n_items: int) -> int:
+    """The number of the first item that is asked for.
+
+    Raises:
+        InvalidField: it is past the end, or too many are asked for.
+    """
+    checks = _Checks()
+    checks.between("first", request.first, 0, n_items)
+    checks.between("size", request.size, 1, MAX_LISTED)
+    checks.done()
+    return request.first
 
 
 def rerank_query(request: pb.RerankRequest, request_id: str, limits: Limits) -> RerankQuery:

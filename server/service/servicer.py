@@ -220,9 +220,12 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
 
 
 class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
-    """GetServingInfo."""
+    """GetServingInfo, ListItems."""
 
-    def __init__(self, info: serving_pb2.GetServingInfoResponse, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, bundle: Bundle, info: serving_pb2.GetServingInfoResponse, metrics: ServerMetrics
+    ) -> None:
+        self._bundle = bundle
         self._info = info
         self._door = _Door(SERVING, metrics)
 
@@ -233,3 +236,18 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
             return self._info
 
         return await self._door.answer("GetServingInfo", context, _begun(context, ""), work)
+
+    async def ListItems(
+        self, request: serving_pb2.ListItemsRequest, context: Context
+    ) -> serving_pb2.ListItemsResponse:
+        async def work(call: Call) -> serving_pb2.ListItemsResponse:
+            ids = self._bundle.items.ids
+            first = decode.items_from(request, len(ids))
+            return serving_pb2.ListItemsResponse(
+                bundle_id=self._bundle.manifest.bundle_id,
+                first=first,
+                item_ids=ids[first : first + request.size],
+                items=len(ids),
+            )
+
+        return await self._door.answer("ListItems", context, _begun(context, ""), work)

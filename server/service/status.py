@@ -37,6 +37,7 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
     Reason.PAGE_TOKEN_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.PAGE_TOKEN_STALE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.ITEM_NUMBERS_STALE: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from equipoise.v1.serving_pb2_grpc import ServingServiceStub
@@ -77,3 +81,19 @@ def live_server(folder: Path, bundle: Path, *flags: str | Path) -> Iterator[Live
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def failure_of(call: Callable[[], object]) -> tuple[grpc.RpcError, list[Any]]:
+    """How a call failed: its error, and the rich details that came with it."""
+    with pytest.raises(grpc.RpcError) as failed:
+        call()
+    status = rpc_status.from_call(failed.value)
+    details = []
+    for packed in status.details if status else []:
+        for kind in (
+            error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo
+        ):  # fmt: skip
+            message = kind()
+            if packed.Unpack(message):
+                details.append(message)
+    return failed.value, details

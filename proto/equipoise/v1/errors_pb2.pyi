@@ -71,6 +71,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A page token is too old, or the bundle or policy that it belongs to is no
     longer served. Status FAILED_PRECONDITION: start with the first page.
     """
+    ERROR_REASON_ITEM_NUMBERS_STALE: _ErrorReason.ValueType  # 13
+    """The request names items by the numbers of a bundle that does not serve.
+    Status FAILED_PRECONDITION: read the numbers again with ListItems.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the value of google.rpc.ErrorInfo.reason on every error of
@@ -126,5 +130,9 @@ Status INVALID_ARGUMENT.
 ERROR_REASON_PAGE_TOKEN_STALE: ErrorReason.ValueType  # 12
 """A page token is too old, or the bundle or policy that it belongs to is no
 longer served. Status FAILED_PRECONDITION: start with the first page.
+"""
+ERROR_REASON_ITEM_NUMBERS_STALE: ErrorReason.ValueType  # 13
+"""The request names items by the numbers of a bundle that does not serve.
+Status FAILED_PRECONDITION: read the numbers again with ListItems.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

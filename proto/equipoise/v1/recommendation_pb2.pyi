@@ -411,6 +411,9 @@ class RecommendRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     WITH_CANDIDATES_FIELD_NUMBER: _builtins.int
+    NUMBERS_OF_FIELD_NUMBER: _builtins.int
+    CANDIDATE_NUMBERS_FIELD_NUMBER: _builtins.int
+    PACKED_HISTORY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the call in logs and in feedback: at most 64 bytes of printable
     ASCII. Made by the server when empty, echoed in any case.
@@ -460,6 +463,13 @@ class RecommendRequest(_message.Message):
     """Return every scored candidate too, so that the receipt can be recomputed
     (`equipoise verify`). For audits: it makes the response long.
     """
+    numbers_of: _builtins.str
+    """The bundle whose item numbers `candidate_numbers` and `packed_history` use,
+    as `bundle_id` of a response or of ListItems tells it. Numbers cost a
+    fraction of what ids do, on both sides. Needed with them; when another
+    bundle serves, the request is FAILED_PRECONDITION (ITEM_NUMBERS_STALE):
+    read ListItems again.
+    """
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEvent]:
         """The user's history, in any order; at most 10,000 events (default). When it
@@ -478,6 +488,14 @@ class RecommendRequest(_message.Message):
         """Items that must not be in the list: at most 10,000 (default). Removed
         before the fair stage.
         """
+
+    @_builtins.property
+    def candidate_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """`candidate_item_ids` by number, instead of them: the same bounds."""
+
+    @_builtins.property
+    def packed_history(self) -> Global___PackedHistory:
+        """`history` in columns and by number, instead of it: the same bounds."""
 
     def __init__(
         self,
@@ -499,14 +517,57 @@ class RecommendRequest(_message.Message):
         page_token: _builtins.str = ...,
         page_size: _builtins.int = ...,
         with_candidates: _builtins.bool = ...,
+        numbers_of: _builtins.str = ...,
+        candidate_numbers: _abc.Iterable[_builtins.int] | None = ...,
+        packed_history: Global___PackedHistory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed_history", b"packed_history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_unix_ms", b"as_of_unix_ms", "candidate_item_ids", b"candidate_item_ids", "count", b"count", "exclude_item_ids", b"exclude_item_ids", "experiment", b"experiment", "history", b"history", "page_size", b"page_size", "page_token", b"page_token", "personalisation", b"personalisation", "policy", b"policy", "request_id", b"request_id", "seen_items", b"seen_items", "surface", b"surface", "unknown_items", b"unknown_items", "user_id", b"user_id", "validate_only", b"validate_only", "with_candidates", b"with_candidates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_unix_ms", b"as_of_unix_ms", "candidate_item_ids", b"candidate_item_ids", "candidate_numbers", b"candidate_numbers", "count", b"count", "exclude_item_ids", b"exclude_item_ids", "experiment", b"experiment", "history", b"history", "numbers_of", b"numbers_of", "packed_history", b"packed_history", "page_size", b"page_size", "page_token", b"page_token", "personalisation", b"personalisation", "policy", b"policy", "request_id", b"request_id", "seen_items", b"seen_items", "surface", b"surface", "unknown_items", b"unknown_items", "user_id", b"user_id", "validate_only", b"validate_only", "with_candidates", b"with_candidates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendRequest: _TypeAlias = RecommendRequest  # noqa: Y015
+
+@_typing.final
+class PackedHistory(_message.Message):
+    """PackedHistory is a history in columns of equal length, in any order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_NUMBERS_FIELD_NUMBER: _builtins.int
+    TIMES_UNIX_MS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    kinds: _builtins.bytes
+    """What each was, one byte with a value of EventKind; empty: purchases."""
+    @_builtins.property
+    def item_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The item of each event, as a number of the bundle that `numbers_of` names."""
+
+    @_builtins.property
+    def times_unix_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When each happened, Unix milliseconds."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many were bought with each, 1 to 10,000; empty: 1."""
+
+    def __init__(
+        self,
+        *,
+        item_numbers: _abc.Iterable[_builtins.int] | None = ...,
+        times_unix_ms: _abc.Iterable[_builtins.int] | None = ...,
+        kinds: _builtins.bytes = ...,
+        quantities: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_numbers", b"item_numbers", "kinds", b"kinds", "quantities", b"quantities", "times_unix_ms", b"times_unix_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedHistory: _TypeAlias = PackedHistory  # noqa: Y015
 
 @_typing.final
 class RankedItem(_message.Message):

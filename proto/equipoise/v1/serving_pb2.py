@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65quipoise/v1/serving.proto\x12\x0c\x65quipoise.v1\"\x17\n\x15GetServingInfoRequest\"e\n\tModelInfo\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\r\n\x05opset\x18\x03 \x01(\r\x12\x15\n\rfeature_names\x18\x04 \x03(\t\x12\x12\n\nbest_batch\x18\x05 \x01(\r\"\xb7\x01\n\nPolicyInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x13\n\x0bgroup_table\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06groups\x18\x07 \x03(\t\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12\x12\n\nrule_kinds\x18\t \x03(\t\x12\x0f\n\x07on_late\x18\n \x01(\t\"\x8a\x02\n\x06Limits\x12\x11\n\tmax_count\x18\x01 \x01(\r\x12\x16\n\x0emax_candidates\x18\x02 \x01(\r\x12\x1a\n\x12max_history_events\x18\x03 \x01(\r\x12\x16\n\x0emax_exclusions\x18\x04 \x01(\r\x12\x1b\n\x13max_feedback_events\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12\x11\n\tmax_queue\x18\x07 \x01(\r\x12\x1a\n\x12max_batch_requests\x18\x08 \x01(\r\x12\x1c\n\x14max_stream_in_flight\x18\t \x01(\r\x12\x1c\n\x14max_background_queue\x18\n \x01(\r\"\x9e\x02\n\x16GetServingInfoResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x1e\n\x16\x62undle_created_unix_ms\x18\x02 \x01(\x03\x12\x1a\n\x12\x64\x61ta_until_unix_ms\x18\x03 \x01(\x03\x12\r\n\x05items\x18\x04 \x01(\r\x12&\n\x05model\x18\x05 \x01(\x0b\x32\x17.equipoise.v1.ModelInfo\x12*\n\x08policies\x18\x06 \x03(\x0b\x32\x18.equipoise.v1.PolicyInfo\x12$\n\x06limits\x18\x07 \x01(\x0b\x32\x14.equipoise.v1.Limits\x12\x16\n\x0eserver_version\x18\x08 \x01(\t\x12\x14\n\x0cgroup_tables\x18\t \x03(\t2m\n\x0eServingService\x12[\n\x0eGetServingInfo\x12#.equipoise.v1.GetServingInfoRequest\x1a$.equipoise.v1.GetServingInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65quipoise/v1/serving.proto\x12\x0c\x65quipoise.v1\"/\n\x10ListItemsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0c\n\x04size\x18\x02 \x01(\r\"V\n\x11ListItemsResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\r\x12\x10\n\x08item_ids\x18\x03 \x03(\t\x12\r\n\x05items\x18\x04 \x01(\r\"\x17\n\x15GetServingInfoRequest\"e\n\tModelInfo\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\r\n\x05opset\x18\x03 \x01(\r\x12\x15\n\rfeature_names\x18\x04 \x03(\t\x12\x12\n\nbest_batch\x18\x05 \x01(\r\"\xb7\x01\n\nPolicyInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x13\n\x0bgroup_table\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06groups\x18\x07 \x03(\t\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12\x12\n\nrule_kinds\x18\t \x03(\t\x12\x0f\n\x07on_late\x18\n \x01(\t\"\x8a\x02\n\x06Limits\x12\x11\n\tmax_count\x18\x01 \x01(\r\x12\x16\n\x0emax_candidates\x18\x02 \x01(\r\x12\x1a\n\x12max_history_events\x18\x03 \x01(\r\x12\x16\n\x0emax_exclusions\x18\x04 \x01(\r\x12\x1b\n\x13max_feedback_events\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12\x11\n\tmax_queue\x18\x07 \x01(\r\x12\x1a\n\x12max_batch_requests\x18\x08 \x01(\r\x12\x1c\n\x14max_stream_in_flight\x18\t \x01(\r\x12\x1c\n\x14max_background_queue\x18\n \x01(\r\"\x9e\x02\n\x16GetServingInfoResponse\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\x1e\n\x16\x62undle_created_unix_ms\x18\x02 \x01(\x03\x12\x1a\n\x12\x64\x61ta_until_unix_ms\x18\x03 \x01(\x03\x12\r\n\x05items\x18\x04 \x01(\r\x12&\n\x05model\x18\x05 \x01(\x0b\x32\x17.equipoise.v1.ModelInfo\x12*\n\x08policies\x18\x06 \x03(\x0b\x32\x18.equipoise.v1.PolicyInfo\x12$\n\x06limits\x18\x07 \x01(\x0b\x32\x14.equipoise.v1.Limits\x12\x16\n\x0eserver_version\x18\x08 \x01(\t\x12\x14\n\x0cgroup_tables\x18\t \x03(\t2\xbb\x01\n\x0eServingService\x12[\n\x0eGetServingInfo\x12#.equipoise.v1.GetServingInfoRequest\x1a$.equipoise.v1.GetServingInfoResponse\x12L\n\tListItems\x12\x1e.equipoise.v1.ListItemsRequest\x1a\x1f.equipoise.v1.ListItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'equipoise.v1.serving_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSERVINGINFOREQUEST']._serialized_start=44
-  _globals['_GETSERVINGINFOREQUEST']._serialized_end=67
-  _globals['_MODELINFO']._serialized_start=69
-  _globals['_MODELINFO']._serialized_end=170
-  _globals['_POLICYINFO']._serialized_start=173
-  _globals['_POLICYINFO']._serialized_end=356
-  _globals['_LIMITS']._serialized_start=359
-  _globals['_LIMITS']._serialized_end=625
-  _globals['_GETSERVINGINFORESPONSE']._serialized_start=628
-  _globals['_GETSERVINGINFORESPONSE']._serialized_end=914
-  _globals['_SERVINGSERVICE']._serialized_start=916
-  _globals['_SERVINGSERVICE']._serialized_end=1025
+  _globals['_LISTITEMSREQUEST']._serialized_start=44
+  _globals['_LISTITEMSREQUEST']._serialized_end=91
+  _globals['_LISTITEMSRESPONSE']._serialized_start=93
+  _globals['_LISTITEMSRESPONSE']._serialized_end=179
+  _globals['_GETSERVINGINFOREQUEST']._serialized_start=181
+  _globals['_GETSERVINGINFOREQUEST']._serialized_end=204
+  _globals['_MODELINFO']._serialized_start=206
+  _globals['_MODELINFO']._serialized_end=307
+  _globals['_POLICYINFO']._serialized_start=310
+  _globals['_POLICYINFO']._serialized_end=493
+  _globals['_LIMITS']._serialized_start=496
+  _globals['_LIMITS']._serialized_end=762
+  _globals['_GETSERVINGINFORESPONSE']._serialized_start=765
+  _globals['_GETSERVINGINFORESPONSE']._serialized_end=1051
+  _globals['_SERVINGSERVICE']._serialized_start=1054
+  _globals['_SERVINGSERVICE']._serialized_end=1241
 # @@protoc_insertion_point(module_scope)

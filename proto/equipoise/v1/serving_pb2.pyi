@@ -19,6 +19,68 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class ListItemsRequest(_message.Message):
+    """ListItemsRequest asks for the items from a number on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """The first number; at most the number of items."""
+    size: _builtins.int
+    """How many at most: 1 to 10,000."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListItemsRequest: _TypeAlias = ListItemsRequest  # noqa: Y015
+
+@_typing.final
+class ListItemsResponse(_message.Message):
+    """ListItemsResponse has the ids of items `first`, `first` + 1 and so on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    bundle_id: _builtins.str
+    """The bundle whose numbers these are: `RecommendRequest.numbers_of`."""
+    first: _builtins.int
+    """The number of the first id here."""
+    items: _builtins.int
+    """How many items the bundle has."""
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids."""
+
+    def __init__(
+        self,
+        *,
+        bundle_id: _builtins.str = ...,
+        first: _builtins.int = ...,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "first", b"first", "item_ids", b"item_ids", "items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListItemsResponse: _TypeAlias = ListItemsResponse  # noqa: Y015
+
+@_typing.final
 class GetServingInfoRequest(_message.Message):
     """GetServingInfoRequest has no fields yet."""
 

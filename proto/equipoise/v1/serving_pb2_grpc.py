@@ -40,6 +40,11 @@ class ServingServiceStub:
                 request_serializer=equipoise_dot_v1_dot_serving__pb2.GetServingInfoRequest.SerializeToString,
                 response_deserializer=equipoise_dot_v1_dot_serving__pb2.GetServingInfoResponse.FromString,
                 _registered_method=True)
+        self.ListItems = channel.unary_unary(
+                '/equipoise.v1.ServingService/ListItems',
+                request_serializer=equipoise_dot_v1_dot_serving__pb2.ListItemsRequest.SerializeToString,
+                response_deserializer=equipoise_dot_v1_dot_serving__pb2.ListItemsResponse.FromString,
+                _registered_method=True)
 
 
 class ServingServiceServicer:
@@ -54,6 +59,14 @@ class ServingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListItems(self, request, context):
+        """ListItems tells the items of the bundle in the order of their numbers, a
+        part at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +74,11 @@ def add_ServingServiceServicer_to_server(servicer, server):
                     servicer.GetServingInfo,
                     request_deserializer=equipoise_dot_v1_dot_serving__pb2.GetServingInfoRequest.FromString,
                     response_serializer=equipoise_dot_v1_dot_serving__pb2.GetServingInfoResponse.SerializeToString,
+            ),
+            'ListItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListItems,
+                    request_deserializer=equipoise_dot_v1_dot_serving__pb2.ListItemsRequest.FromString,
+                    response_serializer=equipoise_dot_v1_dot_serving__pb2.ListItemsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +109,33 @@ class ServingService:
             '/equipoise.v1.ServingService/GetServingInfo',
             equipoise_dot_v1_dot_serving__pb2.GetServingInfoRequest.SerializeToString,
             equipoise_dot_v1_dot_serving__pb2.GetServingInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/equipoise.v1.ServingService/ListItems',
+            equipoise_dot_v1_dot_serving__pb2.ListItemsRequest.SerializeToString,
+            equipoise_dot_v1_dot_serving__pb2.ListItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

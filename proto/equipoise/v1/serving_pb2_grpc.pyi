@@ -37,6 +37,10 @@ class ServingServiceStub:
     """GetServingInfo describes the bundle, its model and policies, and the
     limits that this server enforces.
     """
+    ListItems: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ListItemsRequest, _serving_pb2.ListItemsResponse]
+    """ListItems tells the items of the bundle in the order of their numbers, a
+    part at a time.
+    """
 
 @_typing.type_check_only
 class ServingServiceAsyncStub(ServingServiceStub):
@@ -46,6 +50,10 @@ class ServingServiceAsyncStub(ServingServiceStub):
     GetServingInfo: _aio.UnaryUnaryMultiCallable[_serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse]  # type: ignore[assignment]
     """GetServingInfo describes the bundle, its model and policies, and the
     limits that this server enforces.
+    """
+    ListItems: _aio.UnaryUnaryMultiCallable[_serving_pb2.ListItemsRequest, _serving_pb2.ListItemsResponse]  # type: ignore[assignment]
+    """ListItems tells the items of the bundle in the order of their numbers, a
+    part at a time.
     """
 
 class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +67,16 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_serving_pb2.GetServingInfoResponse, _abc.Awaitable[_serving_pb2.GetServingInfoResponse]]:
         """GetServingInfo describes the bundle, its model and policies, and the
         limits that this server enforces.
+        """
+
+    @_abc_1.abstractmethod
+    def ListItems(
+        self,
+        request: _serving_pb2.ListItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.ListItemsResponse, _abc.Awaitable[_serving_pb2.ListItemsResponse]]:
+        """ListItems tells the items of the bundle in the order of their numbers, a
+        part at a time.
         """
 
 def add_ServingServiceServicer_to_server(servicer: ServingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from equipoise.v1 import recommendation_pb2 as pb
-from strategies.live import LiveServer
+from strategies.live import LiveServer, failure_of
 
 CODE = grpc.StatusCode
 
@@ -35,21 +32,6 @@ def rerank(*candidates: pb.ScoredCandidate, **fields: Any) -> pb.RerankRequest:
 def feedback(**fields: Any) -> pb.RecordFeedbackRequest:
     good = {"event_id": "e", "user_id": "u", "item_id": "i", "kind": 4, "time_unix_ms": 1}
     return pb.RecordFeedbackRequest(events=[pb.FeedbackEvent(**{**good, **fields})])
-
-
-def failure_of(call: Callable[[], object]) -> tuple[grpc.RpcError, list[Any]]:
-    with pytest.raises(grpc.RpcError) as failed:
-        call()
-    status = rpc_status.from_call(failed.value)
-    details = []
-    for packed in status.details if status else []:
-        for kind in (
-            error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo
-        ):  # fmt: skip
-            message = kind()
-            if packed.Unpack(message):
-                details.append(message)
-    return failed.value, details
 
 
 @pytest.mark.parametrize(
