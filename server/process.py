@@ -16,7 +16,7 @@ def run_serving(main: Coroutine[Any, Any, Result]) -> Result:
     """Run `main` in an event loop made for serving."""
     # While a Python thread is busy, the thread that waits for onnxruntime gets its turn only
     # after this long; the default of 5 ms would be most of a request's latency.
-    sys.setswitchinterval(1e-4)
+    sys.setswitchinterval(1e-3)
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ModuleNotFoundError):
         import uvloop
