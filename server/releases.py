@@ -106,7 +106,7 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
             named = () if before is None else (before.active, *before.earlier)
             earlier = tuple(one for one in named if one != bundle_id)[:KEPT]
             after = Pointer(bundle_id, earlier)
-            _point(root, after)
+            point(root, after)
             for old in (root / FOLDER).iterdir():
                 if old.name not in (after.active, *after.earlier):
                     shutil.rmtree(old, ignore_errors=True)
@@ -133,7 +133,7 @@ def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
                 passed.append(bundle_id)
                 continue
             after = Pointer(bundle_id, before.earlier[place + 1 :])
-            _point(root, after)
+            point(root, after)
             return after, tuple(passed)
     none = "none of those before it can be served" if passed else "there is none before it"
     raise Refused(f"cannot go back from {before.active}: {none}")
@@ -190,7 +190,8 @@ def _place(partial: Path, target: Path, check: Check) -> None:
     _sync_folder(target.parent)
 
 
-def _point(root: Path, pointer: Pointer) -> None:
+def point(root: Path, pointer: Pointer) -> None:
+    """Set the pointer, in one step; nothing is checked."""
     aside = root / f"{POINTER}.{os.getpid()}"
     content = json.dumps({"active": pointer.active, "earlier": pointer.earlier}, indent=1)
     with aside.open("w", encoding="utf-8") as file:
