@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,10 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench.chaos.marks import Mark, all_of, none_of
 from bench.chaos.served import Served, serving
+from bench.demo.serving import equipoise
+from bench.refused import InputRefused
 from bench.serving.drawn import Shape, draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
@@ -66,10 +70,12 @@ class _Seen:
     wrong: int = 0
     example: str = ""
     failed: Counter[str] = field(default_factory=Counter)
+    releases: Counter[str] = field(default_factory=Counter)
     took_ms: list[float] = field(default_factory=list)
 
     def look(self, response: pb.RecommendResponse) -> None:
         self.answers += 1
+        self.releases[response.bundle_id] += 1
         wanted = self.lists.get(response.bundle_id, {}).get(response.request_id)
         got = tuple(item.item_id for item in response.items)
         if got != wanted:
@@ -93,6 +99,46 @@ def grpc_name(code: int) -> str:
     'UNAVAILABLE'
     """
     return next(one.name for one in grpc.StatusCode if one.value[0] == code)
+
+
+def make_bundles(folder: Path, count: int = 3, items: int = 2_000) -> list[Path]:
+    """Releases of one catalogue whose models differ."""
+    bundles = [folder / f"bundle-{seed}" for seed in range(1, count + 1)]
+    for seed, bundle in enumerate(bundles, start=1):
+        make = ("--items", str(items), "--seed", str(seed), "--out", str(bundle))
+        done = subprocess.run(
+            equipoise("bundle", "synthetic", *make), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise InputRefused("bundle synthetic", "", done.stderr.strip() or "failed")
+    return bundles
+
+
+def marks(found: Swaps) -> list[Mark]:
+    """The rows of T3."""
+    failed = ", ".join(f"{count:,} {code}" for code, count in found.failed.items())
+    grown = found.rss_mib[1] - found.rss_mib[0]
+    return [
+        all_of("good releases that served", found.taken_up, found.good),
+        none_of("failed requests", sum(found.failed.values()), failed),
+        none_of("answers that mix releases or are another's", found.wrong, found.example),
+        all_of("damaged releases refused, told and counted", found.refused_told, found.bad),
+        all_of("the release before served on after a damaged one", found.kept_serving, found.bad),
+        Mark("answers compared", f"{found.answers:,}"),
+        Mark(
+            "from the pointer to all answers of the new one",
+            f"median {found.taken_up_s[0]:.1f} s, most {found.taken_up_s[1]:.1f} s",
+        ),
+        Mark(
+            "a call alone, 50th and 99th percentile",
+            f"{found.latency_ms[0]:.1f} and {found.latency_ms[1]:.1f} ms; before the first swap "
+            f"{found.quiet_ms[0]:.1f} and {found.quiet_ms[1]:.1f} ms",
+        ),
+        Mark(
+            "memory, from a tenth of the way to the end",
+            f"{found.rss_mib[0]:,.0f} to {found.rss_mib[1]:,.0f} MiB ({grown:+,.0f})",
+        ),
+    ]
 
 
 def lists_of(bundle: Path, requests: list[pb.RecommendRequest], folder: Path) -> Lists:
@@ -252,9 +298,17 @@ class _Story:
         until_s = time.monotonic() + TAKEN_UP_S
         while (told := await self._refused() > before) is False and time.monotonic() < until_s:
             await asyncio.sleep(0.02)
-        kept = await self._all_serve(serving_now)
+        kept = await self._answers_of(serving_now)
         releases.point(self._root, releases.Pointer(serving_now, pointer.earlier))
         return told, kept
+
+    async def _answers_of(self, bundle_id: str, answers: int = 30) -> bool:
+        """Whether so many more answers are all of this release."""
+        self._seen.releases.clear()
+        until_s = time.monotonic() + TAKEN_UP_S
+        while self._seen.releases.total() < answers and time.monotonic() < until_s:
+            await asyncio.sleep(0.01)
+        return set(self._seen.releases) == {bundle_id}
 
     async def _refused(self) -> float:
         told = await asyncio.to_thread(self._served.metrics)
@@ -320,6 +374,10 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
 def _overwrite(path: Path) -> None:
     path.write_text("{", encoding="utf-8")
 
@@ -333,9 +391,9 @@ def _resealed(folder: Path) -> None:
     """A model with other weights, and a manifest that says so: only its answers tell."""
     model = folder / "model.onnx"
     raw = bytearray(model.read_bytes())
-    # The exponents of half of the weights, so that it still loads.
-    middle = np.frombuffer(raw, np.uint8)[len(raw) // 4 // 4 * 4 : len(raw) * 3 // 4]
-    middle[3::4] ^= 0x01
+    # In the middle of the largest weights, so that it still loads.
+    middle = np.frombuffer(raw, np.uint8)[len(raw) * 2 // 5 : len(raw) * 3 // 5]
+    middle ^= 0x01
     model.write_bytes(raw)
     path = folder / "manifest.json"
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -353,5 +411,5 @@ DAMAGES: tuple[tuple[str, Callable[[Path], None]], ...] = (
     ("extra", lambda folder: _overwrite(folder / "notes.txt")),
     ("manifest", lambda folder: _overwrite(folder / "manifest.json")),
     ("link", lambda folder: _link(folder / "groups.json")),
-    ("gone", lambda folder: shutil.rmtree(folder)),
+    ("gone", _remove),
 )
