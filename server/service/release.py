@@ -118,11 +118,16 @@ class ReleaseMaker:
 class Current:
     """The release that new requests get, and the queue that they wait in."""
 
-    def __init__(self, release: Release, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        release: Release,
+        settings: ServerSettings,
+        run: Callable[[Sequence[Job]], Sequence[Outcome | BaseException]] = run_jobs,
+    ) -> None:
         self._max_batch = settings.max_batch
         self.release = release
         self.batcher: Jobs = Batcher(
-            run_jobs,
+            run,
             max_batch=self._batch_of(release),
             max_queue=settings.max_queue,
             background_queue=settings.max_background_queue,
