@@ -180,6 +180,11 @@ class Batcher(Generic[Job, Result]):
             line.pop(waiting.ticket, None)
         waiting.future.cancel()
 
+    def retune(self, *, max_batch: int, late_of: Callable[[Job], Job | None] | None) -> None:
+        """From now on other batches, and other work where there is no time."""
+        self._max_batch = max_batch
+        self._late_of = late_of
+
     async def close(self) -> None:
         """Refuse new jobs, finish those that wait, stop the thread."""
         self._closing = True

@@ -30,7 +30,11 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bundle: Path
-    """The release bundle (a folder) to serve."""
+    """The release bundle (a folder) to serve; or a folder of releases, made by `equipoise bundle
+    activate`: then the server follows it to the release that is active."""
+
+    release_poll_s: Annotated[float, Field(gt=0, le=3600)] = 0.25
+    """How often it looks for another one. Not used where `bundle` is a bundle."""
 
     host: str = "127.0.0.1"
     """The address to listen on. 0.0.0.0 or [::] opens the server to the network."""

@@ -182,6 +182,7 @@ class BundleRefused(Refused):
 
     def __init__(self, file: str, why: str) -> None:
         self.file = file
+        self.why = why
         super().__init__(f"bundle refused: {file}: {why}")
 
 

@@ -26,6 +26,11 @@ def run_serving(main: Coroutine[Any, Any, Result]) -> Result:
         return runner.run(main)
 
 
+def on_hang_up(look: Callable[[], None]) -> None:
+    """Have SIGHUP call this, on the event loop."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look)
+
+
 class StopSignals:
     """SIGTERM and SIGINT, heard from now on. asked: to stop; hurry: asked again."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.commands import releases
 from server.commands.parts import Parts
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Exit code 2: the manifest (with --json), or the bundle, was refused."""
 
 @click.group("bundle", cls=Parts, entry_points="equipoise.commands.bundle")
 def command() -> None:
-    """Verify a release bundle, or show what is in it.
+    """Verify a release bundle, show what is in it, or let servers change to it.
 
     A bundle is a folder: the model, what it needs to know about the items, the policies, and
     a manifest with the digest of every file. It holds no user data.
@@ -42,7 +43,13 @@ def command() -> None:
     Examples:
       equipoise bundle verify out/demo/bundle      would a server take it?
       equipoise bundle show out/demo/bundle        what is it?
+      equipoise bundle activate out/releases out/demo/bundle
     """
+
+
+command.add_command(releases.activate)
+command.add_command(releases.rollback)
+command.add_command(releases.releases)
 
 
 @command.command("verify", epilog=VERIFY_EXAMPLES)

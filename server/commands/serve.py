@@ -103,12 +103,13 @@ def command(settings_file: Path | None, show_settings: bool, **flags: Any) -> in
 
 
 async def _serve(settings: Any) -> None:
-    from server.process import StopSignals
+    from server.process import StopSignals, on_hang_up
     from server.service.app import Server
 
     # Heard before the bundle loads: a stop that comes early is obeyed as soon as start() returns.
     signals = StopSignals()
     server = Server(settings)
+    on_hang_up(server.look_for_release)
     try:
         await server.start()
     except BaseException:

@@ -20,24 +20,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
-from server.batcher import Batcher
-from server.bundle import Bundle, load_bundle
 from server.config import ServerSettings
-from server.engine import Engine, Outcome, Query, ResolvedHistory, resolver_for
 from server.errors import ExposuresUnavailable
-from server.events import GroupCommitter, HistoryCache, SqliteEventStore
+from server.events import GroupCommitter, SqliteEventStore
 from server.exposures import ExposureLedger
 from server.ports import MetricsPort, check_port, port_refused
 from server.ready_file import write_ready
-from server.service.encode import serving_info
+from server.releases import holds_releases
 from server.service.metrics import ServerMetrics
-from server.service.pages import PageTokens, read_key
+from server.service.pages import read_key
+from server.service.release import Current, Release, ReleaseMaker
 from server.service.servicer import (
     RECOMMENDATION,
     SERVING,
     RecommendationServicer,
     ServingServicer,
 )
+from server.service.watch import Watch, first_release
 from server.service.wire import Door
 from server.supervisor import WorkerCounts
 
@@ -54,13 +53,6 @@ class Addresses:
 
     port: int
     metrics_port: int | None
-
-
-def _clock(bundle: Bundle, settings: ServerSettings) -> Callable[[], int]:
-    if settings.clock == "data-end":
-        until_ms = bundle.manifest.data.until_unix_ms
-        return lambda: until_ms
-    return lambda: time.time_ns() // 1_000_000
 
 
 class Server:
@@ -81,6 +73,7 @@ class Server:
         self._log = structlog.get_logger("server")
         self._cleanup = contextlib.AsyncExitStack()
         self._metrics_port: MetricsPort | None = None
+        self._watch: Watch | None = None
 
     async def start(self) -> Addresses:
         """Load, warm up and serve; raises as `prepare` and `open`."""
@@ -96,38 +89,58 @@ class Server:
         """
         settings = self._settings
         started_ns = time.monotonic_ns()
-        bundle = load_bundle(settings.bundle, max_count=settings.max_count)
-        cache, committer = self._open_events(bundle)
-        ledger = self._open_exposures()
-        engine = Engine(
-            bundle,
-            cache=cache,
-            ledger=ledger,
-            clock_ms=_clock(bundle, settings),
-            replay=settings.clock == "data-end",
-        )
-        self._warmups = engine.warm_up()
-        self._batcher: Batcher[Query, Outcome] = Batcher(
-            engine.run_batch,
-            max_batch=settings.max_batch or bundle.manifest.model.best_batch,
-            max_queue=settings.max_queue,
-            background_queue=settings.max_background_queue,
-            late_of=engine.late_of,
-        )
+        page_key = read_key(settings.page_key_file)
+        store, committer = self._open_events()
+        maker = ReleaseMaker(settings, store, self._open_exposures(), page_key)
+        follows = holds_releases(settings.bundle)
+        release = first_release(settings.bundle, maker) if follows else maker.make(settings.bundle)
+        self._current = Current(release, settings)
+        self._batcher = self._current.batcher
         self._batcher.start()
         self._cleanup.push_async_callback(self._batcher.close)
-        self._metrics = ServerMetrics(bundle, settings.max_labels)
+        self._metrics = ServerMetrics(settings.max_labels)
+        self._metrics.serves(release.bundle)
+        if follows:
+            self._follow(maker)
         self._health = health.aio.HealthServicer()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._grpc = self._make_grpc(bundle, committer)
-        self._bundle = bundle
+        self._grpc = self._make_grpc(committer)
         self._prepare_ns = time.monotonic_ns() - started_ns
 
     @property
     def release(self) -> str:
         """The id of the bundle that is served."""
-        return self._bundle.manifest.bundle_id
+        return self._current.release.id
+
+    def look_for_release(self) -> None:
+        """Look now whether another release is active, and try again one that was refused."""
+        if self._watch is not None:
+            self._watch.look_now()
+
+    def _follow(self, maker: ReleaseMaker) -> None:
+        """Serve whatever release is active from now on."""
+
+        def swapped(before: Release, now: Release) -> None:
+            self._metrics.serves(before.bundle, still=False)
+            self._metrics.serves(now.bundle)
+            self._metrics.swaps.labels("swapped").inc()
+
+        self._watch = Watch(
+            self._settings.bundle,
+            maker,
+            self._current,
+            poll_s=self._settings.release_poll_s,
+            swapped=swapped,
+            refused=self._metrics.swaps.labels("refused").inc,
+        )
+        watching = asyncio.create_task(self._watch.run(), name="releases")
+
+        async def end() -> None:
+            watching.cancel()
+            await asyncio.wait((watching,))
+
+        self._cleanup.push_async_callback(end)
 
     async def open(self) -> Addresses:
         """Serve what was prepared.
@@ -150,8 +163,8 @@ class Server:
             port=port,
             metrics_port=metrics_port,
             bundle_id=self.release,
-            items=len(self._bundle.items.ids),
-            warmups=self._warmups,
+            items=len(self._current.release.bundle.items.ids),
+            warmups=self._current.release.warmups,
             ready_ms=(self._prepare_ns + time.monotonic_ns() - started_ns) // 1_000_000,
         )
         return Addresses(port, metrics_port)
@@ -204,22 +217,14 @@ class Server:
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
 
-    def _open_events(
-        self, bundle: Bundle
-    ) -> tuple[HistoryCache[ResolvedHistory] | None, GroupCommitter | None]:
+    def _open_events(self) -> tuple[SqliteEventStore | None, GroupCommitter | None]:
         if self._settings.events is None:
             return None, None
         store = SqliteEventStore(self._settings.events)
         self._cleanup.callback(store.close)
         committer = GroupCommitter(store)
         self._cleanup.push_async_callback(committer.aclose)
-        cache = HistoryCache(
-            store,
-            resolver_for(bundle),
-            max_users=self._settings.history_cache_users,
-            max_events=self._settings.max_history_events,
-        )
-        return cache, committer
+        return store, committer
 
     def _open_exposures(self) -> ExposureLedger:
         settings = self._settings
@@ -250,10 +255,9 @@ class Server:
         self._cleanup.push_async_callback(close)
         return ledger
 
-    def _make_grpc(self, bundle: Bundle, committer: GroupCommitter | None) -> grpc.aio.Server:
+    def _make_grpc(self, committer: GroupCommitter | None) -> grpc.aio.Server:
         settings, metrics = self._settings, self._metrics
         self._door = Door(metrics)
-        pages = PageTokens(bundle, read_key(settings.page_key_file), settings.page_token_age_s)
         server = grpc.aio.server(
             options=[
                 # Two servers on one port would share its traffic silently.
@@ -269,13 +273,11 @@ class Server:
         )
         guarded: Any = self._door.onto(server)  # the stubs know servers alone
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(
-                bundle, self._batcher, committer, settings, metrics, pages, self._door.closing
-            ),
+            RecommendationServicer(self._current, committer, settings, metrics, self._door.closing),
             guarded,
         )
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
-            ServingServicer(bundle, serving_info(bundle, settings), metrics), guarded
+            ServingServicer(self._current, metrics), guarded
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(

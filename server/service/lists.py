@@ -18,12 +18,11 @@ import structlog
 
 from equipoise.v1 import errors_pb2
 from equipoise.v1 import recommendation_pb2 as pb
-from server.batcher import Batched, Batcher, Waiting
-from server.bundle import Bundle
-from server.engine import Answer, Outcome, Query, RecommendQuery
+from server.batcher import Batched, Waiting
+from server.engine import Answer, Outcome, RecommendQuery
 from server.service import decode, encode
 from server.service.metrics import ServerMetrics
-from server.service.pages import PageTokens
+from server.service.release import Current, Job, Release
 from server.service.status import recommend_error
 
 
@@ -52,9 +51,10 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A request that waits for its list."""
+    """A request that waits for its list, and the release that makes it."""
 
     request: pb.RecommendRequest
+    release: Release
     query: RecommendQuery
     call: Call
     decode_ns: int
@@ -62,21 +62,13 @@ class Asked:
 
 
 class ListMaker:
-    """Makes lists of one bundle."""
+    """Makes lists of the current release."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        batcher: Batcher[Query, Outcome],
-        limits: decode.Limits,
-        metrics: ServerMetrics,
-        pages: PageTokens,
-    ) -> None:
-        self._bundle = bundle
-        self._batcher = batcher
+    def __init__(self, current: Current, limits: decode.Limits, metrics: ServerMetrics) -> None:
+        self._current = current
+        self._batcher = current.batcher
         self._limits = limits
         self._metrics = metrics
-        self._pages = pages
         self._log = structlog.get_logger("service")
 
     def ask(self, request: pb.RecommendRequest, call: Call) -> Asked:
@@ -88,12 +80,13 @@ class ListMaker:
         """
         deadline_ns, background = call.deadline_ns, call.background
         self._batcher.check_room(deadline_ns, background=background)
+        release = self._current.release
         query = decode.recommend_query(request, call.request_id, self._limits, deadline_ns)
         if request.page_token:
-            query = replace(query, after=self._pages.page(request))
+            query = replace(query, after=release.pages.page(request))
         decode_ns = call.spent_ns()
-        waiting = self._batcher.enqueue(query, deadline_ns, background=background)
-        return Asked(request, query, call, decode_ns, waiting)
+        waiting = self._batcher.enqueue(Job(release, query), deadline_ns, background=background)
+        return Asked(request, release, query, call, decode_ns, waiting)
 
     def answer(self, asked: Asked, batched: Batched[Outcome]) -> pb.RecommendResponse:
         """The response, counted."""
@@ -103,10 +96,10 @@ class ListMaker:
                 cast(Batched[Answer], batched), query.surface, query.experiment, asked.decode_ns
             )
         response = encode.recommend_response(
-            query, batched, self._bundle, asked.decode_ns, asked.call.spent_ns()
+            query, batched, asked.release.bundle, asked.decode_ns, asked.call.spent_ns()
         )
         if isinstance(made, Answer) and made.shown is not None:
-            response.next_page_token = self._pages.token(asked.request, made.shown)
+            response.next_page_token = asked.release.pages.token(asked.request, made.shown)
         return response
 
     def leave(self, asked: Asked) -> None:

@@ -47,7 +47,7 @@ class ServerMetrics:
     each gauge says how those of several workers become one.
     """
 
-    def __init__(self, bundle: Bundle, max_labels: int) -> None:
+    def __init__(self, max_labels: int) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.handled = Counter(
@@ -109,13 +109,19 @@ class ServerMetrics:
             ["outcome"],
             registry=registry,
         )
-        Gauge(
+        self._info = Gauge(
             "equipoise_serving_info",
-            "1, labelled with what is served",
+            "1, labelled with what is served; 0 for what was",
             ["bundle_id", "model_digest", "version"],
             registry=registry,
             multiprocess_mode="livemax",
-        ).labels(bundle.manifest.bundle_id, bundle.manifest.model.digest, __version__).set(1)
+        )
+        self.swaps = Counter(
+            "equipoise_bundle_swaps",
+            "Releases that were to be served, by what became of them: swapped or refused",
+            ["outcome"],
+            registry=registry,
+        )
         self.queue_depth = Gauge(
             "equipoise_queue_depth",
             "Requests that wait for a batch",
@@ -128,6 +134,12 @@ class ServerMetrics:
             name: self._phase.labels(name)
             for name in ("decode", "queue", "history", "features", "model", "fair")
         }
+
+    def serves(self, bundle: Bundle, *, still: bool = True) -> None:
+        """Tell that this bundle is served, or no longer."""
+        manifest = bundle.manifest
+        labels = manifest.bundle_id, manifest.model.digest, __version__
+        self._info.labels(*labels).set(int(still))
 
     def list_made(
         self, batched: Batched[Answer], surface: str, experiment: str, decode_ns: int

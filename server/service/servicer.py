@@ -21,17 +21,16 @@ from equipoise.v1 import (
     serving_pb2,
     serving_pb2_grpc,
 )
-from server.batcher import Batched, Batcher
-from server.bundle import Bundle
+from server.batcher import Batched
 from server.config import ServerSettings
-from server.engine import Answer, Outcome, Query
+from server.engine import Answer
 from server.errors import EventStoreUnavailable, InvalidField
 from server.events import GroupCommitter
 from server.service import decode, encode
 from server.service.lists import Asked, Call, ListMaker
 from server.service.metrics import ServerMetrics
-from server.service.pages import PageTokens
 from server.service.priority import is_background
+from server.service.release import Current, Job
 from server.service.status import wire_error
 from server.service.streams import METHOD as STREAM
 from server.service.streams import RecommendFlow
@@ -92,22 +91,20 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
 
     def __init__(
         self,
-        bundle: Bundle,
-        batcher: Batcher[Query, Outcome],
+        current: Current,
         committer: GroupCommitter | None,
         settings: ServerSettings,
         metrics: ServerMetrics,
-        pages: PageTokens,
         draining: asyncio.Event,
     ) -> None:
-        self._bundle = bundle
-        self._batcher = batcher
+        self._current = current
+        self._batcher = current.batcher
         self._committer = committer
         self._settings = settings
         self._limits = decode.Limits.of(settings)
         self._metrics = metrics
         self._draining = draining
-        self._lists = ListMaker(bundle, batcher, self._limits, metrics, pages)
+        self._lists = ListMaker(current, self._limits, metrics)
         self._door = _Door(RECOMMENDATION, metrics)
 
     async def Recommend(
@@ -188,12 +185,16 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         async def work(call: Call) -> recommendation_pb2.RerankResponse:
             background = call.background
             self._batcher.check_room(call.deadline_ns, background=background)
+            release = self._current.release
             query = decode.rerank_query(request, call.request_id, self._limits)
             decode_ns = call.spent_ns()
-            batched = await self._batcher.submit(query, call.deadline_ns, background=background)
+            job = Job(release, query)
+            batched = await self._batcher.submit(job, call.deadline_ns, background=background)
             made = cast(Batched[Answer], batched)
             self._metrics.list_made(made, query.surface, query.experiment, decode_ns)
-            return encode.rerank_response(query, batched, self._bundle, decode_ns, call.spent_ns())
+            return encode.rerank_response(
+                query, batched, release.bundle, decode_ns, call.spent_ns()
+            )
 
         return await self._door.answer("Rerank", context, _begun(context, request.request_id), work)
 
@@ -209,7 +210,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             recorded = await self._committer.record(events)
             self._metrics.feedback.labels("recorded").inc(recorded.recorded)
             self._metrics.feedback.labels("duplicate").inc(recorded.duplicates)
-            known = self._bundle.items.index
+            known = self._current.release.bundle.items.index
             return recommendation_pb2.RecordFeedbackResponse(
                 recorded=recorded.recorded,
                 duplicates=recorded.duplicates,
@@ -222,18 +223,15 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
 class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     """GetServingInfo, ListItems."""
 
-    def __init__(
-        self, bundle: Bundle, info: serving_pb2.GetServingInfoResponse, metrics: ServerMetrics
-    ) -> None:
-        self._bundle = bundle
-        self._info = info
+    def __init__(self, current: Current, metrics: ServerMetrics) -> None:
+        self._current = current
         self._door = _Door(SERVING, metrics)
 
     async def GetServingInfo(
         self, request: serving_pb2.GetServingInfoRequest, context: Context
     ) -> serving_pb2.GetServingInfoResponse:
         async def work(call: Call) -> serving_pb2.GetServingInfoResponse:
-            return self._info
+            return self._current.release.info
 
         return await self._door.answer("GetServingInfo", context, _begun(context, ""), work)
 
@@ -241,10 +239,11 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         self, request: serving_pb2.ListItemsRequest, context: Context
     ) -> serving_pb2.ListItemsResponse:
         async def work(call: Call) -> serving_pb2.ListItemsResponse:
-            ids = self._bundle.items.ids
+            release = self._current.release
+            ids = release.bundle.items.ids
             first = decode.items_from(request, len(ids))
             return serving_pb2.ListItemsResponse(
-                bundle_id=self._bundle.manifest.bundle_id,
+                bundle_id=release.id,
                 first=first,
                 item_ids=ids[first : first + request.size],
                 items=len(ids),

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from server.errors import EquipoiseError, in_one_line
-from server.process import StopSignals, run_serving
+from server.process import StopSignals, on_hang_up, run_serving
 from server.supervisor.counts import count_in_files
 from server.supervisor.folder import Lease, metrics_folder
 from server.supervisor.link import BEAT_S, Link, Orders, Word
@@ -53,6 +53,7 @@ async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
 
     link = await Link.over(line, heard)
     server = Server(orders.settings, shares_port=True)
+    on_hang_up(server.look_for_release)
     beats: asyncio.Task[None] | None = None
     try:
         await server.prepare()

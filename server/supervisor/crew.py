@@ -19,6 +19,7 @@ import structlog
 
 from server.config import ServerSettings
 from server.errors import Refused
+from server.releases import holds_releases
 from server.supervisor.backoff import Backoff
 from server.supervisor.counts import Reason, WorkerCounts
 from server.supervisor.link import Word
@@ -74,6 +75,8 @@ class Crew:
         self._replaces: dict[int, _Vacancy] = {}  # by slot
         self._backoff = Backoff()
         self._release = ""
+        # Workers follow the pointer of a folder of releases, each in its own time.
+        self._follows = holds_releases(settings.bundle)
         self._told: list[int] = []
         self._failure: str | None = None
         self._stops = 0
@@ -83,6 +86,11 @@ class Crew:
         """End `keep`; called again, hasten `drain`."""
         self._stops += 1
         self._news.set()
+
+    def hang_up(self) -> None:
+        """Pass SIGHUP on: each worker looks for another release itself."""
+        for worker in self._workers.values():
+            worker.hang_up()
 
     async def keep(self) -> None:
         """Keep the workers serving until `stop`.
@@ -194,7 +202,7 @@ class Crew:
     def _hear(self, worker: Worker, word: Word) -> None:
         if word is Word.WARM:
             self._release = self._release or worker.release
-            if worker.release != self._release:
+            if worker.release != self._release and not self._follows:
                 worker.error = (
                     f"a worker found bundle {worker.release} where {self._release} is served: "
                     "restart the server to serve another"

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from server.config import ServerSettings
 from server.errors import SettingsRefused
 from server.ports import MetricsPort, hold_port
+from server.process import on_hang_up
 from server.ready_file import write_ready
 from server.supervisor.counts import Sums, WorkerCounts, forget_present
 from server.supervisor.crew import Crew, Heard
@@ -113,6 +114,7 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, crew.stop)
+        on_hang_up(crew.hang_up)
         try:
             await crew.keep()
             log.info("draining", grace_s=settings.drain_grace_s)

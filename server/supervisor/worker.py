@@ -117,6 +117,12 @@ class Worker:
         """Have it wait for no call."""
         self._link.tell(Word.HURRY)
 
+    def hang_up(self) -> None:
+        """Send it SIGHUP, once it can hear it: a Python that has just started would end of it."""
+        if self.phase is not Phase.STARTING:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         """End it at once."""
         self.doomed = True

@@ -11,12 +11,10 @@ import grpc
 import pytest
 
 from equipoise.v1 import recommendation_pb2 as pb
-from server.batcher import Batcher
-from server.bundle import load_bundle
 from server.config import ServerSettings
-from server.engine import Engine
+from server.exposures import ExposureLedger
 from server.service.metrics import ServerMetrics
-from server.service.pages import PageTokens
+from server.service.release import Current, Job, ReleaseMaker, run_jobs
 from server.service.servicer import RecommendationServicer
 
 REQUESTS = {
@@ -54,28 +52,22 @@ def _called(
     bundle_path: Path, method: str, remaining_s: float | None
 ) -> tuple[grpc.StatusCode | None, Any, int]:
     """The code that the call was aborted with, its response, and how many queries were run."""
-    bundle = load_bundle(bundle_path)
-    engine = Engine(bundle)
     ran = 0
 
-    def run_batch(queries: Sequence[Any]) -> Sequence[Any]:
+    def run(jobs: Sequence[Job]) -> Sequence[Any]:
         nonlocal ran
-        ran += len(queries)
-        return engine.run_batch(queries)
+        ran += len(jobs)
+        return run_jobs(jobs)
 
     request = {**REQUESTS, "BatchRecommend": BATCH}[method]
 
     async def call() -> tuple[grpc.StatusCode | None, Any]:
-        batcher: Batcher[Any, Any] = Batcher(run_batch, max_batch=4, max_queue=4)
-        batcher.start()
+        settings = ServerSettings(bundle=bundle_path, max_batch=4, max_queue=4)
+        maker = ReleaseMaker(settings, None, ExposureLedger(None), b"k" * 32)
+        current = Current(maker.make(bundle_path), settings, run)
+        current.batcher.start()
         servicer = RecommendationServicer(
-            bundle,
-            batcher,
-            None,
-            ServerSettings(bundle=bundle_path),
-            ServerMetrics(bundle, 32),
-            PageTokens(bundle, b"k" * 32, 60),
-            asyncio.Event(),
+            current, None, settings, ServerMetrics(32), asyncio.Event()
         )
         context = Context(remaining_s)
         try:
@@ -83,7 +75,7 @@ def _called(
         except Aborted:
             return context.code, None
         finally:
-            await batcher.close()
+            await current.batcher.close()
 
     code, response = asyncio.run(call())
     return code, response, ran

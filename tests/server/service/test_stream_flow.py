@@ -12,13 +12,12 @@ import pytest
 
 from equipoise.v1 import recommendation_pb2 as pb
 from server.batcher import Batcher
-from server.bundle import load_bundle
 from server.config import ServerSettings
-from server.engine import Engine
+from server.exposures import ExposureLedger
 from server.service.decode import Limits
 from server.service.lists import Call, ListMaker
 from server.service.metrics import ServerMetrics
-from server.service.pages import PageTokens
+from server.service.release import Current, Job, ReleaseMaker, run_jobs
 from server.service.streams import RecommendFlow
 
 IN_FLIGHT, MESSAGES = 4, 11
@@ -45,22 +44,21 @@ class Stream:
 
 def tell(bundle_path: Path, story: Story) -> None:
     """With batches of one list, each of which waits until the event is set."""
-    bundle = load_bundle(bundle_path)
-    engine, let_through = Engine(bundle), threading.Event()
+    let_through = threading.Event()
 
-    def run_batch(queries: Sequence[Any]) -> Sequence[Any]:
+    def run_when_let(jobs: Sequence[Job]) -> Sequence[Any]:
         assert let_through.wait(20)
-        return engine.run_batch(queries)
+        return run_jobs(jobs)
 
     async def run() -> None:
-        batcher: Batcher[Any, Any] = Batcher(run_batch, max_batch=1, max_queue=64)
+        settings = ServerSettings(bundle=bundle_path, max_batch=1, max_queue=64)
+        maker = ReleaseMaker(settings, None, ExposureLedger(None), b"k" * 32)
+        current = Current(maker.make(bundle_path), settings, run_when_let)
+        batcher = current.batcher
         batcher.start()
         stream = Stream()
-        metrics = ServerMetrics(bundle, 32)
-        limits = Limits.of(ServerSettings(bundle=bundle_path))
-        pages = PageTokens(bundle, b"k" * 32, 60)
         flow = RecommendFlow(
-            ListMaker(bundle, batcher, limits, metrics, pages),
+            ListMaker(current, Limits.of(settings), ServerMetrics(32)),
             Call.begun("", None),
             stream.write,
             in_flight=IN_FLIGHT,

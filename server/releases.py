@@ -1,0 +1,219 @@
+"""A folder of releases: the bundles that were activated, and a pointer to the one that serves.
+
+Owns what is on disk and in which order it changes, so that a crash at any moment leaves a pointer to
+a whole bundle. Must not know what is in a bundle: it is given a function that checks one.
+
+    ROOT/active.json            the pointer: the active release, and those that were before it
+    ROOT/releases/BUNDLE_ID/    the bundles
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.errors import Refused
+
+POINTER = "active.json"
+FOLDER = "releases"
+LOCK = ".lock"
+PARTIAL = ".partial-"
+KEPT = 5
+"""How many earlier releases are kept to go back to."""
+
+Check = Callable[[Path], str]
+"""The id of the bundle in a folder; BundleRefused where a server would not serve it."""
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Which release serves. earlier: the ids of those that served before, the last one first."""
+
+    active: str
+    earlier: tuple[str, ...] = ()
+
+
+def holds_releases(path: Path) -> bool:
+    """Whether the folder has a pointer, and is no bundle itself."""
+    return (path / POINTER).is_file()
+
+
+def path_of(root: Path, bundle_id: str) -> Path:
+    """Where a release's bundle lies."""
+    return root / FOLDER / bundle_id
+
+
+def read_pointer(root: Path) -> Pointer:
+    """The pointer of a folder of releases.
+
+    Raises:
+        Refused: there is none, or it is damaged.
+    """
+    path = root / POINTER
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        active, earlier = found["active"], tuple(found["earlier"])
+    except FileNotFoundError as error:
+        raise Refused(
+            f"{root} holds no releases: make it with: equipoise bundle activate {root} BUNDLE"
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Refused(f"{path} is damaged or cannot be read: {error}") from error
+    if not all(_is_name(one) for one in (active, *earlier)):
+        raise Refused(f"{path} is damaged: it names no releases")
+    return Pointer(active, earlier)
+
+
+def version_of(root: Path) -> tuple[int, int, int] | None:
+    """What changes whenever the pointer is set; None where it cannot be read. One system call."""
+    try:
+        found = os.stat(root / POINTER)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def activate(root: Path, bundle: Path, check: Check) -> Pointer:
+    """Copy a bundle into the folder, check the copy, and point to it.
+
+    The folder is made when missing. Releases that the pointer no longer names are removed.
+
+    Raises:
+        BundleRefused: the bundle cannot be served; nothing was changed.
+        Refused: the folder is something else, or cannot be written.
+    """
+    _check_root(root)
+    with _told(root):
+        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+        with _locked(root):
+            before = read_pointer(root) if holds_releases(root) else None
+            for left in (root / FOLDER).glob(f"{PARTIAL}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            partial = root / FOLDER / f"{PARTIAL}{os.getpid()}"
+            try:
+                shutil.copytree(bundle, partial, symlinks=True)
+                bundle_id = check(partial)
+                _sync(partial)
+                _place(partial, path_of(root, bundle_id), check)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            named = () if before is None else (before.active, *before.earlier)
+            earlier = tuple(one for one in named if one != bundle_id)[:KEPT]
+            after = Pointer(bundle_id, earlier)
+            point(root, after)
+            for old in (root / FOLDER).iterdir():
+                if old.name not in (after.active, *after.earlier):
+                    shutil.rmtree(old, ignore_errors=True)
+    return after
+
+
+def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
+    """Point to the last release before the active one that can be served.
+
+    Returns:
+        The new pointer, and the ids of releases that were passed over since they can not.
+
+    Raises:
+        Refused: there is none; nothing was changed.
+    """
+    before = read_pointer(root)
+    with _told(root), _locked(root):
+        before = read_pointer(root)
+        passed = []
+        for place, bundle_id in enumerate(before.earlier):
+            try:
+                check(path_of(root, bundle_id))
+            except Refused:
+                passed.append(bundle_id)
+                continue
+            after = Pointer(bundle_id, before.earlier[place + 1 :])
+            point(root, after)
+            return after, tuple(passed)
+    none = "none of those before it can be served" if passed else "there is none before it"
+    raise Refused(f"cannot go back from {before.active}: {none}")
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name != "" and Path(name).name == name and name[0] != "."
+
+
+def _check_root(root: Path) -> None:
+    if not root.exists() or holds_releases(root):
+        return
+    if not root.is_dir():
+        raise Refused(f"{root} is not a folder")
+    # A crash before the first pointer leaves these.
+    strange = {entry.name for entry in root.iterdir()} - {FOLDER, LOCK}
+    if strange:
+        raise Refused(
+            f"{root} holds {min(strange)!r} and no {POINTER}: it is no folder of releases; name "
+            "one that is, or one that does not exist yet"
+        )
+
+
+@contextlib.contextmanager
+def _told(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, shutil.Error) as error:
+        why = error.strerror or str(error)
+        raise Refused(f"{root}: {why}; the pointer was not changed") from error
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One writer at a time; the kernel takes the lock from one that dies."""
+    handle = os.open(root / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _place(partial: Path, target: Path, check: Check) -> None:
+    """Move the checked copy to where it belongs, unless the same release is there and whole."""
+    if target.exists():
+        with contextlib.suppress(Refused):
+            check(target)
+            return
+        damaged = target.with_name(f"{PARTIAL}damaged-{os.getpid()}")
+        target.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+    partial.rename(target)
+    _sync_folder(target.parent)
+
+
+def point(root: Path, pointer: Pointer) -> None:
+    """Set the pointer, in one step; nothing is checked."""
+    aside = root / f"{POINTER}.{os.getpid()}"
+    content = json.dumps({"active": pointer.active, "earlier": pointer.earlier}, indent=1)
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(content + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(root / POINTER)
+    _sync_folder(root)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in (folder, *filter(Path.is_dir, folder.rglob("*"))):
+        _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

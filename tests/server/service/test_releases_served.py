@@ -1,0 +1,162 @@
+"""A server that follows a folder of releases: what it serves, what it tells, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench.chaos.served import Served, serving
+from equipoise.v1 import recommendation_pb2 as pb
+from equipoise.v1 import serving_pb2
+from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from equipoise.v1.serving_pb2_grpc import ServingServiceStub
+from server import releases
+from server.cli import command as equipoise
+from strategies.bundles import DATA_UNTIL_MS, tiny_bundle
+from strategies.live import failure_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    for seed in (1, 2):
+        tiny_bundle(folder / str(seed), seed=seed)
+    return folder / "1", folder / "2"
+
+
+def said(*arguments: object) -> tuple[int, str]:
+    """The exit code and output of a command."""
+    done = CliRunner().invoke(equipoise, list(map(str, arguments)))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        return 2, str(done.exception)
+    return done.exit_code, done.output
+
+
+def bundle_id(bundle: Path) -> str:
+    return str(json.loads((bundle / "manifest.json").read_text())["bundle_id"])
+
+
+def served_id(served: Served) -> str:
+    with served.channel() as channel:
+        info = ServingServiceStub(channel).GetServingInfo(
+            serving_pb2.GetServingInfoRequest(), timeout=10
+        )
+    return str(info.bundle_id)
+
+
+def until(true: Callable[[], bool], served: Served) -> None:
+    """Wait for it; the log is in the failure."""
+    import time
+
+    until_s = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < until_s, served.log.read_text()
+        time.sleep(0.02)
+
+
+def test_the_commands_point_and_the_server_follows(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, (one, other) = tmp_path / "root", bundles
+    code, told = said("bundle", "activate", root, one)
+    assert (code, told) == (0, f"{bundle_id(one)} is active\n")
+    with serving(tmp_path / "s", "--bundle", str(root)) as served, served.channel() as channel:
+        service = RecommendationServiceStub(channel)
+        asked: dict[str, Any] = {"count": 6, "page_size": 3, "as_of_unix_ms": DATA_UNTIL_MS}
+        page = service.Recommend(pb.RecommendRequest(**asked), timeout=10)
+        assert page.bundle_id == served_id(served) == bundle_id(one)
+
+        code, told = said("bundle", "activate", root, other)
+        assert (code, told) == (0, f"{bundle_id(other)} is active, before it {bundle_id(one)}\n")
+        until(lambda: served_id(served) == bundle_id(other), served)
+        # A page of the release before is refused in the stated way.
+        _, details = failure_of(
+            lambda: service.Recommend(
+                pb.RecommendRequest(**asked, page_token=page.next_page_token), timeout=10
+            )
+        )
+        assert details[0].reason == "PAGE_TOKEN_STALE"
+        metrics = served.metrics()
+        info = {name: value for name, value in metrics.items() if "serving_info" in name}
+        assert sorted(value for value in info.values()) == [0, 1]
+        assert metrics['equipoise_bundle_swaps_total{outcome="swapped"}'] == 1
+
+        assert said("bundle", "rollback", root) == (0, f"{bundle_id(one)} is active again\n")
+        until(lambda: served_id(served) == bundle_id(one), served)
+        swapped = [line for line in served.events() if line["event"] == "release swapped"]
+        assert [line["release"] for line in swapped] == [bundle_id(other), bundle_id(one)]
+    code, told = said("bundle", "releases", root, "--json")
+    assert json.loads(told) == {"active": bundle_id(one), "earlier": []}
+
+
+def test_a_refused_release_is_told_once_and_tried_again_when_asked(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, (one, other) = tmp_path / "root", bundles
+    for bundle in (other, one):
+        releases.activate(root, bundle, bundle_id)
+    broken = releases.path_of(root, bundle_id(other)) / "items.json"
+    whole = broken.read_bytes()
+
+    def refused() -> list[dict[str, object]]:
+        return [line for line in served.events() if line["event"] == "release refused"]
+
+    with serving(tmp_path / "s", "--bundle", str(root), "--workers", "2") as served:
+        broken.write_bytes(whole[:-9])
+        releases.point(root, releases.Pointer(bundle_id(other), (bundle_id(one),)))
+        until(lambda: len(refused()) >= 2, served)
+        assert served_id(served) == bundle_id(one)
+        assert "items.json" in str(refused()[0]["error"])
+        looked = len(refused())
+        broken.write_bytes(whole)
+        # Mended, and nobody was told: only a pointer that is set anew or SIGHUP makes it look again.
+        served.process.send_signal(signal.SIGHUP)
+        wanted = f'bundle_id="{bundle_id(one)}"'
+        until(
+            lambda: all(
+                value == 0
+                for name, value in served.metrics().items()
+                if "serving_info" in name and wanted in name
+            ),
+            served,
+        )
+        assert len(refused()) == looked
+        assert served_id(served) == bundle_id(other)
+
+
+def test_a_start_falls_back_to_the_last_release_that_can_be_served(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, (one, other) = tmp_path / "root", bundles
+    for bundle in (one, other):
+        releases.activate(root, bundle, bundle_id)
+    shutil.rmtree(releases.path_of(root, bundle_id(other)))
+    with serving(tmp_path / "s", "--bundle", str(root)) as served:
+        assert served_id(served) == bundle_id(one)
+        first = served.events()[0]
+        assert (first["event"], first["release"]) == ("release refused", bundle_id(other))
+
+
+def test_the_commands_refuse_with_one_line(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    root, (one, _) = tmp_path / "root", bundles
+    damaged = tmp_path / "damaged"
+    shutil.copytree(one, damaged)
+    (damaged / "goldens.safetensors").write_bytes(b"x")
+    code, told = said("bundle", "activate", root, damaged)
+    assert code == 2
+    assert "goldens.safetensors" in told
+    assert said("bundle", "rollback", root)[0] == 2
+    assert said("bundle", "releases", root)[0] == 2
+    assert said("bundle", "activate", root, one)[0] == 0
+    code, told = said("bundle", "rollback", root)
+    assert code == 2
+    assert "there is none before it" in told

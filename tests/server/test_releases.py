@@ -1,0 +1,191 @@
+"""A folder of releases: the pointer always names a whole bundle, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server import releases
+from server.errors import BundleRefused, Refused
+from server.releases import Pointer, activate, path_of, read_pointer, roll_back, version_of
+
+
+def bundle(folder: Path, name: str, content: str = "x") -> Path:
+    """A folder that `named` takes for a bundle."""
+    path = folder / "made" / name
+    (path / "policies").mkdir(parents=True)
+    (path / "id").write_text(name)
+    (path / "policies" / "p.toml").write_text(content)
+    return path
+
+
+def named(path: Path) -> str:
+    try:
+        found = (path / "id").read_text()
+    except OSError as error:
+        raise BundleRefused("id", "is missing") from error
+    if (path / "policies" / "p.toml").read_text() == "bad":
+        raise BundleRefused("p.toml", "is bad")
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def test_each_activation_points_to_a_copy_and_remembers_those_before(
+    root: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        source = bundle(tmp_path, name)
+        activate(root, source, named)
+        shutil.rmtree(source)
+    assert read_pointer(root) == Pointer("c", ("b", "a"))
+    assert named(path_of(root, "a")) == "a"
+
+
+def test_the_same_release_again_is_no_other_and_goes_first(root: Path, tmp_path: Path) -> None:
+    a, b = bundle(tmp_path, "a"), bundle(tmp_path, "b")
+    for one in (a, b, a):
+        activate(root, one, named)
+    assert read_pointer(root) == Pointer("a", ("b",))
+    activate(root, a, named)
+    assert read_pointer(root) == Pointer("a", ("b",))
+
+
+def test_a_damaged_copy_of_the_same_release_is_replaced(root: Path, tmp_path: Path) -> None:
+    a = bundle(tmp_path, "a")
+    activate(root, a, named)
+    (path_of(root, "a") / "policies" / "p.toml").write_text("bad")
+    activate(root, a, named)
+    assert named(path_of(root, "a")) == "a"
+
+
+def test_a_release_that_is_refused_changes_nothing(root: Path, tmp_path: Path) -> None:
+    activate(root, bundle(tmp_path, "a"), named)
+    before = version_of(root), sorted(root.rglob("*"))
+    with pytest.raises(BundleRefused, match="is bad"):
+        activate(root, bundle(tmp_path, "b", "bad"), named)
+    assert (version_of(root), sorted(root.rglob("*"))) == before
+
+
+def test_only_so_many_earlier_releases_are_kept(root: Path, tmp_path: Path) -> None:
+    for number in range(releases.KEPT + 3):
+        activate(root, bundle(tmp_path, f"r{number}"), named)
+    pointer = read_pointer(root)
+    assert len(pointer.earlier) == releases.KEPT
+    kept = {path.name for path in (root / releases.FOLDER).iterdir()}
+    assert kept == {pointer.active, *pointer.earlier}
+
+
+def test_going_back_passes_over_what_can_no_longer_be_served(root: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        activate(root, bundle(tmp_path, name), named)
+    shutil.rmtree(path_of(root, "b"))
+    assert roll_back(root, named) == (Pointer("a", ()), ("b",))
+    assert read_pointer(root) == Pointer("a", ())
+    with pytest.raises(Refused, match="cannot go back from a: there is none before it"):
+        roll_back(root, named)
+    activate(root, bundle(tmp_path, "d"), named)
+    shutil.rmtree(path_of(root, "a"))
+    with pytest.raises(Refused, match="none of those before it can be served"):
+        roll_back(root, named)
+    assert read_pointer(root) == Pointer("d", ("a",))
+
+
+def test_the_version_changes_with_each_pointer_even_to_the_same_release(
+    root: Path, tmp_path: Path
+) -> None:
+    assert version_of(root) is None
+    seen = set()
+    a = bundle(tmp_path, "a")
+    for _ in range(3):
+        activate(root, a, named)
+        seen.add(version_of(root))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    ["", "{", "[]", '{"active": "a"}', '{"active": 7, "earlier": []}',
+     '{"active": "../a", "earlier": []}', '{"active": "a", "earlier": [".x"]}',
+     '{"active": "a", "earlier": 3}'],
+)  # fmt: skip
+def test_a_damaged_pointer_is_told(root: Path, pointer: str) -> None:
+    root.mkdir()
+    (root / releases.POINTER).write_text(pointer)
+    with pytest.raises(Refused, match="is damaged"):
+        read_pointer(root)
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    a = bundle(tmp_path, "a")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "letter").write_text("dear")
+    with pytest.raises(Refused, match=r"holds 'letter' and no active\.json"):
+        activate(other, a, named)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="is not a folder"):
+        activate(tmp_path / "file", a, named)
+    with pytest.raises(Refused, match="holds no releases"):
+        read_pointer(other)
+    assert sorted(path.name for path in other.iterdir()) == ["letter"]
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from server import releases
+sys.path.insert(0, {tests!r})
+calls = 0
+def watched(frame, event, arg):
+    global calls
+    if frame.f_globals.get("__name__") in ("server.releases", "shutil"):
+        calls += 1
+        if calls == {at}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return watched
+def named(path):
+    return (path / "id").read_text()
+sys.settrace(watched)
+releases.activate(Path({root!r}), Path({source!r}), named)
+"""
+
+
+def test_a_writer_killed_anywhere_leaves_the_old_pointer_or_the_new_one(
+    root: Path, tmp_path: Path
+) -> None:
+    activate(root, bundle(tmp_path, "a"), named)
+    b, c = bundle(tmp_path, "b"), bundle(tmp_path, "c")
+    ends = set()
+    for at in (1, 40, 150, 400, 700, 900, 1000, 1050, 1100, 1150, 1200, 1300, 1500, 10_000):
+        script = DIES.format(
+            tests=str(Path(__file__).parents[1]), at=at, root=str(root), source=str(b)
+        )
+        done = subprocess.run([sys.executable, "-c", script], env=dict(os.environ), check=False)
+        assert done.returncode in (0, -signal.SIGKILL)
+        pointer = read_pointer(root)
+        assert pointer.active in ("a", "b")
+        assert named(path_of(root, pointer.active)) == pointer.active
+        ends.add(pointer.active)
+        # Whoever comes next finds no lock and no rubbish.
+        activate(root, c, named)
+        names = {path.name for path in (root / releases.FOLDER).iterdir()}
+        assert not any(name.startswith(releases.PARTIAL) for name in names)
+        activate(root, tmp_path / "made" / "a", named)
+    assert ends == {"a", "b"}
+
+
+def test_the_pointer_is_readable_by_people(root: Path, tmp_path: Path) -> None:
+    activate(root, bundle(tmp_path, "a"), named)
+    found = json.loads((root / "active.json").read_text())
+    assert found == {"active": "a", "earlier": []}
