@@ -35,7 +35,8 @@ class Spec:
 
     rate: requests a second, on average; the gaps between them are exponential. policy: whose list.
     service_config: a file, or empty: no call is tried again. channels: connections. candidates: 0
-    leaves them to the server. priority: as metadata, if any.
+    leaves them to the server. priority: as metadata, if any. balancing: gRPC's policy where the
+    target has several addresses.
     """
 
     target: str
@@ -51,6 +52,7 @@ class Spec:
     service_config: str = ""
     channels: int = 4
     priority: str = ""
+    balancing: str = ""
 
 
 def arrivals_s(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
@@ -120,6 +122,8 @@ async def _drive(spec: Spec) -> None:
     if spec.service_config:
         config = Path(spec.service_config).read_text(encoding="utf-8")
         options.append(("grpc.service_config", config))
+    if spec.balancing:
+        options.append(("grpc.lb_policy_name", spec.balancing))
     channels = [
         grpc.aio.insecure_channel(spec.target, options=options) for _ in range(spec.channels)
     ]
