@@ -17,7 +17,7 @@ UNTIL_MS = 1_700_000_000_000
 
 @dataclass(frozen=True)
 class Shape:
-    """What one request holds. candidates: 0 leaves the choice to the server."""
+    """What one request holds. candidates: 0 leaves the choice to the server; at most the catalogue."""
 
     history: int = 50
     candidates: int = 200
@@ -59,7 +59,7 @@ def draw(ids: list[str], shape: Shape, requests: int, seed: int) -> list[pb.Reco
     drawn = []
     for number in range(requests):
         bought = np.searchsorted(upto, rng.random(shape.history) * upto[-1]).tolist()
-        asked = rng.choice(len(ids), shape.candidates, replace=False).tolist()
+        asked = rng.choice(len(ids), min(shape.candidates, len(ids)), replace=False).tolist()
         drawn.append(
             pb.RecommendRequest(
                 request_id=f"{seed}-{number}",

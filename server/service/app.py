@@ -170,8 +170,9 @@ class Server:
         return Addresses(port, metrics_port)
 
     def show_queue(self) -> None:
-        """Put the queue's depth where scrapes of another process see it."""
+        """Put the queue's depth, and the calls under way, where scrapes of another process see it."""
         self._metrics.queue_depth.set(self._batcher.depth)
+        self._metrics.under_way.set(self._door.active)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
@@ -299,6 +300,7 @@ class Server:
             return None
         # Read when it is scraped, so that the request path pays nothing.
         self._metrics.queue_depth.set_function(lambda: self._batcher.depth)
+        self._metrics.under_way.set_function(lambda: self._door.active)
         # Alone, this process is its own only worker.
         WorkerCounts(self._metrics.registry).serving.set(1)
         self._metrics_port = MetricsPort(
