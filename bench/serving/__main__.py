@@ -37,12 +37,12 @@ def _chosen(_context: click.Context, option: click.Parameter, text: str) -> tupl
 @click.group(invoke_without_command=True, context_settings={"max_content_width": 90})
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), default=3.0, show_default=True,
+    "--seconds", type=click.FloatRange(0.1, 600), default=2.5, show_default=True,
     help="Of each load in each round.",
 )  # fmt: skip
 @click.option(
     "--peers", default="all", show_default=True, callback=_chosen,
-    help="Which, with commas between: triton, pytriton, mlserver, litserve, bentoml, ray.",
+    help="Which of them, with commas between; an unknown one is answered with all names.",
 )  # fmt: skip
 @click.option("--no-peers", is_flag=True, help="None of them.")
 @click.option("--no-growth", is_flag=True, help="Nothing of candidates, catalogue and workers.")
@@ -126,7 +126,7 @@ def _measured(peers: list[Peer], kept: Path, extent: Any, grows: Any, seed: int)
     on = conditions(time.monotonic() - started)
     versions = {
         peer.name: next(
-            (one for one in pins(peer.requirements) if one.startswith(MAIN[peer.name])), ""
+            (one for one in pins(peer.requirements) if one.startswith(MAIN[peer.home])), ""
         )
         for peer in peers
     }

@@ -103,17 +103,19 @@ def environments(
     peers: Sequence[Peer], root: Path, say: Callable[[str], None]
 ) -> dict[str, Path | Unavailable]:
     """Each peer's Python, or why it has none."""
-    found: dict[str, Path | Unavailable] = {}
+    made: dict[str, Path | Unavailable] = {}
     for peer in peers:
+        if peer.home in made:
+            continue
         started = time.monotonic()
         try:
-            found[peer.name] = environment(root, peer.name, peer.requirements)
+            made[peer.home] = environment(root, peer.home, peer.requirements)
         except Unavailable as why:
             say(f"{peer.title}: {why}")
-            found[peer.name] = why
+            made[peer.home] = why
         if time.monotonic() - started > 2:
             say(f"{peer.title}: environment made in {time.monotonic() - started:.0f} s")
-    return found
+    return {peer.name: made[peer.home] for peer in peers}
 
 
 def compare(

@@ -70,7 +70,7 @@ def page(result: Result) -> str:
         f"figure is the median of {result['rounds']} rounds of {result['load_seconds']:g} s; of "
         "BatchRecommend the time is that of the whole message. Peers get item numbers as raw "
         "tensors where they take such; Equipoise's callers send item ids as text and get receipts, "
-        "which is more work and stays so.\n",
+        "which is more work; the row of Triton with ids as text has that part of it too.\n",
         _table(report.COSTS, report.cost_rows(result)),
         "## Where one list's microseconds go\n",
         f"The model alone on one list takes {result['model_us'] / 1e3:.2f} ms, an empty unary call "
@@ -85,7 +85,10 @@ def page(result: Result) -> str:
             "caller left; one worker and the caller have a core each.\n",
             _table(("16 in flight", "CPU us a list", "p50 ms"), grown),
         ]
-    parts += ["## How the peers were tuned\n", *(_tuning(peer.name) for peer in PEERS)]
+    parts += [
+        "## How the peers were tuned\n",
+        *(_tuning(home) for home in dict.fromkeys(peer.home for peer in PEERS)),
+    ]
     return "\n".join(parts)
 
 

@@ -25,6 +25,8 @@ WAYS = {
     "stream": "Equipoise RecommendStream",
     "batch": "Equipoise BatchRecommend",
 }
+WIDTH = 150
+"""Of lines that go into a file."""
 
 Rows = Sequence[Sequence[str]]
 
@@ -41,6 +43,7 @@ def document(found: Compared, growth: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "name": one.peer.name,
                 "title": one.peer.title,
+                "goal": one.peer.goal or one.peer.home,
                 "asked": one.peer.asked,
                 "rounds": one.rounds,
                 "reason": one.reason,
@@ -121,6 +124,8 @@ def growth_rows(told: Mapping[str, Any]) -> Rows:
 def show(told: Mapping[str, Any]) -> None:
     """All tables."""
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     _table(console, COSTS, cost_rows(told))
     console.print(
         f"the model alone on one list: {told['model_us'] / 1e3:.2f} ms; "

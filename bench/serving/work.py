@@ -41,6 +41,7 @@ def write_work(bundle: Path, folder: Path) -> None:
         "sizes": groups.sizes.items.tolist(),
         "items": len(held.items.ids),
     }
+    (folder / "ids.json").write_text(json.dumps(held.items.ids), encoding="utf-8")
     (folder / "work.json").write_text(json.dumps(told), encoding="utf-8")
 
 

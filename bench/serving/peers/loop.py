@@ -45,6 +45,11 @@ class Caller(Protocol):
         """Close the connections."""
 
 
+Make = Callable[[dict[str, Any]], Awaitable[Caller]]
+"""Of what the command line told: the server's `name` and `port`, and `texts`, a file of all items'
+ids, where items are named by them."""
+
+
 async def drive(
     caller: Caller, calls: Calls, in_flight: int, seconds: float, lists: int = sys.maxsize
 ) -> dict[str, Any]:
@@ -101,9 +106,9 @@ async def until_served(caller: Caller, expected: list[int]) -> None:
         return
 
 
-async def _serve_commands(make: Callable[[str, int], Awaitable[Caller]]) -> None:
+async def _serve_commands(make: Make) -> None:
     told = json.loads(sys.argv[1])
-    caller = await make(told["name"], told["port"])
+    caller = await make(told)
     calls = Calls.load(told["calls"])
     caller.prepare(calls)
     await until_served(caller, calls.expected[0].tolist())
@@ -118,8 +123,8 @@ async def _serve_commands(make: Callable[[str, int], Awaitable[Caller]]) -> None
     await caller.close()
 
 
-def main(make: Callable[[str, int], Awaitable[Caller]]) -> None:
-    """Run the caller that `make` gives for a server's name and port."""
+def main(make: Make) -> None:
+    """Run the caller that `make` gives."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

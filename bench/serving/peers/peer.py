@@ -30,33 +30,53 @@ ROOT = HERE.parents[2]
 START_TIMEOUT_S = 160.0
 ANSWER_TIMEOUT_S = 120.0
 OIP = "bench.serving.peers.oip"
+RAY = "bench.serving.peers.ray.client"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server that others built. caller: the module that asks it."""
+    """A server that others built. caller: the module that asks it. folder: of its programs and its
+    environment, where that is not the name's. texts: asked for items by their ids, as text. delay_us:
+    how long it lets a request wait for others: some waiting saves CPU under load and costs time when
+    alone, so that a server which can be told either way is measured both ways. direct: without a proxy between. goal: by whose
+    goals it is judged, where that is not the folder's name; "none": it has more to do than others."""
 
     name: str
     title: str
     asked: str
     caller: str
+    folder: str = ""
+    texts: bool = False
+    delay_us: int = 0
+    direct: bool = False
+    goal: str = ""
+
+    @property
+    def home(self) -> str:
+        return self.folder or self.name
 
     @property
     def server(self) -> str:
-        return f"bench.serving.peers.{self.name}.server"
+        return f"bench.serving.peers.{self.home}.server"
 
     @property
     def requirements(self) -> Path:
-        return HERE / self.name / "requirements.txt"
+        return HERE / self.home / "requirements.txt"
 
 
 PEERS: tuple[Peer, ...] = (
     Peer("triton", "Triton, Python backend", "gRPC", OIP),
+    Peer("triton-delay", "Triton, delay 0.5 ms", "gRPC", OIP, folder="triton", delay_us=500),
+    Peer(
+        "triton-text", "Triton, ids as text", "gRPC", OIP, folder="triton", texts=True, goal="none"
+    ),
     Peer("pytriton", "PyTriton", "gRPC", OIP),
     Peer("mlserver", "MLServer", "gRPC", OIP),
+    Peer("mlserver-delay", "MLServer, delay 5 ms", "gRPC", OIP, folder="mlserver", delay_us=5_000),
     Peer("litserve", "LitServe", "HTTP, JSON", "bench.serving.peers.litserve.client"),
     Peer("bentoml", "BentoML", "HTTP, JSON", "bench.serving.peers.bentoml.client"),
-    Peer("ray", "Ray Serve", "gRPC", "bench.serving.peers.ray.client"),
+    Peer("ray", "Ray Serve", "gRPC", RAY),
+    Peer("ray-direct", "Ray Serve, no proxy", "gRPC", RAY, "ray", direct=True, goal="ray-direct"),
 )
 
 
@@ -134,7 +154,9 @@ def running(peer: Peer, python: Path, work: Path, calls: Path, logs: Path) -> It
         )
         port = free_port()
         name = f"lists_{secrets.token_hex(6)}"
-        settings = Settings(str(work.resolve()), scratch, port, name)
+        settings = Settings(
+            str(work.resolve()), scratch, port, name, peer.texts, peer.delay_us, peer.direct
+        )
         server_log = stack.enter_context((logs / "server.log").open("wb"))
         server = subprocess.Popen(
             [str(python), "-m", peer.server, settings.text()],
@@ -143,7 +165,12 @@ def running(peer: Peer, python: Path, work: Path, calls: Path, logs: Path) -> It
         )  # fmt: skip
         tree = Tree(server.pid)
         stack.callback(_stop, server, tree)
-        told = {"name": name, "port": port, "calls": str(calls.resolve())}
+        told = {
+            "name": name,
+            "port": port,
+            "calls": str(calls.resolve()),
+            "texts": str(work.resolve() / "ids.json") if peer.texts else "",
+        }
         caller_log = stack.enter_context((logs / "caller.log").open("wb"))
         caller = stack.enter_context(
             subprocess.Popen(

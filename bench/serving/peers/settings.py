@@ -11,19 +11,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 MAX_BATCH = 16
-"""The most lists of one model run, where a peer has such a limit: the bundle's best size is no
-larger, and larger ones were no cheaper (see `onnxruntime` in what was measured)."""
+"""The most lists of one model run. Larger ones were tried: see each server."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """work: what `bench.serving.work.write_work` made. scratch: a folder of the server's own, empty.
-    name: what the model is called; new in each run, so that no other server answers to it."""
+    name: what the model is called; new in each run, so that no other server answers to it. texts: items
+    are named by their ids, as text, and not by their numbers. delay_us: how long a request may wait
+    for others to come into its batch. direct: callers reach the worker without a proxy between."""
 
     work: str
     scratch: str
     port: int
     name: str
+    texts: bool = False
+    delay_us: int = 0
+    direct: bool = False
 
     @staticmethod
     def read() -> Settings:

@@ -2,6 +2,7 @@
 
 Tuning: a batchable endpoint, up to 16 (its dispatcher learns how long to wait); access logs, metrics
 and tracing off. JSON: its cheaper form, pickle, is refused by a server that faces callers.
+Tried as well: batches up to 64; a latency of 10 and 100 ms, which makes it refuse requests.
 """
 
 from __future__ import annotations

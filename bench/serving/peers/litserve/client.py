@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from bench.serving.peers.http import HttpCaller, json_body
 from bench.serving.peers.loop import main
@@ -13,8 +14,9 @@ def items(answer: bytes) -> list[int]:
     return found
 
 
-async def make(name: str, port: int) -> HttpCaller:
-    return HttpCaller(f"http://127.0.0.1:{port}/{name}", "application/json", json_body, items)
+async def make(told: dict[str, Any]) -> HttpCaller:
+    url = f"http://127.0.0.1:{told['port']}/{told['name']}"
+    return HttpCaller(url, "application/json", json_body, items)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """LitServe: HTTP with JSON, one worker process behind one of uvicorn.
 
-Tuning: batches up to 16 of what waits, with batch_timeout 0 (no waiting: 1 and 5 ms made one in
-flight slower and saved no CPU); its fast queue (ZeroMQ) instead of multiprocessing's; access logs
-off. JSON is the only body that it decodes by itself.
+Tuning: batches up to 16 of what waits, with batch_timeout 0 (no waiting); its fast queue (ZeroMQ)
+instead of multiprocessing's; access logs off. JSON is the only body that it decodes by itself. Tried
+as well: a batch_timeout of 1 ms, batches up to 64, the other queue.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class RayCaller:
         return items
 
 
-async def make(name: str, port: int) -> RayCaller:
-    return RayCaller(name, port)
+async def make(told: dict[str, Any]) -> RayCaller:
+    return RayCaller(told["name"], told["port"])
 
 
 if __name__ == "__main__":
