@@ -71,6 +71,7 @@ def main(
     """What a list costs in a live server, by the way it is asked for, beside other servers."""
     if context.invoked_subcommand is not None:
         return
+    from bench.demo.serving import stop_on_sigterm
     from bench.serving.compare import Extent
     from bench.serving.growth import GrowthExtent
     from bench.serving.measure import MANY
@@ -78,6 +79,8 @@ def main(
     from bench.serving.report import show
     from bench.whole import write_whole
 
+    # Or the server that is measured would outlive this program.
+    stop_on_sigterm()
     extent = Extent(rounds, seconds, MANY)
     grows = GrowthExtent(
         (100, 300, 1_000, 3_000, 10_000), (10_000, 100_000, 1_000_000), 3, 2.0, MANY
