@@ -7,6 +7,7 @@ DEMO := out/demo
 PORT ?= 50051
 METRICS_PORT ?= 9464
 SEED ?= 1
+PEERS ?= all
 COUNT ?= 100000000
 PROTOS := $(wildcard proto/equipoise/v1/*.proto)
 .DEFAULT_GOAL := help
@@ -47,8 +48,11 @@ soak-fairness: $(READY) ## COUNT lists (10^8) and others of every kind, none out
 bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal
 	@$(BIN)/python -m bench.fairness speed --out out/fairness/speed.json
 
-bench-serving: $(READY) ## what a list costs in a live server, by the way it is asked for, and where its time goes
-	@$(BIN)/python -m bench.serving --out out/serving/cost.json
+bench-serving: $(READY) ## what a list costs in a live server, where its time goes, and what other servers take; PEERS=a,b for some, PEERS= for none
+	@$(BIN)/python -m bench.serving --peers '$(PEERS)' --seed $(SEED) --out out/serving/cost.json
+
+serving-evidence: $(READY) ## make docs/performance.md of what bench-serving left in out/serving
+	@$(BIN)/python -m bench.serving evidence
 
 fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
 	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
@@ -90,4 +94,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving fairness-tables fairness-evidence mutants test-bounds lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving serving-evidence fairness-tables fairness-evidence mutants test-bounds lint format stubs baseline clean
