@@ -8,7 +8,7 @@ PORT ?= 50051
 METRICS_PORT ?= 9464
 SEED ?= 1
 COUNT ?= 100000000
-PROTOS := $(wildcard proto/equipoise/v1/*.proto)
+PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 

@@ -19,6 +19,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from equipoise.oip import grpc_service_pb2_grpc
 from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 from server.batcher import Batcher
 from server.bundle import Bundle, load_bundle
@@ -29,8 +30,11 @@ from server.events import GroupCommitter, HistoryCache, SqliteEventStore
 from server.exposures import ExposureLedger
 from server.ports import MetricsPort, check_port, port_refused
 from server.ready_file import write_ready
+from server.service.decode import Limits
 from server.service.encode import serving_info
+from server.service.lists import ListMaker
 from server.service.metrics import ServerMetrics
+from server.service.oip import INFERENCE, InferenceServicer, Served
 from server.service.pages import PageTokens, read_key
 from server.service.servicer import (
     RECOMMENDATION,
@@ -45,7 +49,7 @@ MAX_METADATA_BYTES = 8 * 1024
 MAX_PENDING_CALLS = 64
 IDLE_CHECK_S = 0.01
 QUIET_CHECKS = 5
-SERVICES = ("", RECOMMENDATION, SERVING)
+SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
 
 
 @dataclass(frozen=True)
@@ -277,9 +281,16 @@ class Server:
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
             ServingServicer(bundle, serving_info(bundle, settings), metrics), guarded
         )
+        lists = ListMaker(bundle, self._batcher, Limits.of(settings), metrics, pages)
+        served = Served(bundle, self._batcher, lists)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceServicer(lambda: served, settings, metrics, self._health, self._door.closing),
+            guarded,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
-            (RECOMMENDATION, SERVING, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+            (RECOMMENDATION, SERVING, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            server,
         )
         return server
 
