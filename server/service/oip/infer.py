@@ -117,7 +117,7 @@ class Inference:
         figures.succeeded(
             made,
             decode_ns=decode_ns,
-            encode_ns=time.monotonic_ns() - started_ns,
+            encode_ns=made.encode_ns + time.monotonic_ns() - started_ns,
             spent_ns=call.spent_ns(),
         )
         return response

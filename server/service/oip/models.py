@@ -41,8 +41,8 @@ class Made:
     """What a model made of one request.
 
     inferences: how many lists. queue_ns: how long it waited. shared_ns: the time of the work that
-    it shared with all of `execution`; own_ns: of the work that was done for it alone. decode_ns: of
-    making a query of its tensors.
+    it shared with all of `execution`; own_ns: of the work that was done for it alone. encode_ns: of
+    making outputs of what came.
     """
 
     outputs: Mapping[str, Value]
@@ -51,6 +51,7 @@ class Made:
     queue_ns: int
     shared_ns: int
     own_ns: int
+    encode_ns: int = 0
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -7,6 +7,7 @@ to be checked of it is checked as in a Recommend; errors name the tensors.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
@@ -79,6 +80,7 @@ class Recommender:
             raise _by_tensor(error) from error
         try:
             batched = await asked.waiting.future
+            made_ns = time.monotonic_ns()
             response = lists.answer(asked, batched)
         finally:
             lists.leave(asked)
@@ -88,17 +90,19 @@ class Recommender:
         receipt = MessageToJson(
             response.receipt, preserving_proto_field_name=True, indent=None, ensure_ascii=False
         )
+        outputs: dict[str, Value] = {
+            "item_ids": [item.item_id.encode() for item in response.items],
+            "scores": np.array([item.score for item in response.items], np.float32),
+            "receipt": [receipt.encode()],
+        }
         return Made(
-            outputs={
-                "item_ids": [item.item_id.encode() for item in response.items],
-                "scores": np.array([item.score for item in response.items], np.float32),
-                "receipt": [receipt.encode()],
-            },
+            outputs=outputs,
             inferences=1,
             execution=Execution(batched.formed_ns),
             queue_ns=batched.queue_ns,
             shared_ns=phases.model_ns,
             own_ns=phases.history_ns + phases.features_ns + phases.fair_ns,
+            encode_ns=time.monotonic_ns() - made_ns,
             parameters={
                 "request_id": response.request_id,
                 **({"degraded_reasons": degraded} if degraded else {}),
