@@ -2,46 +2,80 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from equipoise.oip import grpc_service_pb2 as pb
 from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from server.batcher import Batcher
+from server.bundle import load_bundle
+from server.config import ServerSettings
+from server.engine import Engine, Outcome, Query
 from server.features import N_FEATURES
+from server.service.decode import Limits
+from server.service.lists import Call, ListMaker
+from server.service.metrics import ServerMetrics
+from server.service.oip import Served
+from server.service.oip.infer import Inference
+from server.service.pages import PageTokens
+from strategies.bundles import DATA_UNTIL_MS
 from strategies.live import live_server
 from strategies.tensors import count, infer, outputs
 
 pytestmark = pytest.mark.slow
 
-CALLERS = 24
 
+def test_a_full_queue_refuses_at_once_and_background_work_makes_room(bundle_path: Path) -> None:
+    """The model is held until all of them have come."""
+    bundle = load_bundle(bundle_path)
+    engine = Engine(bundle, clock_ms=lambda: DATA_UNTIL_MS)
+    settings = ServerSettings(bundle=bundle_path, max_queue=1, max_batch=1)
+    held, running = threading.Event(), threading.Event()
 
-def test_a_full_queue_refuses_as_in_a_recommend(tmp_path: Path, bundle_path: Path) -> None:
-    heavy = infer("ranker", {"features": np.ones((1, 10_000, N_FEATURES), np.float32)}, raw=True)
-    with live_server(tmp_path, bundle_path, "--max-queue", "1", "--max-batch", "1") as server:
-        stub = GRPCInferenceServiceStub(server.channel)
-        with ThreadPoolExecutor(CALLERS) as callers:
-            futures = [callers.submit(stub.ModelInfer, heavy, timeout=60) for _ in range(CALLERS)]
-        errors = [error for future in futures if (error := future.exception())]
-        assert len(errors) < CALLERS
-        assert errors, "nobody was refused"
-        for error in errors:
-            assert isinstance(error, grpc.RpcError)
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        told = rpc_status.from_call(errors[0])
-        info = error_details_pb2.ErrorInfo()
-        assert told.details[0].Unpack(info)
-        assert info.reason == "QUEUE_FULL"
-        (own,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="ranker")).model_stats
-        assert own.inference_stats.fail.count == len(errors)
-        assert own.inference_count == CALLERS - len(errors)
+    def run_batch(queries: Sequence[Query]) -> Sequence[Outcome | BaseException]:
+        running.set()
+        assert held.wait(60)
+        return engine.run_batch(queries)
+
+    def asked(priority: int = 0) -> pb.ModelInferRequest:
+        request = infer("ranker", {"features": np.ones((1, 3, N_FEATURES), np.float32)})
+        request.parameters["priority"].uint64_param = priority
+        return request
+
+    async def scenario() -> tuple[list[object], pb.ModelStatistics]:
+        batcher: Batcher[Query, Outcome] = Batcher(run_batch, max_batch=1, max_queue=1)
+        batcher.start()
+        metrics = ServerMetrics(bundle, 1)
+        pages = PageTokens(bundle, b"k" * 32, 60)
+        lists = ListMaker(bundle, batcher, Limits.of(settings), metrics, pages)
+        served = Served(bundle, batcher, lists)
+        inference = Inference(lambda: served, settings)
+
+        async def call(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+            return await inference.infer(request, Call.begun("", None))
+
+        first = asyncio.create_task(call(asked()))
+        await asyncio.to_thread(running.wait, 60)
+        rest = [asyncio.create_task(call(asked(priority))) for priority in (2, 1, 0, 2)]
+        # The third and the fourth are refused, and the second makes the first go, all at once.
+        done, _ = await asyncio.wait({rest[0], rest[2], rest[3]}, timeout=60)
+        assert len(done) == 3
+        held.set()
+        outcomes = await asyncio.gather(first, *rest, return_exceptions=True)
+        await batcher.close()
+        return list(outcomes), inference.figures["ranker"].message()
+
+    outcomes, told = asyncio.run(scenario())
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    assert kinds == ["ModelInferResponse", "QueueFull", "ModelInferResponse"] + 2 * ["QueueFull"]
+    assert (told.inference_count, told.inference_stats.fail.count) == (2, 3)
 
 
 def test_a_server_that_drains_is_not_ready_and_ends_streams_after_their_answers(

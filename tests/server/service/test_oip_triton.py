@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from google.protobuf import descriptor_pb2
 from equipoise.oip import grpc_service_pb2, model_config_pb2
 from server.bundle import load_bundle, ports_of
 from server.model import OnnxScorer
-from strategies.foreign import run_foreign
+from strategies.foreign import ROOT, foreign_python, run_foreign
 from strategies.live import LiveServer
 
 pytestmark = pytest.mark.slow
@@ -125,6 +128,19 @@ def test_their_client_is_told_what_went_wrong(understood: Any) -> None:
     assert status == "StatusCode.INVALID_ARGUMENT"
     assert message == "inputs[0].shape: got [2], allowed: [1]"
     assert understood["load"][0] == "StatusCode.UNIMPLEMENTED"
+
+
+def test_the_documents_program_runs(live: LiveServer, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "callers.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    script = tmp_path / "program.py"
+    script.write_text(program.replace("127.0.0.1:50051", live.target), encoding="utf-8")
+    run = subprocess.run(
+        [str(foreign_python("tritonclient")), "-I", str(script)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "RECEIPT_STATUS_MET" in run.stdout
 
 
 def test_their_client_reads_statistics(understood: Any) -> None:
