@@ -65,6 +65,10 @@ test-bounds: $(READY) ## the fair stage's tests and the short proof with every a
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m pytest tests/server/fairness
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m bench.fairness prove --short
 
+test-clients: $(READY) ## Triton's own client and its perf_analyzer against a live server, in environments of their own
+	@$(BIN)/python -m pytest tests/server/service/test_oip_triton.py
+	@$(BIN)/python tests/foreign/perf_analyzer/measure.py
+
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -90,4 +94,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving fairness-tables fairness-evidence mutants test-bounds lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving fairness-tables fairness-evidence mutants test-bounds test-clients lint format stubs baseline clean
