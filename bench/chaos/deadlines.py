@@ -21,7 +21,8 @@ import numpy as np
 
 from bench.chaos.marks import Mark, none_of
 from bench.chaos.served import Served
-from bench.serving.drawn import COUNT, Shape, draw, item_ids
+from bench.serving.calls import COUNT, Shape
+from bench.serving.drawn import draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 

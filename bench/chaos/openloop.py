@@ -19,7 +19,8 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serving.drawn import COUNT, Shape, draw, item_ids
+from bench.serving.calls import COUNT, Shape
+from bench.serving.drawn import draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 
 METHOD = "/equipoise.v1.RecommendationService/Recommend"

@@ -19,6 +19,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from equipoise.oip import grpc_service_pb2_grpc
 from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 from server.config import ServerSettings
 from server.errors import ExposuresUnavailable
@@ -27,7 +28,10 @@ from server.exposures import ExposureLedger
 from server.ports import MetricsPort, check_port, port_refused
 from server.ready_file import write_ready
 from server.releases import holds_releases
+from server.service.decode import Limits
+from server.service.lists import ListMaker
 from server.service.metrics import ServerMetrics
+from server.service.oip import INFERENCE, InferenceServicer, follower
 from server.service.pages import read_key
 from server.service.release import Current, Release, ReleaseMaker
 from server.service.servicer import (
@@ -44,7 +48,7 @@ MAX_METADATA_BYTES = 8 * 1024
 MAX_PENDING_CALLS = 64
 IDLE_CHECK_S = 0.01
 QUIET_CHECKS = 5
-SERVICES = ("", RECOMMENDATION, SERVING)
+SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
 
 
 @dataclass(frozen=True)
@@ -280,9 +284,14 @@ class Server:
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
             ServingServicer(self._current, metrics), guarded
         )
+        served = follower(self._current, ListMaker(self._current, Limits.of(settings), metrics))
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceServicer(served, settings, metrics, self._health, self._door.closing), guarded
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
-            (RECOMMENDATION, SERVING, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+            (RECOMMENDATION, SERVING, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            server,
         )
         return server
 
