@@ -14,18 +14,16 @@ import pytest
 
 from equipoise.oip import grpc_service_pb2 as pb
 from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from server.batcher import Batcher
-from server.bundle import load_bundle
 from server.config import ServerSettings
-from server.engine import Engine, Outcome, Query
+from server.engine import Outcome
+from server.exposures import ExposureLedger
 from server.features import N_FEATURES
 from server.service.decode import Limits
 from server.service.lists import Call, ListMaker
 from server.service.metrics import ServerMetrics
-from server.service.oip import Served
+from server.service.oip import follower
 from server.service.oip.infer import Inference
-from server.service.pages import PageTokens
-from strategies.bundles import DATA_UNTIL_MS
+from server.service.release import Current, Job, ReleaseMaker, run_jobs
 from strategies.live import live_server
 from strategies.tensors import count, infer, outputs
 
@@ -34,15 +32,13 @@ pytestmark = pytest.mark.slow
 
 def test_a_full_queue_refuses_at_once_and_background_work_makes_room(bundle_path: Path) -> None:
     """The model is held until all of them have come."""
-    bundle = load_bundle(bundle_path)
-    engine = Engine(bundle, clock_ms=lambda: DATA_UNTIL_MS)
     settings = ServerSettings(bundle=bundle_path, max_queue=1, max_batch=1)
     held, running = threading.Event(), threading.Event()
 
-    def run_batch(queries: Sequence[Query]) -> Sequence[Outcome | BaseException]:
+    def run(jobs: Sequence[Job]) -> Sequence[Outcome | BaseException]:
         running.set()
         assert held.wait(60)
-        return engine.run_batch(queries)
+        return run_jobs(jobs)
 
     def asked(priority: int = 0) -> pb.ModelInferRequest:
         request = infer("ranker", {"features": np.ones((1, 3, N_FEATURES), np.float32)})
@@ -50,13 +46,12 @@ def test_a_full_queue_refuses_at_once_and_background_work_makes_room(bundle_path
         return request
 
     async def scenario() -> tuple[list[object], pb.ModelStatistics]:
-        batcher: Batcher[Query, Outcome] = Batcher(run_batch, max_batch=1, max_queue=1)
+        maker = ReleaseMaker(settings, None, ExposureLedger(None), b"k" * 32)
+        current = Current(maker.make(bundle_path), settings, run)
+        batcher = current.batcher
         batcher.start()
-        metrics = ServerMetrics(bundle, 1)
-        pages = PageTokens(bundle, b"k" * 32, 60)
-        lists = ListMaker(bundle, batcher, Limits.of(settings), metrics, pages)
-        served = Served(bundle, batcher, lists)
-        inference = Inference(lambda: served, settings)
+        lists = ListMaker(current, Limits.of(settings), ServerMetrics(1))
+        inference = Inference(follower(current, lists), settings)
 
         async def call(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
             return await inference.infer(request, Call.begun("", None))
