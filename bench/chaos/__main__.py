@@ -198,5 +198,20 @@ def deadlines(calls: int, workers: int, seed: int, out: Path | None, strict: boo
     )  # fmt: skip
 
 
+@main.command()
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=Path("out/chaos"), show_default=True
+)
+def evidence(results: Path) -> None:
+    """Keep results in docs/evidence and make docs/reliability.md of them."""
+    from bench.chaos.evidence import PAGE, collect, read, write
+
+    found = collect(results)
+    if not read():
+        raise click.ClickException(f"{results} has no results: run make chaos first")
+    write(read())
+    click.echo(f"made {PAGE.name}: of {', '.join(found) or 'nothing new'} from {results}")
+
+
 if __name__ == "__main__":
     main()
