@@ -108,7 +108,7 @@ def overload(
         with serving(folder / "server", *flags) as served, bar("overload", 1.0, left=True) as done:
             return run(
                 served, bundle, seconds=seconds, seed=seed, progress=done,
-                policy="tiers-or-fallback" if fallback else "",
+                policy="provider-tiers-or-fallback" if fallback else "",
                 service_config=str(SERVICE_CONFIG) if retry else "",
             )  # fmt: skip
 
