@@ -320,3 +320,5 @@ class Batcher(Generic[Job, Result]):
                     entry.future.set_result(
                         Batched(result, formed_ns - entry.enqueued_ns, len(batch))
                     )
+            # While nothing comes, nothing of these is held: a job may hold a release that is gone.
+            del batch, jobs, results, entry, result
