@@ -106,16 +106,15 @@ class Crew:
             Refused: one would not have it, or two died of it. All go on with what they serve.
         """
         ready: list[Worker] = []
-        deaths = 0
+        dead: list[Worker] = []
         try:
-            while (worker := self._next_to_prepare(ready)) is not None:
+            while (worker := self._next_to_prepare([*ready, *dead])) is not None:
                 try:
                     await worker.prepare(bundle, self._settings.worker_start_s)
                     ready.append(worker)
                 except WorkerEnded:
-                    # One may have died of something else.
-                    deaths += 1
-                    if deaths > 1:
+                    dead.append(worker)
+                    if len(dead) > 1:  # one may have died of something else
                         raise
         except BaseException:
             for worker in ready:
@@ -125,7 +124,7 @@ class Crew:
         for worker in ready:
             worker.take(release)
 
-    def _next_to_prepare(self, ready: Sequence[Worker]) -> Worker | None:
+    def _next_to_prepare(self, done: Sequence[Worker]) -> Worker | None:
         """First those that wait for a place: if they die of it, nobody misses them."""
         left = [
             worker
@@ -133,7 +132,7 @@ class Crew:
             if worker.phase is not Phase.STARTING
             and worker.release == self._release
             and not worker.doomed
-            and worker not in ready
+            and worker not in done
         ]
         return min(left, key=lambda worker: worker.phase is not Phase.WARM, default=None)
 

@@ -117,6 +117,8 @@ class Worker:
             WorkerEnded: it is dead.
             Refused: it would not, or took too long. It serves what it served.
         """
+        if self._link.ended.is_set():
+            raise WorkerEnded(f"worker {self.pid} ended")
         self._ready = asyncio.get_running_loop().create_future()
         self._link.tell(Word.PREPARE, str(bundle))
         try:
