@@ -11,7 +11,9 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from server.errors import BundleRefused
@@ -29,27 +31,37 @@ async def check_apart(bundle: Path, max_count: int = 200, *, timeout_s: float = 
     Raises:
         BundleRefused: it would not; or the process crashed, hung, or took too much.
     """
-    process = await asyncio.create_subprocess_exec(
-        *_command(bundle, max_count, timeout_s),
-        env=_environment(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(timeout_s):
-            out, errors = await asyncio.gather(_said(process.stdout), _said(process.stderr))
-            code = await process.wait()
-    except TimeoutError as error:
-        raise BundleRefused(
-            bundle.name, f"its check took longer than {timeout_s:.0f} s and was stopped"
-        ) from error
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+    with tempfile.TemporaryFile() as errors:
+        # Not the event loop's own way, which forks: that copies the page tables of all that serves.
+        process = subprocess.Popen(
+            _command(bundle, max_count, timeout_s),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                out = await asyncio.to_thread(_heard, process)
+        except TimeoutError as error:
+            raise BundleRefused(
+                bundle.name, f"its check took longer than {timeout_s:.0f} s and was stopped"
+            ) from error
+        finally:
+            if process.poll() is None:
                 process.kill()
-            await process.wait()
-    return _told(bundle, code, out, errors)
+                process.wait()
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - SAID_BYTES))
+        return _told(bundle, process.returncode, out, errors.read())
+
+
+def _heard(process: subprocess.Popen[bytes]) -> bytes:
+    """What it says, and no more than that of it; and wait for its end."""
+    assert process.stdout is not None
+    with process.stdout as stream:
+        out = stream.read(SAID_BYTES)
+    process.wait()
+    return out
 
 
 async def check_release(bundle: Path, bundle_id: str, max_count: int) -> None:
@@ -72,15 +84,6 @@ def _environment() -> dict[str, str]:
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     # It has no use for more threads, whose stacks would count as memory that it takes.
     return {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-async def _said(stream: asyncio.StreamReader | None) -> bytes:
-    """The end of what is said, to its end."""
-    assert stream is not None
-    kept = b""
-    while part := await stream.read(SAID_BYTES):
-        kept = (kept + part)[-SAID_BYTES:]
-    return kept
 
 
 def _told(bundle: Path, code: int, out: bytes, errors: bytes) -> str:

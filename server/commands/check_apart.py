@@ -24,6 +24,8 @@ MEMORY_BYTES = 2 * 1024**3
 """Of addresses, beyond what was taken before the bundle is looked at, and
 `MEMORY_OF_BUNDLE` times the bundle's own size. A model that wants more is refused."""
 MEMORY_OF_BUNDLE = 8
+FILE_BYTES = 64 * 1024**2
+"""Of any file that it writes: what it complains, and compiled kernels."""
 
 
 def limit(folder: Path, timeout_s: float) -> None:
@@ -35,6 +37,7 @@ def limit(folder: Path, timeout_s: float) -> None:
     for what, value in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CPU, int(timeout_s) + 1),
+        (resource.RLIMIT_FSIZE, FILE_BYTES),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(what)
