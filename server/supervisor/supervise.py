@@ -119,6 +119,7 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, crew.stop)
+        on_hang_up(lambda: None)  # means something only where there are releases to follow
         try:
             async with _following(settings, crew, SwapCounts(registry)):
                 await crew.keep()
