@@ -32,7 +32,8 @@ async def check_apart(bundle: Path, max_count: int = 200, *, timeout_s: float = 
         BundleRefused: it would not; or the process crashed, hung, or took too much.
     """
     with tempfile.TemporaryFile() as errors:
-        # Not the event loop's own way, which forks: that copies the page tables of all that serves.
+        # Not the event loop's own way, for uvloop forks: that copies the page tables of all that
+        # serves, and beside gRPC's threads the child crashes now and then. This is vfork.
         process = subprocess.Popen(
             _command(bundle, max_count, timeout_s),
             env=_environment(),
