@@ -7,8 +7,10 @@ DEMO := out/demo
 PORT ?= 50051
 METRICS_PORT ?= 9464
 SEED ?= 1
+PEERS ?= all
+CHAOS ?= swaps overload rolling crashes deadlines
 COUNT ?= 100000000
-PROTOS := $(wildcard proto/equipoise/v1/*.proto)
+PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -47,8 +49,15 @@ soak-fairness: $(READY) ## COUNT lists (10^8) and others of every kind, none out
 bench-fairness: $(READY) ## the fair stage's time against sorting, growth and start, each with its goal
 	@$(BIN)/python -m bench.fairness speed --out out/fairness/speed.json
 
-bench-serving: $(READY) ## what a list costs in a live server, by the way it is asked for, and where its time goes
-	@$(BIN)/python -m bench.serving --out out/serving/cost.json
+bench-serving: $(READY) ## what a list costs in a live server, where its time goes, and what other servers take; PEERS=a,b for some, PEERS= for none
+	@$(BIN)/python -m bench.serving --peers '$(PEERS)' --seed $(SEED) --out out/serving/cost.json
+
+serving-evidence: $(READY) ## make docs/performance.md of what bench-serving left in out/serving
+	@$(BIN)/python -m bench.serving evidence
+
+chaos: $(READY) ## faults and overload on purpose, each with its pass marks; twenty minutes, tables in out/chaos
+	@for run in $(CHAOS); do \
+		$(BIN)/python -m bench.chaos $$run --out out/chaos/$$run.json || exit 1; done
 
 fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
 	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
@@ -64,6 +73,10 @@ fairness-evidence: $(READY) ## make docs/fairness-evidence.md of what these comm
 test-bounds: $(READY) ## the fair stage's tests and the short proof with every array index checked
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m pytest tests/server/fairness
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m bench.fairness prove --short
+
+test-clients: $(READY) ## Triton's own client and its perf_analyzer against a live server, in environments of their own
+	@$(BIN)/python -m pytest tests/server/service/test_oip_triton.py
+	@$(BIN)/python tests/foreign/perf_analyzer/measure.py
 
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
@@ -90,4 +103,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving fairness-tables fairness-evidence mutants test-bounds lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving serving-evidence chaos fairness-tables fairness-evidence mutants test-bounds test-clients lint format stubs baseline clean

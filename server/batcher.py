@@ -28,11 +28,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Batched(Generic[Result]):
-    """A job's result and how it came through the queue."""
+    """A job's result and how it came through the queue.
+
+    formed_ns: when its batch was formed; of all jobs of a batch the same, of no others.
+    """
 
     result: Result
     queue_ns: int
     batch_size: int
+    formed_ns: int = 0
 
 
 class _Entry(Generic[Job, Result]):
@@ -318,7 +322,7 @@ class Batcher(Generic[Job, Result]):
                     entry.future.set_exception(result)
                 else:
                     entry.future.set_result(
-                        Batched(result, formed_ns - entry.enqueued_ns, len(batch))
+                        Batched(result, formed_ns - entry.enqueued_ns, len(batch), formed_ns)
                     )
             # While nothing comes, nothing of these is held: a job may hold a release that is gone.
             del batch, jobs, results, entry, result

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     ITEM_NUMBERS_STALE = "ITEM_NUMBERS_STALE"
     PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"
     PAGE_TOKEN_STALE = "PAGE_TOKEN_STALE"
+    UNKNOWN_MODEL = "UNKNOWN_MODEL"
+    UNSUPPORTED = "UNSUPPORTED"
 
 
 def shown(value: object, limit: int = 80) -> str:
@@ -143,6 +145,12 @@ class PageTokenStale(PageTokenInvalid):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}; ask for the first page again")
+
+
+class Unsupported(EquipoiseError):
+    """What is not done here, by intent."""
+
+    reason = Reason.UNSUPPORTED
 
 
 class QueueFull(EquipoiseError):

@@ -106,7 +106,7 @@ class OnnxScorer:
 
         lists: inputs without a batch axis, such as features `[n, F]`.
         """
-        sizes = [self._size(feed) for feed in lists]
+        sizes = [self.size(feed) for feed in lists]
         widest = -(-max(sizes, default=0) // LANES) * LANES
         if widest == 0:
             return [np.empty(0, np.float32) for _ in lists]
@@ -121,7 +121,8 @@ class OnnxScorer:
             for port in self.ports
         }
 
-    def _size(self, feed: Feed) -> int:
+    def size(self, feed: Feed) -> int:
+        """How many candidates a list's inputs have."""
         port = next(port for port in self.ports if CANDIDATES in port.axes)
         return len(feed[port.name])
 

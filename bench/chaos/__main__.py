@@ -85,5 +85,127 @@ def swaps(
     finish(title, "chaos_swaps", marks(found), began_s, out, strict)
 
 
+@main.command()
+@click.option("--seconds", type=click.FloatRange(min=1), default=60, show_default=True)
+@click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True)
+@click.option("--retry", is_flag=True, help="Callers with the shipped service config.")
+@click.option("--fallback", is_flag=True, help="Ask under a policy that declares a fallback.")
+@SEED
+@OUT
+@STRICT
+def overload(
+    seconds: float,
+    workers: int,
+    retry: bool,
+    fallback: bool,
+    seed: int,
+    out: Path | None,
+    strict: bool,
+) -> None:
+    """T4: twice and five times the peak, from an open loop."""  # fmt: skip
+    from bench.chaos.overload import run
+    from bench.chaos.rolling import SERVICE_CONFIG
+    from bench.chaos.served import serving
+    from bench.chaos.swaps import make_bundles
+    from bench.progress import bar
+
+    began_s = time.monotonic()
+
+    def work(folder: Path) -> list[Mark]:
+        (bundle,) = make_bundles(folder, 1, 20_000)
+        flags = ("--bundle", str(bundle), "--workers", str(workers))
+        with serving(folder / "server", *flags) as served, bar("overload", 1.0, left=True) as done:
+            return run(
+                served, bundle, seconds=seconds, seed=seed, progress=done,
+                policy="tiers-or-fallback" if fallback else "",
+                service_config=str(SERVICE_CONFIG) if retry else "",
+            )  # fmt: skip
+
+    rows = in_folder(work)
+    kinds = (
+        f"{workers} worker(s), {'' if retry else 'no '}retries{', fallback' if fallback else ''}"
+    )
+    finish(
+        f"overload for {seconds:g} s each, {kinds}", "chaos_overload", rows, began_s, out, strict
+    )
+
+
+@main.command()
+@click.option("--terms", type=click.IntRange(min=2), default=20, show_default=True)
+@click.option("--rate", type=click.FloatRange(min=1), default=200, show_default=True)
+@SEED
+@OUT
+@STRICT
+def rolling(terms: int, rate: float, seed: int, out: Path | None, strict: bool) -> None:
+    """T5: servers and workers stopped with SIGTERM in turn, under an open loop."""
+    from bench.chaos.rolling import Roll, run
+    from bench.chaos.swaps import make_bundles
+    from bench.progress import bar
+
+    began_s = time.monotonic()
+    with bar("rolling", 1.0, left=True) as done:
+        rows = in_folder(
+            lambda folder: run(folder, Roll(make_bundles(folder, 1)[0], terms, rate, seed), done)
+        )
+    finish(
+        f"{terms} rolling SIGTERMs at {rate:g} a second",
+        "chaos_rolling",
+        rows,
+        began_s,
+        out,
+        strict,
+    )
+
+
+@main.command()
+@click.option("--times", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--rate", type=click.FloatRange(min=1), default=200, show_default=True)
+@SEED
+@OUT
+@STRICT
+def crashes(times: int, rate: float, seed: int, out: Path | None, strict: bool) -> None:
+    """T7: workers killed and stopped under load, and a server that stands still."""
+    from bench.chaos.crashes import run
+    from bench.chaos.swaps import make_bundles
+    from bench.progress import bar
+
+    began_s = time.monotonic()
+    with bar("crashes", 1.0, left=True) as done:
+        rows = in_folder(
+            lambda folder: run(
+                folder, make_bundles(folder, 1)[0], times=times, rate=rate, seed=seed, progress=done
+            )
+        )
+    title = f"{times} workers killed and {times} stopped at {rate:g} a second"
+    finish(title, "chaos_crashes", rows, began_s, out, strict)
+
+
+@main.command()
+@click.option("--calls", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True)
+@SEED
+@OUT
+@STRICT
+def deadlines(calls: int, workers: int, seed: int, out: Path | None, strict: bool) -> None:
+    """T8: calls whose time ends, or whose caller leaves, at every stage."""
+    from bench.chaos.deadlines import run
+    from bench.chaos.served import serving
+    from bench.chaos.swaps import make_bundles
+    from bench.progress import bar
+
+    began_s = time.monotonic()
+
+    def work(folder: Path) -> list[Mark]:
+        (bundle,) = make_bundles(folder, 1)
+        flags = ("--bundle", str(bundle), "--workers", str(workers))
+        with serving(folder / "server", *flags) as served, bar("deadlines", 1.0, left=True) as done:
+            return run(served, bundle, calls=calls, seed=seed, progress=done)
+
+    finish(
+        f"{calls:,} calls whose time ends anywhere, {workers} worker(s)", "chaos_deadlines",
+        in_folder(work), began_s, out, strict,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     main()

@@ -19,7 +19,8 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serving.drawn import COUNT, Shape, draw, item_ids
+from bench.serving.calls import COUNT, Shape
+from bench.serving.drawn import draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 
 METHOD = "/equipoise.v1.RecommendationService/Recommend"
@@ -35,7 +36,8 @@ class Spec:
 
     rate: requests a second, on average; the gaps between them are exponential. policy: whose list.
     service_config: a file, or empty: no call is tried again. channels: connections. candidates: 0
-    leaves them to the server. priority: as metadata, if any.
+    leaves them to the server. priority: as metadata, if any. balancing: gRPC's policy where the
+    target has several addresses.
     """
 
     target: str
@@ -51,6 +53,7 @@ class Spec:
     service_config: str = ""
     channels: int = 4
     priority: str = ""
+    balancing: str = ""
 
 
 def arrivals_s(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
@@ -76,12 +79,17 @@ class _Caller:
         self._ids = [request.request_id for request in requests]
         # Made beforehand: what is measured is the server, and this process shares its cores.
         self._bodies = [request.SerializeToString() for request in requests]
+        self.stop = asyncio.Event()
+        self.asked = 0
         self._metadata = (("equipoise-priority", spec.priority),) if spec.priority else ()
 
     async def run(self, calls: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]) -> None:
         began_ns = time.perf_counter_ns()
         tasks = set()
         for number, at_ns in enumerate(self.times_ns.tolist()):
+            if self.stop.is_set():
+                break
+            self.asked = number + 1
             ahead_ns = at_ns - (time.perf_counter_ns() - began_ns)
             if ahead_ns > 0:
                 await asyncio.sleep(ahead_ns / 1e9)
@@ -120,6 +128,13 @@ async def _drive(spec: Spec) -> None:
     if spec.service_config:
         config = Path(spec.service_config).read_text(encoding="utf-8")
         options.append(("grpc.service_config", config))
+        # gRPC's own second of waiting before it connects again is longer than a deadline.
+        options += [
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 50),
+        ]
+    if spec.balancing:
+        options.append(("grpc.lb_policy_name", spec.balancing))
     channels = [
         grpc.aio.insecure_channel(spec.target, options=options) for _ in range(spec.channels)
     ]
@@ -127,17 +142,20 @@ async def _drive(spec: Spec) -> None:
     await asyncio.gather(*(asyncio.wait_for(channel.channel_ready(), 10) for channel in channels))
     print("ready", flush=True)
     sys.stdin.readline()
+    # The next word on the line, or its end: nothing more is asked.
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), caller.stop.set)
     cpu_ns = time.process_time_ns()
     await caller.run([channel.unary_unary(METHOD) for channel in channels])
     cpu_ns = time.process_time_ns() - cpu_ns
     await asyncio.gather(*(channel.close() for channel in channels))
+    part = slice(caller.asked)
     np.savez(
         spec.out,
-        at_ns=caller.times_ns,
-        sent_ns=caller.sent_ns,
-        ended_ns=caller.ended_ns,
-        codes=caller.codes,
-        fallback=caller.fallback,
+        at_ns=caller.times_ns[part],
+        sent_ns=caller.sent_ns[part],
+        ended_ns=caller.ended_ns[part],
+        codes=caller.codes[part],
+        fallback=caller.fallback[part],
         cpu_ns=np.array(cpu_ns),
     )
 

@@ -94,6 +94,11 @@ class Generator:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
+    def end(self) -> Samples:
+        """Stop sending, and wait for the last answer."""
+        self.begin()
+        return self.samples()
+
     def samples(self) -> Samples:
         """Wait for the last answer."""
         if self._process.wait(self._spec.seconds * 3 + 60):

@@ -18,7 +18,7 @@ import psutil
 from bench.demo.serving import equipoise
 from bench.refused import InputRefused
 
-READY_S = 120.0
+READY_S = 300.0  # Of a first start, which compiles.
 STOP_S = 30.0
 
 
@@ -70,8 +70,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *flags: str) -> Iterator[Served]:
-    """Run `equipoise serve` with these flags on free ports until the block ends.
+def serving(folder: Path, *flags: str, port: int = 0) -> Iterator[Served]:
+    """Run `equipoise serve` with these flags until the block ends; on a free port, unless told.
 
     Raises:
         InputRefused: it did not come up.
@@ -79,7 +79,7 @@ def serving(folder: Path, *flags: str) -> Iterator[Served]:
     folder.mkdir(parents=True, exist_ok=True)
     log, ready = folder / "server.log", folder / "ready.json"
     ready.unlink(missing_ok=True)
-    ports = ("--port", "0", "--metrics-port", "0", "--ready-file", str(ready))
+    ports = ("--port", str(port), "--metrics-port", "0", "--ready-file", str(ready))
     with log.open("wb") as written:
         process = subprocess.Popen(
             equipoise("serve", *ports, *flags),

@@ -26,7 +26,8 @@ from bench.chaos.marks import Mark, all_of, none_of
 from bench.chaos.served import Served, serving
 from bench.demo.serving import equipoise
 from bench.refused import InputRefused
-from bench.serving.drawn import Shape, draw, item_ids
+from bench.serving.calls import Shape
+from bench.serving.drawn import draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server import releases

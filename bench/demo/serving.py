@@ -68,8 +68,8 @@ def copy_store(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def server(bundle: Path, events: Path, log: Path) -> Iterator[Live]:
-    """Run a server until the block ends; its log goes to a file.
+def server(bundle: Path, events: Path, log: Path, *flags: str) -> Iterator[Live]:
+    """Run a server until the block ends; its log goes to a file. flags: others of `equipoise serve`.
 
     Raises:
         click.ClickException: it did not come up, with the end of its log.
@@ -78,7 +78,7 @@ def server(bundle: Path, events: Path, log: Path) -> Iterator[Live]:
         ready = Path(folder) / "ready.json"
         command = equipoise(
             "serve", "--bundle", bundle, "--events", events, "--clock", "data-end",
-            "--port", "0", "--metrics-port", "0", "--ready-file", ready,
+            "--port", "0", "--metrics-port", "0", "--ready-file", ready, *flags,
         )  # fmt: skip
         started = time.monotonic()
         process = subprocess.Popen(

@@ -1,26 +1,15 @@
-"""Requests that differ: a history, candidates, a fair list of twenty. Seeded."""
+"""Requests of Equipoise's own contract that differ: a history, candidates, a fair list of twenty."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from bench.serving.calls import COUNT, Int32, Shape, draw_arrays
 from equipoise.v1 import recommendation_pb2 as pb
 
-COUNT = 20
 HOUR_MS = 3_600_000
 UNTIL_MS = 1_700_000_000_000
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What one request holds. candidates: 0 leaves the choice to the server."""
-
-    history: int = 50
-    candidates: int = 200
 
 
 def item_ids(bundle: Path) -> list[str]:
@@ -52,28 +41,30 @@ def by_number(
 
 
 def draw(ids: list[str], shape: Shape, requests: int, seed: int) -> list[pb.RecommendRequest]:
-    """So many requests, no two alike. Popular items are bought more often (Zipf)."""
-    rng = np.random.default_rng(seed)
-    # Added up once: a draw with weights would do it each time, which costs a large catalogue.
-    upto = np.cumsum(1 / np.arange(1, len(ids) + 1) ** 0.8)
-    drawn = []
-    for number in range(requests):
-        bought = np.searchsorted(upto, rng.random(shape.history) * upto[-1]).tolist()
-        asked = rng.choice(len(ids), shape.candidates, replace=False).tolist()
-        drawn.append(
-            pb.RecommendRequest(
-                request_id=f"{seed}-{number}",
-                history=[
-                    pb.HistoryEvent(
-                        item_id=ids[item],
-                        time_unix_ms=UNTIL_MS - (shape.history - place) * HOUR_MS,
-                        kind=pb.EVENT_KIND_PURCHASE,
-                    )
-                    for place, item in enumerate(bought)
-                ],
-                candidate_item_ids=[ids[item] for item in asked],
-                count=COUNT,
-                as_of_unix_ms=UNTIL_MS,
-            )
+    """So many requests, no two alike; the same numbers as every server is asked with."""
+    return as_requests(ids, *draw_arrays(len(ids), shape, requests, seed), name=str(seed))
+
+
+def as_requests(
+    ids: list[str], history: Int32, candidates: Int32, name: str
+) -> list[pb.RecommendRequest]:
+    """Each row as a request whose id begins with `name`."""
+    return [
+        pb.RecommendRequest(
+            request_id=f"{name}-{number}",
+            history=[
+                pb.HistoryEvent(
+                    item_id=ids[item],
+                    time_unix_ms=UNTIL_MS - (len(bought) - place) * HOUR_MS,
+                    kind=pb.EVENT_KIND_PURCHASE,
+                )
+                for place, item in enumerate(bought)
+            ],
+            candidate_item_ids=[ids[item] for item in asked],
+            count=COUNT,
+            as_of_unix_ms=UNTIL_MS,
         )
-    return drawn
+        for number, (bought, asked) in enumerate(
+            zip(history.tolist(), candidates.tolist(), strict=True)
+        )
+    ]

@@ -1,48 +1,54 @@
-"""Server CPU per list, latency and where a list's time goes, by the way it is asked for.
+"""Server CPU per list, latency and where a list's time goes, by the way Equipoise is asked.
 
 The server is a process of its own, on a synthetic bundle with a sequence model; the caller another.
 CPU is that of the server's process tree: throughput on shared cores depends on the neighbours, what
-a list costs does not. Rounds are interleaved, and each figure is the median of its rounds.
+a list costs does not. Who runs the rounds, and beside what, is `bench.serving.compare`'s.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import grpc
-import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from bench.demo.serving import Live, equipoise, server
+from bench.demo.serving import Live, equipoise
 from bench.refused import InputRefused
 from bench.serving.drive import PHASES, Run, Way, as_arguments
+from bench.serving.processes import Tree, foreign_listeners
 
-Progress = Callable[[float], None]
 ITEMS = 20_000
-WARM_LISTS = 400
-EMPTY_CALLS = 500
+MANY = 1_000_000
+"""More lists than any load makes in its time; a whole number of batches."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """A row of the table."""
+    """A row of the table: so many lists, or fewer where the seconds are over before (0: any time).
+
+    text: items are named by id and not by number.
+    """
 
     way: Way
     in_flight: int
-    lists: int
+    lists: int = MANY
     candidates: int = 200
+    seconds: float = 0.0
+    channels: int = 1
+    text: bool = False
 
     @property
     def name(self) -> str:
-        ways = {"unary": "Recommend", "stream": "RecommendStream", "batch": "BatchRecommend of 16"}
-        return f"{ways[self.way]}, {self.in_flight} in flight"
+        ways = {
+            "unary": "Recommend",
+            "stream": "RecommendStream",
+            "batch": f"BatchRecommend of {min(16, self.in_flight)}",
+            "empty": "health check",
+        }
+        return f"{ways[self.way]}, {self.in_flight} in flight{', ids as text' if self.text else ''}"
 
 
 @dataclass(frozen=True)
@@ -63,23 +69,16 @@ class Cost:
         return self.cpu_us - sum(us for name, us in self.phases_us.items() if name != "queue_ns")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """costs: of each load, in order. empty_call_us: the median time of a unary call that does
-    nothing, one in flight."""
-
-    costs: tuple[Cost, ...]
-    empty_call_us: float
-
-
 LOADS: tuple[Load, ...] = (
-    Load("unary", 1, 1_500),
-    Load("unary", 16, 3_000),
-    Load("unary", 64, 3_000),
-    Load("stream", 16, 3_000),
-    Load("stream", 64, 3_000),
-    Load("batch", 16, 3_008),
-    Load("batch", 64, 3_008),
+    Load("unary", 1),
+    Load("unary", 16),
+    Load("unary", 64),
+    Load("stream", 16),
+    Load("stream", 64),
+    Load("batch", 16),
+    Load("batch", 64),
+    Load("unary", 64, text=True),
+    Load("batch", 64, text=True),
 )
 
 
@@ -93,42 +92,25 @@ def make_bundle(folder: Path, items: int = ITEMS) -> Path:
     return bundle
 
 
-def measure(
-    folder: Path, loads: tuple[Load, ...], rounds: int, seed: int, progress: Progress
-) -> Measured:
-    """The cost of each load, and of a call that does nothing."""
-    bundle = make_bundle(folder)
-    progress(0.1)
-    with server(bundle, folder / "events.db", folder / "server.log") as live:
-        _round(live, bundle, Load("unary", 8, WARM_LISTS), seed)
-        taken: list[list[dict[str, Any]]] = [[] for _ in loads]
-        for turn in range(rounds):
-            for place, load in enumerate(loads):
-                taken[place].append(_round(live, bundle, load, seed + turn))
-                done = (turn * len(loads) + place + 1) / (rounds * len(loads))
-                progress(0.1 + 0.9 * done)
-        empty_us = empty_call_us(live)
-    costs = tuple(_cost(load, own) for load, own in zip(loads, taken, strict=True))
-    return Measured(costs, empty_us)
+def check_port(live: Live, tree: Tree) -> None:
+    """See that the port is this server's and nobody else's."""
+    foreign = foreign_listeners(live.port, tree.members())
+    if foreign:
+        raise RuntimeError(f"port {live.port} is listened on by {foreign}, not by the server alone")
 
 
-def empty_call_us(live: Live) -> float:
-    """A health check: no work, and all that a call costs."""
-    with grpc.insecure_channel(live.target) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        taken = []
-        for _ in range(EMPTY_CALLS):
-            asked_ns = time.perf_counter_ns()
-            check(health_pb2.HealthCheckRequest(), timeout=5)
-            taken.append(time.perf_counter_ns() - asked_ns)
-    # The first of them open the connection and warm up.
-    return median(taken[EMPTY_CALLS // 10 :]) / 1e3
+def take(
+    live: Live, tree: Tree, bundle: Path, load: Load, seed: int, calls: Path | None = None
+) -> dict[str, Any]:
+    """One measurement: what the caller found, and the server's `cpu_us` a list.
 
-
-def _round(live: Live, bundle: Path, load: Load, seed: int) -> dict[str, Any]:
+    calls: requests and the lists that they must get; drawn from the seed, and only looked at, if
+    there are none.
+    """
     run = Run(
         live.target, str(bundle), load.way, load.in_flight, load.lists, seed,
-        candidates=load.candidates,
+        candidates=load.candidates, seconds=load.seconds,
+        calls="" if calls is None else str(calls), channels=load.channels, text=load.text,
     )  # fmt: skip
     caller = subprocess.Popen(
         as_arguments(run), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -139,11 +121,11 @@ def _round(live: Live, bundle: Path, load: Load, seed: int) -> dict[str, Any]:
         try:
             if caller.stdout.readline() != "ready\n":
                 raise RuntimeError(f"the caller of {load.name} did not start")
-            before = cpu_us(live.pid)
+            before = tree.cpu_us()
             caller.stdin.write("\n")
             caller.stdin.flush()
             told = caller.stdout.readline()
-            spent = cpu_us(live.pid) - before
+            spent = tree.cpu_us() - before
         except BaseException:
             caller.kill()
             raise
@@ -153,14 +135,9 @@ def _round(live: Live, bundle: Path, load: Load, seed: int) -> dict[str, Any]:
     return result | {"cpu_us": spent / result["lists"]}
 
 
-def cpu_us(pid: int) -> float:
-    """User and system time of a process and its children."""
-    process = psutil.Process(pid)
-    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return sum(own.user + own.system for own in times) * 1e6
+def cost(load: Load, rounds: Sequence[dict[str, Any]]) -> Cost:
+    """The medians of a load's rounds."""
 
-
-def _cost(load: Load, rounds: list[dict[str, Any]]) -> Cost:
     def middle(pick: Callable[[dict[str, Any]], float]) -> float:
         return median(map(pick, rounds))
 

@@ -13,7 +13,9 @@ from server.engine.query import (
     Query,
     RecommendQuery,
     RerankQuery,
+    Scored,
     ScoredCandidates,
+    ScoreQuery,
     Source,
 )
 
@@ -30,6 +32,8 @@ __all__ = [
     "RecommendQuery",
     "RerankQuery",
     "ResolvedHistory",
+    "ScoreQuery",
+    "Scored",
     "ScoredCandidates",
     "Source",
     "resolver_for",

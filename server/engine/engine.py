@@ -13,7 +13,7 @@ queue.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 
@@ -41,9 +41,11 @@ from server.engine.query import (
     Query,
     RecommendQuery,
     RerankQuery,
+    ScoreQuery,
     Source,
 )
 from server.engine.rerank import answer_rerank
+from server.engine.score import alike, score_queries
 from server.engine.supply import missing_groups
 from server.errors import (
     BundleRefused,
@@ -61,8 +63,6 @@ from server.features.types import History
 from server.model import Feed, OnnxScorer
 from server.pace import Pace
 
-# Padded rows that a batch may add per real row before it is better run in parts.
-MAX_PADDING = 0.5
 # How far a replayed warm-up's scores may stray on another processor.
 WARMUP_TOLERANCE = 1e-4
 
@@ -166,12 +166,16 @@ class Engine:
         """One outcome or exception per query, in order; one's failure is never another's."""
         outcomes: list[Outcome | BaseException | None] = [None] * len(queries)
         prepared: list[tuple[int, _Prepared]] = []
+        raw: list[tuple[int, ScoreQuery]] = []
         for place, query in enumerate(queries):
             try:
                 if isinstance(query, RerankQuery):
                     outcomes[place] = answer_rerank(
                         query, self.bundle, self._policy(query.policy), self._stage
                     )
+                    continue
+                if isinstance(query, ScoreQuery):
+                    raw.append((place, query))
                     continue
                 if query.late:
                     outcomes[place] = self._late(query)
@@ -183,7 +187,7 @@ class Engine:
                     prepared.append((place, ready))
             except Exception as error:
                 outcomes[place] = error
-        for part in _alike([len(ready.items) for _, ready in prepared]):
+        for part in alike([len(ready.items) for _, ready in prepared]):
             members = []
             for place, ready in (prepared[i] for i in part):
                 deadline_ns = ready.query.deadline_ns
@@ -204,6 +208,9 @@ class Engine:
                     outcomes[place] = self._finish(ready, own, model_ns)
                 except Exception as error:
                     outcomes[place] = error
+        scored = score_queries([query for _, query in raw], self._scorer, self._monotonic_ns)
+        for (place, _), one in zip(raw, scored, strict=True):
+            outcomes[place] = one
         return [
             RuntimeError("a query got no outcome") if outcome is None else outcome
             for outcome in outcomes
@@ -405,7 +412,7 @@ class Engine:
         return self._late_of if self._fallbacks else None
 
     def _late_of(self, query: Query) -> Query | None:
-        if isinstance(query, RerankQuery):
+        if not isinstance(query, RecommendQuery):
             return None
         policy = query.policy or self.bundle.manifest.default_policy
         return replace(query, late=True) if self._fallbacks.offered(query, policy) else None
@@ -474,21 +481,3 @@ def resolver_for(bundle: Bundle) -> HistoryResolver:
     """The step from stored events to histories of this bundle's items."""
     kinds = frozenset(EventKind[name.upper()] for name in bundle.manifest.positive_kinds)
     return HistoryResolver(bundle.items.index, kinds)
-
-
-def _alike(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Split a batch so that padding to the widest member stays below `MAX_PADDING`.
-
-    >>> list(_alike([400, 10_000, 410]))
-    [[0, 2], [1]]
-    """
-    part: list[int] = []
-    rows = 0
-    for place in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if part and sizes[place] * (len(part) + 1) > (rows + sizes[place]) * (1 + MAX_PADDING):
-            yield part
-            part, rows = [], 0
-        part.append(place)
-        rows += sizes[place]
-    if part:
-        yield part

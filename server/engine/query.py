@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from server.events import StoredHistory
 from server.fairness.types import FairList
+from server.model import Feed
 
 
 class Degraded(IntEnum):
@@ -127,7 +128,19 @@ class RerankQuery:
     with_candidates: bool = False
 
 
-Query = RecommendQuery | RerankQuery
+@dataclass(frozen=True)
+class ScoreQuery:
+    """Inputs to give to the model as they are, with a batch axis of b lists of n candidates each,
+    both at least 1. Every array was checked at the door; they are not checked here.
+
+    deadline_ns: of a monotonic clock; the model does not run after it.
+    """
+
+    feed: Feed
+    deadline_ns: int | None = None
+
+
+Query = RecommendQuery | RerankQuery | ScoreQuery
 
 
 @dataclass(frozen=True)
@@ -198,4 +211,16 @@ class Normalised:
     warnings: tuple[str, ...]
 
 
-Outcome = Answer | Normalised
+@dataclass(frozen=True)
+class Scored:
+    """What the model gave for a ScoreQuery: scores `[b, n] float32`.
+
+    run: which of the batch's model runs it was, which took `model_ns` for all that shared it.
+    """
+
+    scores: NDArray[np.float32]
+    run: int
+    model_ns: int
+
+
+Outcome = Answer | Normalised | Scored

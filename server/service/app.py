@@ -20,6 +20,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from equipoise.oip import grpc_service_pb2_grpc
 from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 from server.apart import check_release
 from server.config import ServerSettings
@@ -30,8 +31,11 @@ from server.following import Following, first_fit
 from server.ports import MetricsPort, check_port, port_refused
 from server.ready_file import write_ready
 from server.releases import holds_releases
+from server.service.decode import Limits
 from server.service.exchange import Exchange, made
+from server.service.lists import ListMaker
 from server.service.metrics import ServerMetrics
+from server.service.oip import INFERENCE, InferenceServicer, follower
 from server.service.pages import read_key
 from server.service.release import Current, Release, ReleaseMaker
 from server.service.servicer import (
@@ -47,7 +51,7 @@ MAX_METADATA_BYTES = 8 * 1024
 MAX_PENDING_CALLS = 64
 IDLE_CHECK_S = 0.01
 QUIET_CHECKS = 5
-SERVICES = ("", RECOMMENDATION, SERVING)
+SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class Server:
     def _swapped(self, before: Release, now: Release) -> None:
         self._metrics.serves(before.bundle, still=False)
         self._metrics.serves(now.bundle)
+        self._inference.swapped()
 
     def _follow(self, counts: SwapCounts, follows: bool) -> None:
         """Serve whatever release is active from now on, where there is a choice."""
@@ -173,8 +178,9 @@ class Server:
         return Addresses(port, metrics_port)
 
     def show_queue(self) -> None:
-        """Put the queue's depth where scrapes of another process see it."""
+        """Put the queue's depth, and the calls under way, where scrapes of another process see it."""
         self._metrics.queue_depth.set(self._batcher.depth)
+        self._metrics.under_way.set(self._door.active)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
@@ -282,9 +288,15 @@ class Server:
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
             ServingServicer(self._current, metrics), guarded
         )
+        served = follower(self._current, ListMaker(self._current, Limits.of(settings), metrics))
+        self._inference = InferenceServicer(
+            served, settings, metrics, self._health, self._door.closing
+        )
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
-            (RECOMMENDATION, SERVING, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+            (RECOMMENDATION, SERVING, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            server,
         )
         return server
 
@@ -302,6 +314,7 @@ class Server:
             return None
         # Read when it is scraped, so that the request path pays nothing.
         self._metrics.queue_depth.set_function(lambda: self._batcher.depth)
+        self._metrics.under_way.set_function(lambda: self._door.active)
         # Alone, this process is its own only worker.
         WorkerCounts(self._metrics.registry).serving.set(1)
         self._metrics_port = MetricsPort(

@@ -121,6 +121,15 @@ def _labels(checks: _Checks, request_id: str, surface: str, experiment: str) -> 
     checks.pattern("experiment", experiment, _LABEL, allowed)
 
 
+def check_request_id(field: str, request_id: str) -> None:
+    """Raises:
+    InvalidField: it has another form than request ids may have.
+    """
+    checks = _Checks()
+    checks.pattern(field, request_id, _REQUEST_ID, "at most 64 bytes of printable ASCII")
+    checks.done()
+
+
 def _history(
     checks: _Checks, events: Sequence[pb.HistoryEvent], limits: Limits
 ) -> StoredHistory | None:

@@ -17,6 +17,7 @@ from server.engine import (
     Outcome,
     RecommendQuery,
     RerankQuery,
+    Scored,
     ScoredCandidates,
 )
 from server.fairness.types import Receipt
@@ -130,6 +131,7 @@ def recommend_response(
 ) -> pb.RecommendResponse:
     """The response to a Recommend."""
     outcome = batched.result
+    assert not isinstance(outcome, Scored)
     response = pb.RecommendResponse(
         request_id=query.request_id,
         bundle_id=bundle.manifest.bundle_id,

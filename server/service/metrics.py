@@ -122,6 +122,12 @@ class ServerMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.under_way = Gauge(
+            "equipoise_calls_under_way",
+            "Calls that were taken and not answered; a stream is one",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._surface = BoundedLabels(max_labels)
         self._experiment = BoundedLabels(max_labels)
         self._phases = {

@@ -48,7 +48,7 @@ def _begun(context: Context, request_id: str) -> Call:
     return Call.begun(request_id, context.time_remaining())
 
 
-class _Door:
+class CallDoor:
     """Counts every call once and turns exceptions into statuses."""
 
     def __init__(self, service: str, metrics: ServerMetrics) -> None:
@@ -105,7 +105,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self._metrics = metrics
         self._draining = draining
         self._lists = ListMaker(current, self._limits, metrics)
-        self._door = _Door(RECOMMENDATION, metrics)
+        self._door = CallDoor(RECOMMENDATION, metrics)
 
     async def Recommend(
         self, request: recommendation_pb2.RecommendRequest, context: Context
@@ -225,7 +225,7 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
 
     def __init__(self, current: Current, metrics: ServerMetrics) -> None:
         self._current = current
-        self._door = _Door(SERVING, metrics)
+        self._door = CallDoor(SERVING, metrics)
 
     async def GetServingInfo(
         self, request: serving_pb2.GetServingInfoRequest, context: Context

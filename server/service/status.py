@@ -38,6 +38,8 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.PAGE_TOKEN_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.PAGE_TOKEN_STALE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.ITEM_NUMBERS_STALE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
+    Reason.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
 }
 
 

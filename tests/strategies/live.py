@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from equipoise.v1.serving_pb2_grpc import ServingServiceStub
 
-READY_TIMEOUT_S = 60
+READY_TIMEOUT_S = 240  # A first start compiles.
 STOP_TIMEOUT_S = 30
 
 

@@ -75,6 +75,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The request names items by the numbers of a bundle that does not serve.
     Status FAILED_PRECONDITION: read the numbers again with ListItems.
     """
+    ERROR_REASON_UNKNOWN_MODEL: _ErrorReason.ValueType  # 14
+    """No model or version of that name (Open Inference Protocol). Status
+    NOT_FOUND; the message lists those that exist.
+    """
+    ERROR_REASON_UNSUPPORTED: _ErrorReason.ValueType  # 15
+    """What this server does not do, by intent. Status UNIMPLEMENTED; the message
+    says what to do instead.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the value of google.rpc.ErrorInfo.reason on every error of
@@ -134,5 +142,13 @@ longer served. Status FAILED_PRECONDITION: start with the first page.
 ERROR_REASON_ITEM_NUMBERS_STALE: ErrorReason.ValueType  # 13
 """The request names items by the numbers of a bundle that does not serve.
 Status FAILED_PRECONDITION: read the numbers again with ListItems.
+"""
+ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 14
+"""No model or version of that name (Open Inference Protocol). Status
+NOT_FOUND; the message lists those that exist.
+"""
+ERROR_REASON_UNSUPPORTED: ErrorReason.ValueType  # 15
+"""What this server does not do, by intent. Status UNIMPLEMENTED; the message
+says what to do instead.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from server.bundle import Bundle, Warmup, load_bundle
 from server.engine import Answer, Engine, Normalised, Query, RecommendQuery, RerankQuery, Source
-from server.engine.engine import MAX_PADDING, _alike
+from server.engine.score import MAX_PADDING, alike
 from server.errors import BundleRefused, UnknownName
 from server.events import EventKind, StoredHistory
 from server.fairness import Status
@@ -151,7 +151,7 @@ def test_an_item_scanned_twice_counts_as_one_purchase(engine: Engine) -> None:
 
 @given(st.lists(st.integers(0, 3000), max_size=40))
 def test_parts_of_a_batch_hold_every_member_once_and_padding_in_bounds(sizes: list[int]) -> None:
-    parts = list(_alike(sizes))
+    parts = list(alike(sizes))
     assert sorted(place for part in parts for place in part) == list(range(len(sizes)))
     for part in parts:
         own = [sizes[place] for place in part]

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import weakref
 from pathlib import Path
 
+import grpc
 import pytest
 
+from equipoise.oip import grpc_service_pb2 as oip
+from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from equipoise.v1 import recommendation_pb2 as pb
+from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from server import releases
 from server.config import ServerSettings
 from server.engine import Answer, RecommendQuery
 from server.errors import BundleRefused
 from server.events import Event, SqliteEventStore
 from server.exposures import ExposureLedger
+from server.service.app import Server
 from server.service.exchange import Exchange, made
 from server.service.release import Current, Job, Release, ReleaseMaker
 from strategies.bundles import tiny_bundle
@@ -100,3 +108,46 @@ def test_what_is_refused_or_dropped_changes_nothing(
 
     with SqliteEventStore(tmp_path / "events.db") as store:
         asyncio.run(main(store))
+
+
+@pytest.mark.slow
+def test_a_server_keeps_nothing_of_the_release_before(
+    bundles: list[tuple[Path, str]], tmp_path: Path
+) -> None:
+    """Whatever calls it got, and while it gets no other."""
+    root = tmp_path / "root"
+
+    def manifest_id(path: Path) -> str:
+        return str(json.loads((path / "manifest.json").read_text())["bundle_id"])
+
+    async def main() -> None:
+        settings = ServerSettings(bundle=root, port=0, metrics_port=None, events=tmp_path / "e.db")
+        server = Server(settings)
+        releases.activate(root, bundles[0][0], manifest_id)
+        address = await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{address.port}") as channel:
+            service = RecommendationServiceStub(channel)
+            requests = [pb.RecommendRequest(count=5, user_id="someone") for _ in range(3)]
+            await service.Recommend(requests[0])
+            await service.BatchRecommend(pb.BatchRecommendRequest(requests=requests))
+            stream = service.RecommendStream()
+            await stream.write(pb.RecommendStreamRequest(id=1, request=requests[0]))
+            await stream.read()
+            inference = GRPCInferenceServiceStub(channel)
+            await inference.ModelMetadata(oip.ModelMetadataRequest(name="recommend"))
+            old = weakref.ref(server._current.release)
+            assert server.release == bundles[0][1]
+            releases.activate(root, bundles[1][0], manifest_id)
+            until_s = asyncio.get_running_loop().time() + 60
+            while server.release != bundles[1][1] or old() is not None:
+                gc.collect()  # of gRPC's own cycles
+                assert asyncio.get_running_loop().time() < until_s, server.release
+                await asyncio.sleep(0.05)
+            # The stream goes on.
+            await stream.write(pb.RecommendStreamRequest(id=2, request=requests[0]))
+            answer = await stream.read()
+            assert answer.outcome.response.bundle_id == bundles[1][1]
+            stream.cancel()
+        await server.stop(asyncio.Event())
+
+    asyncio.run(main())

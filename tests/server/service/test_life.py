@@ -30,7 +30,12 @@ pytestmark = pytest.mark.slow
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICES = ["", "equipoise.v1.RecommendationService", "equipoise.v1.ServingService"]
+SERVICES = [
+    "",
+    "equipoise.v1.RecommendationService",
+    "equipoise.v1.ServingService",
+    "inference.GRPCInferenceService",
+]
 
 
 def purchase(user: str, item: str, number: int, **fields: Any) -> pb.FeedbackEvent:

@@ -1,0 +1,136 @@
+"""T7: workers are killed and stopped under load, and a whole server stands still.
+
+Nothing may hang: every call ends by its deadline and a little. A killed worker is replaced within
+seconds, and who asks for health learns of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from bench.chaos.marks import Mark, all_of, at_most, none_of
+from bench.chaos.openloop import Spec
+from bench.chaos.overload import counts
+from bench.chaos.rolling import SERVICE_CONFIG
+from bench.chaos.samples import Samples, generator
+from bench.chaos.served import Served, serving
+
+DEADLINE_MS = 500
+HANG_MS = DEADLINE_MS + 100
+RESPAWN_MS = 2_000
+FLIP_S = 1.0
+SETTLE_S = 1.0
+REPLACED_S = 60.0
+CHECK_S = 0.2
+
+
+def run(
+    folder: Path,
+    bundle: Path,
+    *,
+    times: int,
+    rate: float,
+    seed: int = 1,
+    progress: Callable[[float], None] = lambda _: None,
+) -> list[Mark]:
+    """All rows."""
+    rows: list[Mark] = []
+    kinds = (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
+    for number, (name, how) in enumerate(kinds):
+        with serving(folder / name, "--bundle", str(bundle), "--workers", "2") as served:
+            seen, respawn_ms, fell = _hurt(served, bundle, how, times, rate, seed)
+        rows += [
+            all_of(f"workers {name}: replaced", len(respawn_ms), times),
+            at_most(f"workers {name}: place filled, longest", max(respawn_ms, default=0), RESPAWN_MS, " ms"),
+            at_most(
+                f"workers {name}: longest call, deadline {DEADLINE_MS} ms",
+                float(seen.answered_ms.max()), HANG_MS, " ms",
+            ),
+            none_of(f"workers {name}: counters that fell", fell),
+            none_of(f"workers {name}: answers that are none", seen.wrong),
+            Mark(f"workers {name}: calls ended with", counts(seen)),
+        ]  # fmt: skip
+        progress((number + 1) / 3)
+    with serving(folder / "alone", "--bundle", str(bundle)) as served:
+        rows.append(
+            at_most("a server that stands still: health tells", _flip_s(served), FLIP_S, " s", 2)
+        )
+    progress(1.0)
+    return rows
+
+
+def _hurt(
+    served: Served, bundle: Path, how: signal.Signals, times: int, rate: float, seed: int
+) -> tuple[Samples, Sequence[float], int]:
+    """What callers saw, how long each place was empty by the supervisor's log, and how many
+    counters fell."""
+    spec = Spec(
+        served.target, str(bundle), rate, times * REPLACED_S, seed, "",
+        deadline_ms=DEADLINE_MS, service_config=str(SERVICE_CONFIG),
+    )  # fmt: skip
+    replaced = fell = 0
+    with generator(spec) as caller:
+        caller.begin()
+        before = _totals(served)
+        for number in range(times):
+            time.sleep(SETTLE_S)
+            _spare_is_warm(served, number)
+            workers = served.workers
+            victim = workers[number % len(workers)]
+            os.kill(victim, how)
+            until_s = time.monotonic() + REPLACED_S
+            while victim in served.workers and time.monotonic() < until_s:
+                time.sleep(0.02)
+            replaced += victim not in served.workers
+            now = _totals(served)
+            fell += sum(now.get(name, 0) < value for name, value in before.items())
+            before = now
+        time.sleep(SETTLE_S)
+        seen = caller.end()
+    told = [float(str(event["respawn_ms"])) for event in served.events() if "respawn_ms" in event]
+    return seen, told[:replaced], fell
+
+
+def _spare_is_warm(served: Served, replaced: int) -> None:
+    """Wait until the place of the next victim can be taken: two that serve, and one that waits."""
+    until_s = time.monotonic() + REPLACED_S
+    while time.monotonic() < until_s:
+        if sum(event["event"] == "worker warm" for event in served.events()) >= 3 + replaced:
+            return
+        time.sleep(0.05)
+
+
+def _totals(served: Served) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in served.metrics().items()
+        if name.partition("{")[0].endswith(("_total", "_count", "_sum"))
+    }
+
+
+def _flip_s(served: Served) -> float:
+    """How long after SIGSTOP a check of health, as a load balancer makes it, says other than SERVING."""
+    request = health_pb2.HealthCheckRequest()
+    with served.channel() as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        check(request, timeout=10)
+        os.kill(served.process.pid, signal.SIGSTOP)
+        begun_s = time.monotonic()
+        try:
+            while time.monotonic() < begun_s + 10:
+                with contextlib.suppress(grpc.RpcError):
+                    answer = check(request, timeout=CHECK_S)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        continue
+                return time.monotonic() - begun_s
+            return float("inf")
+        finally:
+            os.kill(served.process.pid, signal.SIGCONT)
