@@ -324,3 +324,5 @@ class Batcher(Generic[Job, Result]):
                     entry.future.set_result(
                         Batched(result, formed_ns - entry.enqueued_ns, len(batch), formed_ns)
                     )
+            # While nothing comes, nothing of these is held: a job may hold a release that is gone.
+            del batch, jobs, results, entry, result

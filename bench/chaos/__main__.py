@@ -56,10 +56,19 @@ def in_folder(work: Callable[[Path], Any]) -> Any:
 @click.option("--good", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--bad", type=click.IntRange(min=0), default=50, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True)
+@click.option(
+    "--items",
+    type=click.IntRange(1_000, 2_000_000),
+    default=2_000,
+    show_default=True,
+    help="How many items a release knows: larger ones take longer to load beside the callers.",
+)
 @SEED
 @OUT
 @STRICT
-def swaps(good: int, bad: int, workers: int, seed: int, out: Path | None, strict: bool) -> None:
+def swaps(
+    good: int, bad: int, workers: int, items: int, seed: int, out: Path | None, strict: bool
+) -> None:
     """T3: releases exchanged under load, good ones and damaged ones."""
     from bench.chaos.swaps import make_bundles, marks, run
     from bench.progress import bar
@@ -68,7 +77,7 @@ def swaps(good: int, bad: int, workers: int, seed: int, out: Path | None, strict
     with bar("swaps", 1.0, left=True) as progress:
         found = in_folder(
             lambda folder: run(
-                folder, make_bundles(folder), good=good, bad=bad, workers=workers, seed=seed,
+                folder, make_bundles(folder, items=items), good=good, bad=bad, workers=workers, seed=seed,
                 progress=progress,
             )
         )  # fmt: skip

@@ -7,6 +7,7 @@ release alone gave it beforehand: so a mixture of two, or a stale cache, is a wr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import shutil
@@ -29,7 +30,6 @@ from bench.serving.calls import Shape
 from bench.serving.drawn import draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
-from equipoise.v1.serving_pb2_grpc import ServingServiceStub
 from server import releases
 from server.bundle.manifest import Manifest, bundle_id, manifest_bytes
 
@@ -38,14 +38,17 @@ SHAPE = Shape(history=20, candidates=60)
 BATCH = 8
 TAKEN_UP_S = 60.0
 DEADLINE_S = 20.0
+ALONE = [("grpc.use_local_subchannel_pool", 1)]
 Lists = dict[str, dict[str, tuple[str, ...]]]
 """By bundle id and request id."""
 
 
 @dataclass(frozen=True)
 class Swaps:
-    """What became of it. latency_ms: (50th, 99th) percentile of single calls; quiet: before the
-    first swap. rss_mib: of the server's process tree, after the first swaps and at the end."""
+    """What became of it. taken_up_s: (median, most) from the pointer until all answers are of the new
+    release; side_by_side_s: from its first answer to the last call that still got the old one.
+    latency_ms: (50th, 99th) percentile of single calls; quiet: before the first swap. rss_mib: of the
+    server's process tree, after the first swaps and at the end."""
 
     good: int
     taken_up: int
@@ -56,6 +59,7 @@ class Swaps:
     failed: dict[str, int]
     wrong: int
     taken_up_s: tuple[float, float]
+    side_by_side_s: tuple[float, float]
     quiet_ms: tuple[float, float]
     latency_ms: tuple[float, float]
     rss_mib: tuple[float, float]
@@ -73,9 +77,25 @@ class _Seen:
     failed: Counter[str] = field(default_factory=Counter)
     releases: Counter[str] = field(default_factory=Counter)
     took_ms: list[float] = field(default_factory=list)
+    wanted: str = ""
+    first_new_s: float = float("inf")
+    last_old_s: float = 0.0
 
-    def look(self, response: pb.RecommendResponse) -> None:
+    def expect(self, bundle_id: str) -> None:
+        """From now on this release is to come."""
+        self.wanted, self.first_new_s, self.last_old_s = bundle_id, float("inf"), 0.0
+
+    @property
+    def side_by_side_s(self) -> float:
+        """For how long calls that began later than the first answer of the new release got the old."""
+        return max(0.0, self.last_old_s - self.first_new_s)
+
+    def look(self, response: pb.RecommendResponse, begun_s: float = 0.0) -> None:
         self.answers += 1
+        if response.bundle_id == self.wanted:
+            self.first_new_s = min(self.first_new_s, time.perf_counter())
+        elif begun_s > self.first_new_s:
+            self.last_old_s = begun_s
         self.releases[response.bundle_id] += 1
         wanted = self.lists.get(response.bundle_id, {}).get(response.request_id)
         got = tuple(item.item_id for item in response.items)
@@ -86,11 +106,11 @@ class _Seen:
                 f"not {(wanted or ('no such release',))[:3]}..."
             )
 
-    def outcome(self, outcome: pb.RecommendOutcome) -> None:
+    def outcome(self, outcome: pb.RecommendOutcome, begun_s: float = 0.0) -> None:
         if outcome.HasField("error"):
             self.failed[grpc_name(outcome.error.code)] += 1
         else:
-            self.look(outcome.response)
+            self.look(outcome.response, begun_s)
 
 
 def grpc_name(code: int) -> str:
@@ -129,6 +149,11 @@ def marks(found: Swaps) -> list[Mark]:
         Mark(
             "from the pointer to all answers of the new one",
             f"median {found.taken_up_s[0]:.1f} s, most {found.taken_up_s[1]:.1f} s",
+        ),
+        Mark(
+            "two releases side by side",
+            f"median {found.side_by_side_s[0] * 1e3:,.0f} ms, "
+            f"most {found.side_by_side_s[1] * 1e3:,.0f} ms",
         ),
         Mark(
             "a call alone, 50th and 99th percentile",
@@ -204,13 +229,20 @@ class _Story:
         self._over = False
 
     async def tell(self, good: int, bad: int, callers: int) -> Swaps:
-        async with grpc.aio.insecure_channel(self._served.target) as channel:
-            service = RecommendationServiceStub(channel)
-            self._info = ServingServiceStub(channel)
-            ways = [self._unary(service) for _ in range(callers)]
+        async with contextlib.AsyncExitStack() as opened:
+            # Each caller has a connection of its own, so that several workers get some.
+            services = [
+                RecommendationServiceStub(
+                    await opened.enter_async_context(
+                        grpc.aio.insecure_channel(self._served.target, options=ALONE)
+                    )
+                )
+                for _ in range(callers + 2)
+            ]
+            ways = [self._batches, self._stream, *[self._unary] * callers]
             tasks = [
-                asyncio.create_task(way)
-                for way in (*ways, self._batches(service), self._stream(service))
+                asyncio.create_task(way(service))
+                for way, service in zip(ways, services, strict=True)
             ]
             try:
                 await asyncio.sleep(0)
@@ -228,6 +260,7 @@ class _Story:
         kinds = ["good"] * good + ["bad"] * bad
         self._rng.shuffle(kinds)
         taken_up_s: list[float] = []
+        beside_s: list[float] = []
         kept = told = damaged = 0
         serving_now = self._ids[-1]
         begun_mib = 0.0
@@ -235,8 +268,11 @@ class _Story:
             if kind == "good":
                 serving_now = next(one for one in self._ids * 2 if one != serving_now)
                 self._ids.append(self._ids.pop(self._ids.index(serving_now)))
+                seen.expect(serving_now)
                 spent_s = await self._point(serving_now)
                 taken_up_s += [] if spent_s is None else [spent_s]
+                await self._answers_of(serving_now)
+                beside_s.append(seen.side_by_side_s)
             else:
                 told_now, kept_now = await self._damage(damaged, serving_now)
                 damaged += 1
@@ -255,6 +291,7 @@ class _Story:
             dict(seen.failed),
             seen.wrong,
             (float(np.median(taken_up_s or [0])), max(taken_up_s, default=0.0)),
+            (float(np.median(beside_s or [0])), max(beside_s, default=0.0)),
             quiet,
             _percentiles(seen.took_ms),
             (begun_mib, self._served.rss_mib()),
@@ -289,7 +326,7 @@ class _Story:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(releases.path_of(self._root, serving_now), folder)
         damage(folder)
-        if name == "answers":  # Under its own name, so that only its answers tell.
+        if name in ("answers", "inputs", "policy"):  # Under its own name: only its content tells.
             own = releases.path_of(self._root, manifest_id(folder))
             shutil.rmtree(own, ignore_errors=True)
             folder = folder.rename(own)
@@ -325,7 +362,7 @@ class _Story:
             begun_s = time.perf_counter()
             try:
                 answer = await service.Recommend(self._next(), timeout=DEADLINE_S)
-                self._seen.look(answer)
+                self._seen.look(answer, begun_s)
             except grpc.aio.AioRpcError as error:
                 self._seen.failed[error.code().name] += 1
             self._seen.took_ms.append((time.perf_counter() - begun_s) * 1e3)
@@ -334,10 +371,11 @@ class _Story:
     async def _batches(self, service: Any) -> None:
         while not self._over:
             asked = pb.BatchRecommendRequest(requests=[self._next() for _ in range(BATCH)])
+            begun_s = time.perf_counter()
             try:
                 answer = await service.BatchRecommend(asked, timeout=DEADLINE_S)
                 for outcome in answer.outcomes:
-                    self._seen.outcome(outcome)
+                    self._seen.outcome(outcome, begun_s)
             except grpc.aio.AioRpcError as error:
                 self._seen.failed[error.code().name] += BATCH
             await asyncio.sleep(0.02)
@@ -388,25 +426,47 @@ def _link(path: Path) -> None:
     path.symlink_to(target)
 
 
-def _resealed(folder: Path) -> None:
-    """A model with other weights, and a manifest that says so: only its answers tell."""
-    model = folder / "model.onnx"
-    raw = bytearray(model.read_bytes())
-    # In the middle of the largest weights, so that it still loads.
-    middle = np.frombuffer(raw, np.uint8)[len(raw) * 2 // 5 : len(raw) * 3 // 5]
-    middle ^= 0x01
-    model.write_bytes(raw)
+def _reseal(folder: Path, name: str, raw: bytes) -> None:
+    """Another file, and a manifest that says so: only its content tells."""
+    (folder / name).write_bytes(raw)
     path = folder / "manifest.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     digest = hashlib.sha256(raw).hexdigest()
-    document["files"]["model.onnx"]["sha256"] = document["model"]["digest"] = digest
+    document["files"][name] = {"bytes": len(raw), "sha256": digest}
+    if name == "model.onnx":
+        document["model"]["digest"] = digest
     document["bundle_id"] = bundle_id(document["name"], document)
     path.write_bytes(manifest_bytes(Manifest.model_validate(document)))
 
 
+def _other_answers(folder: Path) -> None:
+    raw = bytearray((folder / "model.onnx").read_bytes())
+    # In the middle of the largest weights, so that it still loads.
+    middle = np.frombuffer(raw, np.uint8)[len(raw) * 2 // 5 : len(raw) * 3 // 5]
+    middle ^= 0x01
+    _reseal(folder, "model.onnx", bytes(raw))
+
+
+def _other_inputs(folder: Path) -> None:
+    raw = (folder / "model.onnx").read_bytes()
+    _reseal(
+        folder,
+        "model.onnx",
+        raw.replace(b"features", b"featurez").replace(b"candidates", b"candidatez"),
+    )
+
+
+def _wrong_policy(folder: Path) -> None:
+    path = min((folder / "policies").iterdir())
+    text = path.read_text(encoding="utf-8").replace('group_table = "', 'group_table = "no-')
+    _reseal(folder, f"policies/{path.name}", (text + "\nno_such_key = 1\n").encode())
+
+
 DAMAGES: tuple[tuple[str, Callable[[Path], None]], ...] = (
     ("model", lambda folder: _flip(folder / "model.onnx")),
-    ("answers", _resealed),
+    ("answers", _other_answers),
+    ("inputs", _other_inputs),
+    ("policy", _wrong_policy),
     ("truncated", lambda folder: _truncate(folder / "items.json")),
     ("missing", lambda folder: (folder / "warmups.json").unlink()),
     ("extra", lambda folder: _overwrite(folder / "notes.txt")),

@@ -25,6 +25,14 @@ Examples:
 Exit code 0: the release before is active again. 2: there is none that could be served."""
 
 
+def _check(bundle: Path) -> str:
+    import asyncio
+
+    from server.apart import check_apart
+
+    return asyncio.run(check_apart(bundle))
+
+
 @click.command("activate", epilog=ACTIVATE_EXAMPLES)
 @ROOT
 @click.argument("bundle", type=click.Path(path_type=Path, file_okay=False, exists=True))
@@ -35,9 +43,8 @@ def activate(root: Path, bundle: Path) -> None:
     a model that crashes or hangs is refused like any other. ROOT is made when missing.
     """
     from server import releases
-    from server.engine.apart import check_apart
 
-    pointer = releases.activate(root, bundle, check_apart)
+    pointer = releases.activate(root, bundle, _check)
     before = f", before it {pointer.earlier[0]}" if pointer.earlier else ""
     click.echo(f"{pointer.active} is active{before}")
 
@@ -51,9 +58,8 @@ def rollback(root: Path) -> None:
     before it.
     """
     from server import releases
-    from server.engine.apart import check_apart
 
-    pointer, passed = releases.roll_back(root, check_apart)
+    pointer, passed = releases.roll_back(root, _check)
     for bundle_id in passed:
         click.echo(f"{bundle_id} can no longer be served and was passed over", err=True)
     click.echo(f"{pointer.active} is active again")

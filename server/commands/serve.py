@@ -26,7 +26,11 @@ WORKER = "server.service.worker"
 @click.option(
     "--settings", "settings_file", type=click.Path(path_type=Path), help="A TOML file of settings."
 )
-@click.option("--bundle", type=click.Path(path_type=Path), help="The release bundle (a folder).")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="The release bundle, or a folder of releases, whose active one is followed.",
+)
 @click.option(
     "--events", type=click.Path(path_type=Path), help="The event store; made when missing."
 )

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,14 +22,17 @@ from grpc_reflection.v1alpha import reflection
 
 from equipoise.oip import grpc_service_pb2_grpc
 from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
+from server.apart import check_release
 from server.config import ServerSettings
 from server.errors import ExposuresUnavailable
 from server.events import GroupCommitter, SqliteEventStore
 from server.exposures import ExposureLedger
+from server.following import Following, first_fit
 from server.ports import MetricsPort, check_port, port_refused
 from server.ready_file import write_ready
 from server.releases import holds_releases
 from server.service.decode import Limits
+from server.service.exchange import Exchange, made
 from server.service.lists import ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.oip import INFERENCE, InferenceServicer, follower
@@ -40,9 +44,8 @@ from server.service.servicer import (
     RecommendationServicer,
     ServingServicer,
 )
-from server.service.watch import Watch, first_release
 from server.service.wire import Door
-from server.supervisor import WorkerCounts
+from server.supervisor import SwapCounts, WorkerCounts
 
 MAX_METADATA_BYTES = 8 * 1024
 MAX_PENDING_CALLS = 64
@@ -77,7 +80,7 @@ class Server:
         self._log = structlog.get_logger("server")
         self._cleanup = contextlib.AsyncExitStack()
         self._metrics_port: MetricsPort | None = None
-        self._watch: Watch | None = None
+        self._following: Following | None = None
 
     async def start(self) -> Addresses:
         """Load, warm up and serve; raises as `prepare` and `open`."""
@@ -97,15 +100,16 @@ class Server:
         store, committer = self._open_events()
         maker = ReleaseMaker(settings, store, self._open_exposures(), page_key)
         follows = holds_releases(settings.bundle)
-        release = first_release(settings.bundle, maker) if follows else maker.make(settings.bundle)
+        release = await _first(maker) if follows else maker.make(settings.bundle)
         self._current = Current(release, settings)
         self._batcher = self._current.batcher
         self._batcher.start()
         self._cleanup.push_async_callback(self._batcher.close)
         self._metrics = ServerMetrics(settings.max_labels)
         self._metrics.serves(release.bundle)
-        if follows:
-            self._follow(maker)
+        self.exchange = Exchange(maker, self._current, self._swapped)
+        if not self._shares_port:  # of several workers the supervisor follows, for all
+            self._follow(SwapCounts(self._metrics.registry), follows)
         self._health = health.aio.HealthServicer()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -119,30 +123,30 @@ class Server:
 
     def look_for_release(self) -> None:
         """Look now whether another release is active, and try again one that was refused."""
-        if self._watch is not None:
-            self._watch.look_now()
+        if self._following is not None:
+            self._following.look_now()
 
-    def _follow(self, maker: ReleaseMaker) -> None:
-        """Serve whatever release is active from now on."""
+    def _swapped(self, before: Release, now: Release) -> None:
+        self._metrics.serves(before.bundle, still=False)
+        self._metrics.serves(now.bundle)
+        self._inference.swapped()
 
-        def swapped(before: Release, now: Release) -> None:
-            self._metrics.serves(before.bundle, still=False)
-            self._metrics.serves(now.bundle)
-            self._metrics.swaps.labels("swapped").inc()
-
-        self._watch = Watch(
+    def _follow(self, counts: SwapCounts, follows: bool) -> None:
+        """Serve whatever release is active from now on, where there is a choice."""
+        if not follows:
+            return
+        self._following = Following(
             self._settings.bundle,
-            maker,
-            self._current,
             poll_s=self._settings.release_poll_s,
-            swapped=swapped,
-            refused=self._metrics.swaps.labels("refused").inc,
+            serving=lambda: self.release,
+            adopt=self.exchange.adopt,
+            became=counts.count,
         )
-        watching = asyncio.create_task(self._watch.run(), name="releases")
+        following = asyncio.create_task(self._following.run(), name="releases")
 
         async def end() -> None:
-            watching.cancel()
-            await asyncio.wait((watching,))
+            following.cancel()
+            await asyncio.wait((following,))
 
         self._cleanup.push_async_callback(end)
 
@@ -285,9 +289,10 @@ class Server:
             ServingServicer(self._current, metrics), guarded
         )
         served = follower(self._current, ListMaker(self._current, Limits.of(settings), metrics))
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(served, settings, metrics, self._health, self._door.closing), guarded
+        self._inference = InferenceServicer(
+            served, settings, metrics, self._health, self._door.closing
         )
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (RECOMMENDATION, SERVING, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME),
@@ -322,3 +327,16 @@ async def _pause(seconds: float, hurry: asyncio.Event) -> None:
     """Wait so long, or until `hurry` is set."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(hurry.wait(), seconds)
+
+
+async def _first(maker: ReleaseMaker) -> Release:
+    """The active release of the folder that is followed, or the last good one before it.
+
+    Checked apart, though no caller would notice a crash yet: one that crashed would crash each start.
+    """
+
+    async def make(path: Path, bundle_id: str) -> Release:
+        await check_release(path, bundle_id, maker.settings.max_count)
+        return made(maker, path, bundle_id)
+
+    return await first_fit(maker.settings.bundle, make)

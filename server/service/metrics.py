@@ -116,12 +116,6 @@ class ServerMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self.swaps = Counter(
-            "equipoise_bundle_swaps",
-            "Releases that were to be served, by what became of them: swapped or refused",
-            ["outcome"],
-            registry=registry,
-        )
         self.queue_depth = Gauge(
             "equipoise_queue_depth",
             "Requests that wait for a batch",

@@ -72,6 +72,8 @@ class RecommendFlow:
                 outcome = self._lists.outcome(METHOD, one.asked, one.call)
                 await self._write(pb.RecommendStreamResponse(id=one.id, outcome=outcome))
                 self._slots.release()
+                # A stream that rests holds nothing of what it was answered, such as its release.
+                del one, outcome
         finally:
             stopper.cancel()
             reader.cancel()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.errors import EquipoiseError, in_one_line
@@ -48,12 +49,32 @@ async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
     # Of this process alone: a SIGTERM to a worker drains it, and the supervisor starts another.
     asked = StopSignals().asked
 
+    preparing: set[asyncio.Task[None]] = set()
+
+    async def prepare(bundle: Path) -> None:
+        try:
+            await server.exchange.prepare(bundle, bundle.name)
+        except Exception as error:
+            # The one that serves goes on, whatever is wrong with this one.
+            link.tell(Word.UNFIT, _line_of(error))
+        else:
+            link.tell(Word.READY)
+
     def heard(word: Word, text: str) -> None:
-        {Word.SERVE: ordered, Word.STOP: asked, Word.HURRY: hurry}[word].set()
+        if word is Word.PREPARE:
+            task = asyncio.create_task(prepare(Path(text)))
+            preparing.add(task)
+            task.add_done_callback(preparing.discard)
+        elif word is Word.TAKE:
+            server.exchange.take()
+        elif word is Word.DROP:
+            server.exchange.drop()
+        else:
+            {Word.SERVE: ordered, Word.STOP: asked, Word.HURRY: hurry}[word].set()
 
     link = await Link.over(line, heard)
     server = Server(orders.settings, shares_port=True)
-    on_hang_up(server.look_for_release)
+    on_hang_up(lambda: None)  # is for the supervisor, which follows the releases
     beats: asyncio.Task[None] | None = None
     try:
         await server.prepare()
@@ -76,6 +97,10 @@ async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
             lease.abandon()
         link.close()
     return 0
+
+
+def _line_of(error: Exception) -> str:
+    return in_one_line(error) if isinstance(error, (EquipoiseError, OSError)) else repr(error)[:500]
 
 
 async def _beat(link: Link, server: Server) -> None:

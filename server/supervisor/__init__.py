@@ -4,7 +4,7 @@ Owns processes. Must not know what they do: neither the wire nor bundles, and no
 onnxruntime is loaded here.
 """
 
-from server.supervisor.counts import WorkerCounts
+from server.supervisor.counts import SwapCounts, WorkerCounts
 from server.supervisor.supervise import supervise
 
-__all__ = ["WorkerCounts", "supervise"]
+__all__ = ["SwapCounts", "WorkerCounts", "supervise"]

@@ -47,6 +47,24 @@ class WorkerCounts:
         self.restarts = {reason: restarts.labels(reason) for reason in Reason}
 
 
+class SwapCounts:
+    """How many releases that were to be served were taken up, and how many were not."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        swaps = Counter(
+            "equipoise_bundle_swaps",
+            "Releases that were to be served, by what became of them: swapped or refused",
+            ["outcome"],
+            registry=registry,
+        )
+        # From 0 on, so that the first is an increase.
+        self._outcomes = {outcome: swaps.labels(outcome) for outcome in ("swapped", "refused")}
+
+    def count(self, outcome: str) -> None:
+        """One more became this."""
+        self._outcomes[outcome].inc()
+
+
 def count_in_files(folder: Path, slot: int) -> None:
     """From now on what this process counts goes to the files of its slot. Call it before the first
     metric is made, in one process of a slot at a time."""

@@ -14,16 +14,16 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from server.config import ServerSettings
 from server.errors import Refused
-from server.releases import holds_releases
 from server.supervisor.backoff import Backoff
 from server.supervisor.counts import Reason, WorkerCounts
 from server.supervisor.link import Word
-from server.supervisor.worker import Phase, Worker, ending
+from server.supervisor.worker import Phase, Worker, WorkerEnded, ending
 
 TICK_S = 0.05
 STOPPED_S = 0.3
@@ -49,9 +49,9 @@ class _Vacancy:
 class Crew:
     """Keeps `settings.workers` workers serving.
 
-    start: starts a worker in a slot and has it tell the crew what it hears of it. left: called
-    when a slot's worker is gone. complete: called with the pids when all serve, and again when
-    they are others.
+    start: starts a worker in a slot, with `bundle`, and has it tell the crew what it hears of it.
+    left: called when a slot's worker is gone. complete: called with the pids when all serve, and
+    again when they are others.
     """
 
     def __init__(
@@ -74,9 +74,11 @@ class Crew:
         self._vacancies: list[_Vacancy] = []
         self._replaces: dict[int, _Vacancy] = {}  # by slot
         self._backoff = Backoff()
+        self.bundle = settings.bundle
+        self.all_served = asyncio.Event()  # once, for the first time
         self._release = ""
-        # Workers follow the pointer of a folder of releases, each in its own time.
-        self._follows = holds_releases(settings.bundle)
+        self._follows = False
+        self._catching_up: set[asyncio.Task[None]] = set()
         self._told: list[int] = []
         self._failure: str | None = None
         self._stops = 0
@@ -87,10 +89,64 @@ class Crew:
         self._stops += 1
         self._news.set()
 
-    def hang_up(self) -> None:
-        """Pass SIGHUP on: each worker looks for another release itself."""
-        for worker in self._workers.values():
-            worker.hang_up()
+    @property
+    def release(self) -> str:
+        """The id of what all serve."""
+        return self._release
+
+    def begin_with(self, bundle: Path, release: str) -> None:
+        """Before `keep`: serve this release, and later what `change` says."""
+        self.bundle, self._release, self._follows = bundle, release, True
+
+    async def change(self, bundle: Path, release: str) -> None:
+        """Have all workers serve another release. One after another makes it beside its own, so that
+        the others have their cores; when the last one has, all take it at once.
+
+        Raises:
+            Refused: one would not have it, or two died of it. All go on with what they serve.
+        """
+        ready: list[Worker] = []
+        dead: list[Worker] = []
+        try:
+            while (worker := self._next_to_prepare([*ready, *dead])) is not None:
+                try:
+                    await worker.prepare(bundle, self._settings.worker_start_s)
+                    ready.append(worker)
+                except WorkerEnded:
+                    dead.append(worker)
+                    if len(dead) > 1:  # one may have died of something else
+                        raise
+        except BaseException:
+            for worker in ready:
+                worker.drop()
+            raise
+        self.bundle, self._release = bundle, release
+        for worker in ready:
+            worker.take(release)
+
+    def _next_to_prepare(self, done: Sequence[Worker]) -> Worker | None:
+        """First those that wait for a place: if they die of it, nobody misses them."""
+        left = [
+            worker
+            for worker in self._workers.values()
+            if worker.phase is not Phase.STARTING
+            and worker.release == self._release
+            and not worker.doomed
+            and worker not in done
+        ]
+        return min(left, key=lambda worker: worker.phase is not Phase.WARM, default=None)
+
+    async def _catch_up(self, worker: Worker) -> None:
+        """Bring a worker that was started before a change to what the others serve."""
+        try:
+            while worker.release != self._release:
+                bundle, release = self.bundle, self._release
+                await worker.prepare(bundle, self._settings.worker_start_s)
+                worker.take(release)
+        except Refused as error:
+            worker.error = str(error)
+            worker.kill()
+        self._news.set()
 
     async def keep(self) -> None:
         """Keep the workers serving until `stop`.
@@ -159,7 +215,11 @@ class Crew:
     def _fill_places(self) -> None:
         """Let warm workers serve where places are free; the first time all at once."""
         found = self._workers.values()
-        warm = [one for one in found if one.phase is Phase.WARM and not one.doomed]
+        warm = [
+            one
+            for one in found
+            if one.phase is Phase.WARM and not one.doomed and one.release == self._release
+        ]
         free = self._settings.workers - self._in_place()
         first = not self._told and free == self._settings.workers
         if first and len(warm) < free:
@@ -179,6 +239,7 @@ class Crew:
         if len(pids) == self._settings.workers and pids != self._told:
             self._told = pids
             self._complete(pids)
+            self.all_served.set()
 
     async def _start_missing(self, now_s: float) -> None:
         # Spares come when all serve, so that the start does not wait for them.
@@ -210,6 +271,10 @@ class Crew:
                 worker.kill()
             else:
                 self._log.info("worker warm", worker=worker.pid)
+                if worker.release != self._release:
+                    task = asyncio.create_task(self._catch_up(worker))
+                    self._catching_up.add(task)
+                    task.add_done_callback(self._catching_up.discard)
         elif word is Word.SERVING:
             told = {}
             if (vacancy := self._replaces.pop(worker.slot, None)) is not None:

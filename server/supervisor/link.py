@@ -3,7 +3,8 @@
 Owns what the two say to each other. The supervisor gives orders, once, before the worker imports
 anything heavy, and later says SERVE, STOP and HURRY. The worker says WARM when its lists are those recorded,
 SERVING, and REFUSED with the reason why it ends; from WARM on its event loop says BEAT so often.
-The end of the line is a word too: the other process is gone.
+For another release the supervisor says PREPARE; the worker makes it beside its own and says READY, or
+UNFIT with the reason; then TAKE or DROP. The end of the line is a word too: the other process is gone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ BEAT_S = 0.1
 
 
 class Word(StrEnum):
-    """What is said. WARM comes with the release's id, REFUSED with a line for people."""
+    """What is said. WARM comes with the release's id, PREPARE with the folder of one, whose name is
+    its id; REFUSED and UNFIT with a line for people."""
 
     SERVE = "serve"
     STOP = "stop"
@@ -33,6 +35,11 @@ class Word(StrEnum):
     SERVING = "serving"
     BEAT = "beat"
     REFUSED = "refused"
+    PREPARE = "prepare"
+    READY = "ready"
+    UNFIT = "unfit"
+    TAKE = "take"
+    DROP = "drop"
 
 
 @dataclass(frozen=True)

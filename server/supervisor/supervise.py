@@ -11,17 +11,21 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
 
+from server.apart import check_release
 from server.config import ServerSettings
 from server.errors import SettingsRefused
+from server.following import Following, first_fit
 from server.ports import MetricsPort, hold_port
 from server.process import on_hang_up
 from server.ready_file import write_ready
-from server.supervisor.counts import Sums, WorkerCounts, forget_present
+from server.releases import holds_releases
+from server.supervisor.counts import Sums, SwapCounts, WorkerCounts, forget_present
 from server.supervisor.crew import Crew, Heard
 from server.supervisor.folder import SharedFolder, metrics_folder
 from server.supervisor.link import Orders
@@ -103,10 +107,11 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         ready = _Ready(settings, port, metrics_port)
 
         async def start(slot: int, heard: Heard) -> Worker:
-            return await Worker.start(module, Orders(of_workers, slot, folder.path), heard)
+            own = of_workers.model_copy(update={"bundle": crew.bundle})
+            return await Worker.start(module, Orders(own, slot, folder.path), heard)
 
         crew = Crew(
-            settings,
+            of_workers,
             start=start,
             left=lambda slot: forget_present(metrics_folder(folder.path), slot),
             complete=ready.tell,
@@ -114,11 +119,59 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, crew.stop)
-        on_hang_up(crew.hang_up)
+        on_hang_up(lambda: None)  # means something only where there are releases to follow
         try:
-            await crew.keep()
+            async with _following(settings, crew, SwapCounts(registry)):
+                await crew.keep()
             log.info("draining", grace_s=settings.drain_grace_s)
         finally:
             in_time = await crew.drain()
     log.info("stopped")
     return 0 if in_time else 1
+
+
+@contextlib.asynccontextmanager
+async def _following(
+    settings: ServerSettings, crew: Crew, counts: SwapCounts
+) -> AsyncIterator[None]:
+    """Have the crew serve whatever release is active, where there is a choice."""
+    root = settings.bundle
+    if not holds_releases(root):
+        yield
+        return
+
+    async def fit(path: Path, release: str) -> tuple[Path, str]:
+        await check_release(path, release, settings.max_count)
+        return path.resolve(), release
+
+    async def adopt(path: Path, release: str) -> dict[str, object]:
+        started_s = time.monotonic()
+        await check_release(path, release, settings.max_count)
+        checked_s = time.monotonic()
+        await crew.change(path.resolve(), release)
+        return {
+            "check_ms": round((checked_s - started_s) * 1e3),
+            "load_ms": round((time.monotonic() - checked_s) * 1e3),
+        }
+
+    # Once for all workers: the check is what takes cores, and none shall die of a bad release.
+    crew.begin_with(*await first_fit(root, fit))
+    following = Following(
+        root,
+        poll_s=settings.release_poll_s,
+        serving=lambda: crew.release,
+        adopt=adopt,
+        became=counts.count,
+    )
+    on_hang_up(following.look_now)
+
+    async def follow() -> None:
+        await crew.all_served.wait()
+        await following.run()
+
+    task = asyncio.create_task(follow(), name="releases")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))

@@ -10,11 +10,17 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
+from pathlib import Path
 
+from server.errors import Refused
 from server.supervisor.link import Link, Orders, Word
 
 END_OF_LINE_S = 1.0
 """How long the last words of a dead worker may take to be read."""
+
+
+class WorkerEnded(Refused):
+    """A worker ended while it loaded another release: of that, or of something else."""
 
 
 class Phase(Enum):
@@ -46,6 +52,7 @@ class Worker:
         self.silenced = False
         self._process = process
         self._link: Link
+        self._ready: asyncio.Future[None] | None = None
 
     @classmethod
     async def start(
@@ -90,6 +97,46 @@ class Worker:
             self.phase = Phase.SERVING
         elif word is Word.REFUSED:
             self.error = text
+        elif word is Word.READY:
+            self._be_ready(None)
+        elif word is Word.UNFIT:
+            self._be_ready(Refused(text))
+
+    def _be_ready(self, refused: Refused | None) -> None:
+        if self._ready is None or self._ready.done():
+            return
+        if refused is None:
+            self._ready.set_result(None)
+        else:
+            self._ready.set_exception(refused)
+
+    async def prepare(self, bundle: Path, timeout_s: float) -> None:
+        """Have it make another release, beside the one that it serves.
+
+        Raises:
+            WorkerEnded: it is dead.
+            Refused: it would not, or took too long. It serves what it served.
+        """
+        if self._link.ended.is_set():
+            raise WorkerEnded(f"worker {self.pid} ended")
+        self._ready = asyncio.get_running_loop().create_future()
+        self._link.tell(Word.PREPARE, str(bundle))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ready
+        except TimeoutError as error:
+            raise Refused(
+                f"worker {self.pid} took longer than {timeout_s:.0f} s to load it"
+            ) from error
+
+    def take(self, release: str) -> None:
+        """Have it serve what it prepared: this release."""
+        self.release = release
+        self._link.tell(Word.TAKE)
+
+    def drop(self) -> None:
+        """Have it forget what it prepared."""
+        self._link.tell(Word.DROP)
 
     @property
     def stopped(self) -> bool:
@@ -117,12 +164,6 @@ class Worker:
         """Have it wait for no call."""
         self._link.tell(Word.HURRY)
 
-    def hang_up(self) -> None:
-        """Send it SIGHUP, once it can hear it: a Python that has just started would end of it."""
-        if self.phase is not Phase.STARTING:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGHUP)
-
     def kill(self) -> None:
         """End it at once."""
         self.doomed = True
@@ -132,6 +173,7 @@ class Worker:
     async def end(self) -> int:
         """Wait for its end: the exit code, or minus the signal's number."""
         code = await self._process.wait()
+        self._be_ready(WorkerEnded(f"worker {self.pid} ended while it loaded it"))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._link.ended.wait(), END_OF_LINE_S)
         self._link.close()

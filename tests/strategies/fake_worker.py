@@ -1,15 +1,19 @@
 """A worker that serves nothing: it does what the files in its bundle's folder tell.
 
-crash: end before it is warm; other: have another release; stuck: let the event loop hang once it
-serves; deaf: do not stop when asked.
+crash: end before it is warm; hold: be warm when it is gone; other: have another release; release: have
+this one; stuck: let the event loop hang once it serves; deaf: do not stop when asked. Of another
+release's folder: unfit: refuse it; fatal: end of it, one worker for each `fatal`, `fatal2`; mute: say
+nothing. What it took and dropped it tells in files `take-PID` and `drop-PID` of that folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 from server.supervisor.link import BEAT_S, Link, Orders, Word
 
@@ -19,11 +23,32 @@ CRASHED = 3
 async def work(line: socket.socket, orders: Orders) -> int:
     folder = orders.settings.bundle
     said: set[Word] = set()
-    link = await Link.over(line, lambda word, text: said.add(word))
+    offered: list[Path] = []
+
+    def heard(word: Word, text: str) -> None:
+        said.add(word)
+        if word is Word.PREPARE:
+            offered.append(Path(text))
+            for fatal in ("fatal", "fatal2"):
+                if (offered[-1] / fatal).exists():
+                    (offered[-1] / fatal).unlink()
+                    os._exit(CRASHED)
+            if (offered[-1] / "unfit").exists():
+                link.tell(Word.UNFIT, "it is unfit")
+            elif not (offered[-1] / "mute").exists():
+                link.tell(Word.READY)
+        elif word in (Word.TAKE, Word.DROP):
+            (offered[-1] / f"{word}-{os.getpid()}").touch()
+
+    link = await Link.over(line, heard)
     deaf = (folder / "deaf").exists()
     if (folder / "crash").exists():
         return CRASHED
-    link.tell(Word.WARM, "other" if (folder / "other").exists() else "first")
+    while (folder / "hold").exists():
+        await asyncio.sleep(BEAT_S / 10)
+    release = folder / "release"
+    ordinary = "other" if (folder / "other").exists() else "first"
+    link.tell(Word.WARM, release.read_text() if release.exists() else ordinary)
     serving = False
     while not link.ended.is_set() and (deaf or Word.STOP not in said):
         link.beat()

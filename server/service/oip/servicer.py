@@ -57,6 +57,10 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._draining = draining
         self._door = CallDoor(INFERENCE, metrics)
 
+    def swapped(self) -> None:
+        """Another release serves: hold nothing of the one before, also where nobody asks."""
+        _ = self._inference.serving
+
     async def _ready(self, context: Context) -> bool:
         told = await self._health.Check(health_pb2.HealthCheckRequest(service=INFERENCE), context)
         return bool(told.status == health_pb2.HealthCheckResponse.SERVING)

@@ -63,7 +63,7 @@ def test_marks_tell_by_how_much() -> None:
 
 def test_each_kind_of_failure_has_its_row() -> None:
     bad = Swaps(
-        3, 2, 2, 1, 0, 9, {"UNAVAILABLE": 4}, 5, (1, 2), (1, 2), (1, 2), (1, 2), "request 7"
+        3, 2, 2, 1, 0, 9, {"UNAVAILABLE": 4}, 5, (1, 2), (0, 0), (1, 2), (1, 2), (1, 2), "request 7"
     )
     told = {mark.what: mark.missed for mark in marks(bad) if mark.missed}
     assert list(told.values()) == [
