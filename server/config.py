@@ -93,6 +93,14 @@ class ServerSettings(BaseModel):
     max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
     """The largest message; larger ones get RESOURCE_EXHAUSTED before they are parsed."""
 
+    max_connection_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    """How many calls of one connection are under way at once, streams among them. More wait with
+    the caller."""
+
+    keepalive_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """How long a connection may be silent before it is asked whether it is still there; one that
+    does not answer within 20 s is closed, and its calls with it."""
+
     page_key_file: Path | None = None
     """A file with at least 16 random bytes that signs page tokens. Without it each server makes its
     own key: then a page is refused after a restart, and by other replicas."""

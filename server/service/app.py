@@ -49,6 +49,7 @@ from server.supervisor import SwapCounts, WorkerCounts
 
 MAX_METADATA_BYTES = 8 * 1024
 MAX_PENDING_CALLS = 64
+KEEPALIVE_TIMEOUT_MS = 20_000
 IDLE_CHECK_S = 0.01
 QUIET_CHECKS = 5
 SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
@@ -274,6 +275,11 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.max_concurrent_streams", settings.max_connection_calls),
+                # A caller that vanished without a word must not be held for ever.
+                ("grpc.keepalive_time_ms", int(settings.keepalive_s * 1e3)),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
                 # What this process does not get to, gRPC's own threads refuse: a queue that nobody
                 # looks at would make each answer late.
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
