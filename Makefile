@@ -55,9 +55,12 @@ bench-serving: $(READY) ## what a list costs in a live server, where its time go
 serving-evidence: $(READY) ## make docs/performance.md of what bench-serving left in out/serving
 	@$(BIN)/python -m bench.serving evidence
 
-chaos: $(READY) ## faults and overload on purpose, each with its pass marks; twenty minutes, tables in out/chaos
+chaos: $(READY) ## releases exchanged, overload, restarts, kills, deadlines, each with pass marks; 20 minutes
 	@for run in $(CHAOS); do \
 		$(BIN)/python -m bench.chaos $$run --out out/chaos/$$run.json || exit 1; done
+
+chaos-evidence: $(READY) ## make docs/reliability.md of what chaos left in out/chaos
+	@$(BIN)/python -m bench.chaos evidence
 
 fairness-tables: $(READY) ## the KDD 2019 simulation with the exact floors beside it, and FA*IR's tables
 	@$(BIN)/python -m bench.fairness tables --seed $(SEED) --out out/fairness/tables.json
@@ -103,4 +106,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving serving-evidence chaos fairness-tables fairness-evidence mutants test-bounds test-clients lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients lint format stubs baseline clean

@@ -6,6 +6,7 @@ same shape cost. No data is read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ NEIGHBOURS = 20
 CATEGORIES, DEPARTMENTS, PROVIDERS = 300, 20, 500
 TIERS = ("large", "medium", "small", "unknown")
 GOLDEN_LISTS, GOLDEN_CANDIDATES = 3, 32
+TIER_FLOORS, FLOORS_OR_FALLBACK = "provider-tiers", "provider-tiers-or-fallback"
 
 Reads = Literal["history", "pair-features"]
 
@@ -72,7 +74,7 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
         state=state,
         items=_items(state, n_items),
         groups=groups,
-        policies=policies.documents,
+        policies=_with_fallback(policies.documents),
         default_policy=policies.default,
         golden_inputs=goldens,
         golden_outputs=scorer.score(goldens),
@@ -139,3 +141,12 @@ def _groups(state: FeatureState, n_items: int) -> tuple[GroupTable, ...]:
             state.department,
         ),
     )
+
+
+def _with_fallback(documents: Mapping[str, str]) -> Mapping[str, str]:
+    """The policies, and the tiers once more with a fallback for calls without time."""
+    plain = f'name = "{TIER_FLOORS}"\n'
+    text = documents[TIER_FLOORS].replace(
+        plain, f'name = "{FLOORS_OR_FALLBACK}"\non_late = "fallback"\n', 1
+    )
+    return {**documents, FLOORS_OR_FALLBACK: text}

@@ -117,7 +117,7 @@ def overload(
         with serving(folder / "server", *flags) as served, bar("overload", 1.0, left=True) as done:
             return run(
                 served, bundle, seconds=seconds, seed=seed, progress=done,
-                policy="tiers-or-fallback" if fallback else "",
+                policy="provider-tiers-or-fallback" if fallback else "",
                 service_config=str(SERVICE_CONFIG) if retry else "",
             )  # fmt: skip
 
@@ -205,6 +205,21 @@ def deadlines(calls: int, workers: int, seed: int, out: Path | None, strict: boo
         f"{calls:,} calls whose time ends anywhere, {workers} worker(s)", "chaos_deadlines",
         in_folder(work), began_s, out, strict,
     )  # fmt: skip
+
+
+@main.command()
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=Path("out/chaos"), show_default=True
+)
+def evidence(results: Path) -> None:
+    """Keep results in docs/evidence and make docs/reliability.md of them."""
+    from bench.chaos.evidence import PAGE, collect, read, write
+
+    found = collect(results)
+    if not read():
+        raise click.ClickException(f"{results} has no results: run make chaos first")
+    write(read())
+    click.echo(f"made {PAGE.name}: of {', '.join(found) or 'nothing new'} from {results}")
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ def page(result: Result) -> str:
         "A closed loop of one caller on the same cores; what it spent itself stands last. Each "
         f"figure is the median of {result['rounds']} rounds of {result['load_seconds']:g} s; of "
         "BatchRecommend the time is that of the whole message. Peers get item numbers as raw "
-        "tensors where they take such; Equipoise's callers send item ids as text and get receipts, "
-        "which is more work; the row of Triton with ids as text has that part of it too.\n",
+        "tensors where they take such, and Equipoise by number too, but where a row says text; its "
+        "answers have ids, groups, reasons and receipts besides. Triton with ids as text looks "
+        "them up as Equipoise does for such rows.\n",
         _table(report.COSTS, report.cost_rows(result)),
         "## Where one list's microseconds go\n",
         f"The model alone on one list takes {result['model_us'] / 1e3:.2f} ms, an empty unary call "

@@ -73,7 +73,10 @@ def cost_rows(told: Mapping[str, Any]) -> Rows:
             f"{one['caller_cpu_us']:.0f}",
         ]
 
-    made = [line(WAYS[one["load"]["way"]], one["load"]["in_flight"], one) for one in told["loads"]]
+    made = []
+    for one in told["loads"]:
+        text = ", ids as text" if one["load"].get("text") else ""
+        made.append(line(WAYS[one["load"]["way"]] + text, one["load"]["in_flight"], one))
     for peer in told["peers"]:
         name = f"{peer['title']} ({peer['asked']})"
         made += [line(name, one["in_flight"], one) for one in peer["costs"]]

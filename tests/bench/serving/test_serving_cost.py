@@ -69,7 +69,7 @@ def test_requests_differ_and_a_seed_makes_the_same_again() -> None:
 def test_a_wrong_answer_ends_the_run(live: LiveServer, tmp_path: Path, way: str) -> None:
     """This server knows none of the items, so its lists are empty."""
     (tmp_path / "items.json").write_text(json.dumps({"ids": [f"other-{n}" for n in range(400)]}))
-    done = _driven(Run(live.target, str(tmp_path), way, 4, 40, 1))  # type: ignore[arg-type]
+    done = _driven(Run(live.target, str(tmp_path), way, 4, 40, 1, text=True))  # type: ignore[arg-type]
     assert done.returncode != 0
     assert "0 items" in done.stderr
 
