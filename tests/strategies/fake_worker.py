@@ -3,7 +3,8 @@
 crash: end before it is warm; hold: be warm when it is gone; other: have another release; release: have
 this one; stuck: let the event loop hang once it serves; deaf: do not stop when asked. Of another
 release's folder: unfit: refuse it; fatal: end of it, one worker for each `fatal`, `fatal2`; mute: say
-nothing. What it took and dropped it tells in files `take-PID` and `drop-PID` of that folder.
+nothing. What it took and dropped it tells in files `take-PID` and `drop-PID` of that folder; that it was
+told to serve before it had what it was offered, in `early-PID`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ async def work(line: socket.socket, orders: Orders) -> int:
                 link.tell(Word.UNFIT, "it is unfit")
             elif not (offered[-1] / "mute").exists():
                 link.tell(Word.READY)
+        elif word is Word.SERVE and offered and Word.TAKE not in said:
+            (offered[-1] / f"early-{os.getpid()}").touch()
         elif word in (Word.TAKE, Word.DROP):
             (offered[-1] / f"{word}-{os.getpid()}").touch()
 

@@ -144,5 +144,6 @@ def test_a_worker_that_was_starting_meanwhile_never_serves_the_old_one(
             late = kept.started[2]
             assert late.release == "second"
             assert late.pid in told(new, "take")
+            assert told(new, "early") == set()
 
     asyncio.run(main())
