@@ -19,7 +19,7 @@ from strategies.live import LiveServer, failure_of, live_server
 
 pytestmark = pytest.mark.slow
 CODE = grpc.StatusCode
-IDLE_STREAMS = 2_000
+IDLE_STREAMS = 800
 CONNECTIONS = 4
 
 
@@ -108,9 +108,10 @@ def test_calls_beyond_a_connections_share_wait_with_the_caller(
         asked = pb.RecommendStreamRequest(request=pb.RecommendRequest(count=3))
         with channel(live) as full:
             service = RecommendationServiceStub(full)
-            for end in ends:
+            streams = [service.RecommendStream(iter(end.get, None)) for end in ends]
+            for end, stream in zip(ends, streams, strict=True):
                 end.put(asked)
-                next(service.RecommendStream(iter(end.get, None)))
+                next(stream)
             error, _ = failure_of(
                 lambda: service.Recommend(pb.RecommendRequest(count=3), timeout=0.5)
             )
