@@ -63,27 +63,31 @@ class CallDoor:
         call: Call,
         work: Callable[[Call], Awaitable[Response]],
     ) -> Response:
-        code = grpc.StatusCode.OK
         try:
             if is_background(context.invocation_metadata()):
                 call = replace(call, background=True)
-            return await work(call)
+            response = await work(call)
         except asyncio.CancelledError:
             late = call.deadline_ns is not None and time.monotonic_ns() >= call.deadline_ns
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            self._ended(method, code, call)
             raise
         except Exception as error:
             failure = wire_error(error, call.request_id)
-            code = failure.code
-            if code is grpc.StatusCode.INTERNAL:
+            if failure.code is grpc.StatusCode.INTERNAL:
                 self._log.error(
                     "call failed", method=method, request_id=call.request_id, exc_info=error
                 )
+            # Before the answer goes out: whoever has it finds it counted.
+            self._ended(method, failure.code, call)
             await context.abort(failure.code, failure.message, failure.trailers)
             raise AssertionError("abort returns never") from error
-        finally:
-            self._metrics.handled.labels(self._service, method, code.name).inc()
-            self._metrics.handling.labels(self._service, method).observe(call.spent_ns() / 1e9)
+        self._ended(method, grpc.StatusCode.OK, call)
+        return response
+
+    def _ended(self, method: str, code: grpc.StatusCode, call: Call) -> None:
+        self._metrics.handled.labels(self._service, method, code.name).inc()
+        self._metrics.handling.labels(self._service, method).observe(call.spent_ns() / 1e9)
 
 
 class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
