@@ -75,6 +75,24 @@ def test_each_kind_of_failure_has_its_row() -> None:
     ]
 
 
+def test_calls_that_still_get_the_old_release_after_the_new_one_are_seen() -> None:
+    from bench.chaos.swaps import _Seen
+    from equipoise.v1 import recommendation_pb2 as pb
+
+    old, new = (pb.RecommendResponse(bundle_id=name) for name in ("old", "new"))
+    seen = _Seen({})
+    seen.expect("new")
+    seen.look(old, begun_s=1.0)
+    seen.look(new)
+    assert seen.side_by_side_s == 0
+    seen.look(old, begun_s=seen.first_new_s - 1)  # it was under way already
+    assert seen.side_by_side_s == 0
+    seen.look(old, begun_s=seen.first_new_s + 2)
+    assert seen.side_by_side_s == pytest.approx(2)
+    seen.expect("old")
+    assert seen.side_by_side_s == 0
+
+
 def test_the_pointer_names_what_was_activated(bundles: list[Path], tmp_path: Path) -> None:
     for bundle in bundles:
         releases.activate(tmp_path / "root", bundle, manifest_id)
