@@ -15,7 +15,8 @@ Result = TypeVar("Result")
 def run_serving(main: Coroutine[Any, Any, Result]) -> Result:
     """Run `main` in an event loop made for serving."""
     # While a Python thread is busy, the thread that waits for onnxruntime gets its turn only
-    # after this long; the default of 5 ms would be most of a request's latency.
+    # after this long: the default of 5 ms may be most of a request's latency, and at a tenth of
+    # this the threads spend their time taking turns.
     sys.setswitchinterval(1e-3)
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ModuleNotFoundError):

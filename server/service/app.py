@@ -48,7 +48,6 @@ from server.service.wire import Door
 from server.supervisor import SwapCounts, WorkerCounts
 
 MAX_METADATA_BYTES = 8 * 1024
-MAX_PENDING_CALLS = 64
 KEEPALIVE_TIMEOUT_MS = 20_000
 IDLE_CHECK_S = 0.01
 QUIET_CHECKS = 5
@@ -110,7 +109,9 @@ class Server:
         self._metrics.serves(release.bundle)
         self.exchange = Exchange(maker, self._current, self._swapped)
         if not self._shares_port:  # of several workers the supervisor follows, for all
-            self._follow(SwapCounts(self._metrics.registry), follows)
+            counts = SwapCounts(self._metrics.registry)
+            if follows:
+                self._follow(counts)
         self._health = health.aio.HealthServicer()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -132,10 +133,8 @@ class Server:
         self._metrics.serves(now.bundle)
         self._inference.swapped()
 
-    def _follow(self, counts: SwapCounts, follows: bool) -> None:
-        """Serve whatever release is active from now on, where there is a choice."""
-        if not follows:
-            return
+    def _follow(self, counts: SwapCounts) -> None:
+        """Serve whatever release is active from now on."""
         self._following = Following(
             self._settings.bundle,
             poll_s=self._settings.release_poll_s,
@@ -281,9 +280,10 @@ class Server:
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 # What this process does not get to, gRPC's own threads refuse: a queue that nobody
-                # looks at would make each answer late.
-                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
+                # looks at would make each answer late. They have no status for it (callers see
+                # CANCELLED), so a burst that the queue has room for must never meet them.
+                ("grpc.server.max_pending_requests", settings.max_queue),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_queue),
             ],
         )
         guarded: Any = self._door.onto(server)  # the stubs know servers alone

@@ -38,21 +38,6 @@ class Release:
         """The bundle's id, as responses name it."""
         return self.bundle.manifest.bundle_id
 
-    @property
-    def late_of(self) -> Callable[[Job], Job | None] | None:
-        """As the engine's, for jobs."""
-        of_query = self.engine.late_of
-        if of_query is None:
-            return None
-
-        def late(job: Job) -> Job | None:
-            # A job of an earlier release has that one's fallback or none.
-            own = job.release.engine.late_of
-            query = None if own is None else own(job.query)
-            return None if query is None else Job(job.release, query)
-
-        return late
-
 
 @dataclass(frozen=True)
 class Job:
@@ -63,6 +48,13 @@ class Job:
 
 
 Jobs = Batcher[Job, Outcome]
+
+
+def late_of(job: Job) -> Job | None:
+    """What to run in its place where there is no time: its own release's fallback, if it has one."""
+    own = job.release.engine.late_of
+    query = None if own is None else own(job.query)
+    return None if query is None else Job(job.release, query)
 
 
 def run_jobs(jobs: Sequence[Job]) -> list[Outcome | BaseException]:
@@ -131,16 +123,21 @@ class Current:
             max_batch=self._batch_of(release),
             max_queue=settings.max_queue,
             background_queue=settings.max_background_queue,
-            late_of=release.late_of,
+            late_of=_late_of(release),
         )
 
     def swap(self, release: Release) -> None:
         """Let new requests have another release; those that wait keep theirs."""
         self.release = release
-        self.batcher.retune(max_batch=self._batch_of(release), late_of=release.late_of)
+        self.batcher.retune(max_batch=self._batch_of(release), late_of=_late_of(release))
 
     def _batch_of(self, release: Release) -> int:
         return self._max_batch or release.bundle.manifest.model.best_batch
+
+
+def _late_of(release: Release) -> Callable[[Job], Job | None] | None:
+    """None where no policy has a fallback: then a request is refused before it is decoded."""
+    return None if release.engine.late_of is None else late_of
 
 
 def _clock(bundle: Bundle, settings: ServerSettings) -> Callable[[], int]:

@@ -44,7 +44,8 @@ SERVING = "equipoise.v1.ServingService"
 TURN = 8
 
 
-def _begun(context: Context, request_id: str) -> Call:
+def begun(context: Context, request_id: str = "") -> Call:
+    """A call that has just come."""
     return Call.begun(request_id, context.time_remaining())
 
 
@@ -122,7 +123,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 self._lists.leave(asked)
 
         return await self._door.answer(
-            "Recommend", context, _begun(context, request.request_id), work
+            "Recommend", context, begun(context, request.request_id), work
         )
 
     async def BatchRecommend(
@@ -138,7 +139,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 outcomes=await self._outcomes(request.requests, call)
             )
 
-        return await self._door.answer("BatchRecommend", context, _begun(context, ""), work)
+        return await self._door.answer("BatchRecommend", context, begun(context), work)
 
     async def _outcomes(
         self, requests: Sequence[recommendation_pb2.RecommendRequest], batch: Call
@@ -181,7 +182,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             )
             await flow.run(requests)
 
-        await self._door.answer(STREAM, context, _begun(context, ""), work)
+        await self._door.answer(STREAM, context, begun(context), work)
 
     async def Rerank(
         self, request: recommendation_pb2.RerankRequest, context: Context
@@ -200,7 +201,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 query, batched, release.bundle, decode_ns, call.spent_ns()
             )
 
-        return await self._door.answer("Rerank", context, _begun(context, request.request_id), work)
+        return await self._door.answer("Rerank", context, begun(context, request.request_id), work)
 
     async def RecordFeedback(
         self, request: recommendation_pb2.RecordFeedbackRequest, context: Context
@@ -221,7 +222,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 unknown_items=sum(event.item_id not in known for event in events),
             )
 
-        return await self._door.answer("RecordFeedback", context, _begun(context, ""), work)
+        return await self._door.answer("RecordFeedback", context, begun(context), work)
 
 
 class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
@@ -237,7 +238,7 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
         async def work(call: Call) -> serving_pb2.GetServingInfoResponse:
             return self._current.release.info
 
-        return await self._door.answer("GetServingInfo", context, _begun(context, ""), work)
+        return await self._door.answer("GetServingInfo", context, begun(context), work)
 
     async def ListItems(
         self, request: serving_pb2.ListItemsRequest, context: Context
@@ -253,4 +254,4 @@ class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
                 items=len(ids),
             )
 
-        return await self._door.answer("ListItems", context, _begun(context, ""), work)
+        return await self._door.answer("ListItems", context, begun(context), work)

@@ -40,7 +40,7 @@ class Door:
     """Refuses unreadable bodies, and every call once it is closing; counts the calls under way.
 
     It stands in for the server where servicers are added, and wraps each method once: an interceptor
-    would do so for every call, which costs as much as a small list.
+    would do so for every call.
 
     closing: set when the server drains. active: calls being answered. refused: since it closed.
     parted: set when gRPC takes no more calls. A refused call is held until then (at most

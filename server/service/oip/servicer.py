@@ -24,15 +24,11 @@ from server.service.oip.infer import MODELS, Inference
 from server.service.oip.models import VERSION, Served
 from server.service.oip.stream import METHOD as STREAM
 from server.service.oip.stream import InferFlow
-from server.service.servicer import CallDoor, Context
+from server.service.servicer import CallDoor, Context, begun
 
 INFERENCE = "inference.GRPCInferenceService"
 EXTENSIONS = ("model_configuration", "parameters", "schedule_policy", "statistics")
-WHY_NOT = "models come in signed bundles: start the server with another --bundle"
-
-
-def _begun(context: Context, request_id: str = "") -> Call:
-    return Call.begun(request_id, context.time_remaining())
+WHY_NOT = "models come in release bundles: change to another with equipoise bundle activate"
 
 
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -71,7 +67,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         async def work(call: Call) -> pb.ServerLiveResponse:
             return pb.ServerLiveResponse(live=True)
 
-        return await self._door.answer("ServerLive", context, _begun(context), work)
+        return await self._door.answer("ServerLive", context, begun(context), work)
 
     async def ServerReady(
         self, request: pb.ServerReadyRequest, context: Context
@@ -79,7 +75,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         async def work(call: Call) -> pb.ServerReadyResponse:
             return pb.ServerReadyResponse(ready=await self._ready(context))
 
-        return await self._door.answer("ServerReady", context, _begun(context), work)
+        return await self._door.answer("ServerReady", context, begun(context), work)
 
     async def ModelReady(
         self, request: pb.ModelReadyRequest, context: Context
@@ -88,7 +84,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             known = request.name in MODELS and request.version in ("", VERSION)
             return pb.ModelReadyResponse(ready=known and await self._ready(context))
 
-        return await self._door.answer("ModelReady", context, _begun(context), work)
+        return await self._door.answer("ModelReady", context, begun(context), work)
 
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: Context
@@ -98,7 +94,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 name="equipoise", version=__version__, extensions=EXTENSIONS
             )
 
-        return await self._door.answer("ServerMetadata", context, _begun(context), work)
+        return await self._door.answer("ServerMetadata", context, begun(context), work)
 
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: Context
@@ -107,7 +103,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             self._inference.check(request.name, request.version)
             return describe.metadata(self._inference.serving.models[request.name].description)
 
-        return await self._door.answer("ModelMetadata", context, _begun(context), work)
+        return await self._door.answer("ModelMetadata", context, begun(context), work)
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, context: Context
@@ -123,7 +119,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 )
             )
 
-        return await self._door.answer("ModelConfig", context, _begun(context), work)
+        return await self._door.answer("ModelConfig", context, begun(context), work)
 
     async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: Context
@@ -136,7 +132,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 model_stats=[self._inference.figures[name].message() for name in names]
             )
 
-        return await self._door.answer("ModelStatistics", context, _begun(context), work)
+        return await self._door.answer("ModelStatistics", context, begun(context), work)
 
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: Context
@@ -144,7 +140,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         async def work(call: Call) -> pb.ModelInferResponse:
             return await self._inference.infer(request, call)
 
-        return await self._door.answer("ModelInfer", context, _begun(context, request.id), work)
+        return await self._door.answer("ModelInfer", context, begun(context, request.id), work)
 
     async def ModelStreamInfer(  # type: ignore[override]  # the stub knows generators only
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -160,7 +156,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             )
             await flow.run(requests)
 
-        await self._door.answer(STREAM, context, _begun(context), work)
+        await self._door.answer(STREAM, context, begun(context), work)
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: Context
@@ -179,7 +175,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 )
             return response
 
-        return await self._door.answer("RepositoryIndex", context, _begun(context), work)
+        return await self._door.answer("RepositoryIndex", context, begun(context), work)
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -195,5 +191,5 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         async def work(call: Call) -> NoReturn:
             raise Unsupported(f"{method} is not offered: {WHY_NOT}")
 
-        await self._door.answer(method, context, _begun(context), work)
+        await self._door.answer(method, context, begun(context), work)
         raise AssertionError("it is refused always")

@@ -203,7 +203,7 @@ def test_models_are_neither_loaded_nor_unloaded(stub: GRPCInferenceServiceStub) 
     ):
         error, (info,) = failure_of(call)
         assert (error.code(), info.reason) == (CODE.UNIMPLEMENTED, "UNSUPPORTED")
-        assert "--bundle" in error.details()
+        assert "equipoise bundle activate" in error.details()
 
 
 @pytest.mark.parametrize("request_", [scored(), listed()])
