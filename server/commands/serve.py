@@ -107,7 +107,7 @@ def command(settings_file: Path | None, show_settings: bool, **flags: Any) -> in
 
 
 async def _serve(settings: Any) -> None:
-    from server.process import StopSignals, on_hang_up
+    from server.process import StopSignals, keep_what_is_there, on_hang_up
     from server.service.app import Server
 
     # Heard before the bundle loads: a stop that comes early is obeyed as soon as start() returns.
@@ -115,7 +115,9 @@ async def _serve(settings: Any) -> None:
     server = Server(settings)
     on_hang_up(server.look_for_release)
     try:
-        await server.start()
+        await server.prepare()
+        keep_what_is_there()
+        await server.open()
     except BaseException:
         await server.close()
         raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.errors import EquipoiseError, in_one_line
-from server.process import StopSignals, on_hang_up, run_serving
+from server.process import StopSignals, keep_what_is_there, on_hang_up, run_serving
 from server.supervisor.counts import count_in_files
 from server.supervisor.folder import Lease, metrics_folder
 from server.supervisor.link import BEAT_S, Link, Orders, Word
@@ -78,6 +78,7 @@ async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
     beats: asyncio.Task[None] | None = None
     try:
         await server.prepare()
+        keep_what_is_there()
         link.tell(Word.WARM, server.release)
         beats = asyncio.create_task(_beat(link, server))
         await _first(ordered, asked, link.ended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import signal
 import socket
@@ -298,3 +299,20 @@ def test_it_starts_where_neither_the_package_nor_home_is_writable(
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/nowhere")
     with live_server(tmp_path, bundle_path) as server:
         assert len(ask(server, "anyone").items) == 10
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_server_starts_with_is_never_searched_for_garbage(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    # Else each full collection holds up every call for as long as it takes to go through it all.
+    code = (
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print('frozen', gc.get_freeze_count(), file=sys.stderr))\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with live_server(tmp_path, bundle_path, "--workers", str(workers)) as server:
+        assert server.terminate() == 0
+    frozen = [int(count) for count in re.findall(r"^frozen (\d+)$", server.log.read_text(), re.M)]
+    assert sum(count > 10_000 for count in frozen) == workers, frozen
