@@ -19,6 +19,11 @@ def run_serving(main: Coroutine[Any, Any, Result]) -> Result:
     # after this long: the default of 5 ms may be most of a request's latency, and at a tenth of
     # this the threads spend their time taking turns.
     sys.setswitchinterval(1e-3)
+    return run_in_loop(main)
+
+
+def run_in_loop(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run `main` in the fastest event loop that is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ModuleNotFoundError):
         import uvloop

@@ -18,6 +18,7 @@ import click
 if TYPE_CHECKING:
     from bench.chaos.marks import Mark
 
+ITEMS = 2_000
 OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows as JSON."
 )
@@ -59,7 +60,7 @@ def in_folder(work: Callable[[Path], Any]) -> Any:
 @click.option(
     "--items",
     type=click.IntRange(1_000, 2_000_000),
-    default=2_000,
+    default=ITEMS,
     show_default=True,
     help="How many items a release knows: larger ones take longer to load beside the callers.",
 )
@@ -105,16 +106,18 @@ def overload(
     """T4: twice and five times the peak, from an open loop."""  # fmt: skip
     from bench.chaos.overload import run
     from bench.chaos.rolling import SERVICE_CONFIG
-    from bench.chaos.served import serving
-    from bench.chaos.swaps import make_bundles
     from bench.progress import bar
+    from bench.served import serving, synthetic_bundle
 
     began_s = time.monotonic()
 
     def work(folder: Path) -> list[Mark]:
-        (bundle,) = make_bundles(folder, 1, 20_000)
+        bundle = synthetic_bundle(folder / "bundle", items=20_000)
         flags = ("--bundle", str(bundle), "--workers", str(workers))
-        with serving(folder / "server", *flags) as served, bar("overload", 1.0, left=True) as done:
+        with (
+            serving(folder / "server.log", *flags) as served,
+            bar("overload", 1.0, left=True) as done,
+        ):
             return run(
                 served, bundle, seconds=seconds, seed=seed, progress=done,
                 policy="provider-tiers-or-fallback" if fallback else "",
@@ -139,13 +142,17 @@ def overload(
 def rolling(terms: int, rate: float, seed: int, out: Path | None, strict: bool) -> None:
     """T5: servers and workers stopped with SIGTERM in turn, under an open loop."""
     from bench.chaos.rolling import Roll, run
-    from bench.chaos.swaps import make_bundles
     from bench.progress import bar
+    from bench.served import synthetic_bundle
 
     began_s = time.monotonic()
     with bar("rolling", 1.0, left=True) as done:
         rows = in_folder(
-            lambda folder: run(folder, Roll(make_bundles(folder, 1)[0], terms, rate, seed), done)
+            lambda folder: run(
+                folder,
+                Roll(synthetic_bundle(folder / "bundle", items=ITEMS), terms, rate, seed),
+                done,
+            )
         )
     finish(
         f"{terms} rolling SIGTERMs at {rate:g} a second",
@@ -166,14 +173,19 @@ def rolling(terms: int, rate: float, seed: int, out: Path | None, strict: bool) 
 def crashes(times: int, rate: float, seed: int, out: Path | None, strict: bool) -> None:
     """T7: workers killed and stopped under load, and a server that stands still."""
     from bench.chaos.crashes import run
-    from bench.chaos.swaps import make_bundles
     from bench.progress import bar
+    from bench.served import synthetic_bundle
 
     began_s = time.monotonic()
     with bar("crashes", 1.0, left=True) as done:
         rows = in_folder(
             lambda folder: run(
-                folder, make_bundles(folder, 1)[0], times=times, rate=rate, seed=seed, progress=done
+                folder,
+                synthetic_bundle(folder / "bundle", items=ITEMS),
+                times=times,
+                rate=rate,
+                seed=seed,
+                progress=done,
             )
         )
     title = f"{times} workers killed and {times} stopped at {rate:g} a second"
@@ -189,16 +201,18 @@ def crashes(times: int, rate: float, seed: int, out: Path | None, strict: bool) 
 def deadlines(calls: int, workers: int, seed: int, out: Path | None, strict: bool) -> None:
     """T8: calls whose time ends, or whose caller leaves, at every stage."""
     from bench.chaos.deadlines import run
-    from bench.chaos.served import serving
-    from bench.chaos.swaps import make_bundles
     from bench.progress import bar
+    from bench.served import serving, synthetic_bundle
 
     began_s = time.monotonic()
 
     def work(folder: Path) -> list[Mark]:
-        (bundle,) = make_bundles(folder, 1)
+        bundle = synthetic_bundle(folder / "bundle", items=ITEMS)
         flags = ("--bundle", str(bundle), "--workers", str(workers))
-        with serving(folder / "server", *flags) as served, bar("deadlines", 1.0, left=True) as done:
+        with (
+            serving(folder / "server.log", *flags) as served,
+            bar("deadlines", 1.0, left=True) as done,
+        ):
             return run(served, bundle, calls=calls, seed=seed, progress=done)
 
     finish(

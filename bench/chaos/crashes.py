@@ -21,7 +21,7 @@ from bench.chaos.openloop import Spec
 from bench.chaos.overload import counts
 from bench.chaos.rolling import SERVICE_CONFIG
 from bench.chaos.samples import Samples, generator
-from bench.chaos.served import Served, serving
+from bench.served import Served, serving
 
 DEADLINE_MS = 500
 HANG_MS = DEADLINE_MS + 100
@@ -45,7 +45,7 @@ def run(
     rows: list[Mark] = []
     kinds = (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
     for number, (name, how) in enumerate(kinds):
-        with serving(folder / name, "--bundle", str(bundle), "--workers", "2") as served:
+        with serving(folder / name / "server.log", "--bundle", bundle, "--workers", "2") as served:
             seen, respawn_ms, fell = _hurt(served, bundle, how, times, rate, seed)
         rows += [
             all_of(f"workers {name}: replaced", len(respawn_ms), times),
@@ -59,7 +59,7 @@ def run(
             Mark(f"workers {name}: calls ended with", counts(seen)),
         ]  # fmt: skip
         progress((number + 1) / 3)
-    with serving(folder / "alone", "--bundle", str(bundle)) as served:
+    with serving(folder / "alone" / "server.log", "--bundle", bundle) as served:
         rows.append(
             at_most("a server that stands still: health tells", _flip_s(served), FLIP_S, " s", 2)
         )

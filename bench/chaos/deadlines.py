@@ -3,7 +3,7 @@
 From outside: a storm of calls with deadlines from none to plenty and of callers who cancel, alone, in
 batches and on streams. Afterwards nothing may be left of them, and the server answers as before.
 That no model runs after a deadline is shown from within, by `tests/server/engine/test_fallback.py`
-and `tests/server/test_batcher_door.py`; here it is counted: lists made against calls answered.
+and `tests/server/test_batcher_door.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import grpc
 import numpy as np
 
 from bench.chaos.marks import Mark, none_of
-from bench.chaos.served import Served
+from bench.served import Served
 from bench.serving.calls import COUNT, Shape
 from bench.serving.drawn import draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb

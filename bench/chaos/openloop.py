@@ -11,7 +11,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.serving.calls import COUNT, Shape
-from bench.serving.drawn import draw, item_ids
+from bench.serving.drawn import FAIR, draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
+from server.process import run_in_loop
 
 METHOD = "/equipoise.v1.RecommendationService/Recommend"
 DRAWN = 256
-FAIR = (pb.RECEIPT_STATUS_MET, pb.RECEIPT_STATUS_SKIPPED)
 WRONG = -1
 """The code of an answer that came with OK and is none: of another request, too short, or unfair."""
 
@@ -167,15 +166,7 @@ def as_arguments(spec: Spec) -> list[str]:
 
 def main() -> None:
     spec = Spec(**json.loads(sys.argv[1]))
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ModuleNotFoundError:
-        pass
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_drive(spec))
+    run_in_loop(_drive(spec))
 
 
 if __name__ == "__main__":

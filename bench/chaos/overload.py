@@ -18,7 +18,7 @@ import numpy as np
 from bench.chaos.marks import Mark, at_least, at_most, none_of
 from bench.chaos.openloop import Spec
 from bench.chaos.samples import OK, RESOURCE_EXHAUSTED, Samples, asked
-from bench.chaos.served import Served
+from bench.served import Served
 from bench.serving.drive import Run, as_arguments
 
 DEADLINE_MS = 100

@@ -23,7 +23,7 @@ from bench.chaos.marks import Mark, all_of, none_of
 from bench.chaos.openloop import Spec
 from bench.chaos.overload import counts
 from bench.chaos.samples import Samples, generator
-from bench.chaos.served import Served, serving
+from bench.served import Served, serving
 
 SERVICE_CONFIG = Path(equipoise.v1.__path__[0]) / "service_config.json"
 SETTLE_S = 1.0
@@ -55,7 +55,7 @@ class Roll:
 def workers(folder: Path, roll: Roll, progress: Callable[[float], None]) -> tuple[Samples, int]:
     """Stop a worker of two, `terms` times in turn: what callers saw, and how many were replaced."""
     replaced = 0
-    with serving(folder, "--bundle", str(roll.bundle), "--workers", "2") as served:
+    with serving(folder / "server.log", "--bundle", roll.bundle, "--workers", "2") as served:
         spec = Spec(
             served.target, str(roll.bundle), roll.rate, roll.terms * LONGEST_S, roll.seed, "", deadline_ms=1_000,
             service_config=roll.config,
@@ -82,7 +82,9 @@ class _Replica:
 
     def start(self) -> Served:
         flags = ("--bundle", str(self._bundle))
-        self.served = self._stack.enter_context(serving(self._folder, *flags, port=self._port))
+        self.served = self._stack.enter_context(
+            serving(self._folder / "server.log", *flags, port=self._port)
+        )
         self._port = self.served.port
         return self.served
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -22,16 +19,14 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench.chaos.damages import DAMAGES, manifest_id
 from bench.chaos.marks import Mark, all_of, none_of
-from bench.chaos.served import Served, serving
-from bench.demo.serving import equipoise
-from bench.refused import InputRefused
+from bench.served import Served, serving, synthetic_bundle
 from bench.serving.calls import Shape
 from bench.serving.drawn import draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server import releases
-from server.bundle.manifest import Manifest, bundle_id, manifest_bytes
 
 REQUESTS = 48
 SHAPE = Shape(history=20, candidates=60)
@@ -124,15 +119,8 @@ def grpc_name(code: int) -> str:
 
 def make_bundles(folder: Path, count: int = 3, items: int = 2_000) -> list[Path]:
     """Releases of one catalogue whose models differ."""
-    bundles = [folder / f"bundle-{seed}" for seed in range(1, count + 1)]
-    for seed, bundle in enumerate(bundles, start=1):
-        make = ("--items", str(items), "--seed", str(seed), "--out", str(bundle))
-        done = subprocess.run(
-            equipoise("bundle", "synthetic", *make), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise InputRefused("bundle synthetic", "", done.stderr.strip() or "failed")
-    return bundles
+    seeds = range(1, count + 1)
+    return [synthetic_bundle(folder / f"bundle-{one}", items=items, seed=one) for one in seeds]
 
 
 def marks(found: Swaps) -> list[Mark]:
@@ -169,7 +157,7 @@ def marks(found: Swaps) -> list[Mark]:
 
 def lists_of(bundle: Path, requests: list[pb.RecommendRequest], folder: Path) -> Lists:
     """What a server of this bundle alone answers."""
-    with serving(folder, "--bundle", str(bundle)) as served, served.channel() as channel:
+    with serving(folder / "server.log", "--bundle", bundle) as served, served.channel() as channel:
         service = RecommendationServiceStub(channel)
         found = [service.Recommend(request, timeout=DEADLINE_S) for request in requests]
     return {
@@ -198,14 +186,9 @@ def run(
     root = folder / "releases"
     ids = [releases.activate(root, bundle, manifest_id).active for bundle in bundles]
     flags = ("--bundle", str(root), "--workers", str(workers))
-    with serving(folder / "server", *flags) as served:
+    with serving(folder / "server" / "server.log", *flags) as served:
         story = _Story(served, root, ids, requests, _Seen(lists), seed, progress)
         return asyncio.run(story.tell(good, bad, callers))
-
-
-def manifest_id(bundle: Path) -> str:
-    """The id that a bundle's manifest tells; nothing is checked, for the server has to."""
-    return str(json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["bundle_id"])
 
 
 class _Story:
@@ -398,79 +381,3 @@ class _Story:
 def _percentiles(took_ms: list[float]) -> tuple[float, float]:
     middle, high = np.percentile(took_ms or [0.0], (50, 99)).tolist()
     return middle, high
-
-
-# What may be wrong with a release.
-
-
-def _flip(path: Path) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 0xFF
-    path.write_bytes(raw)
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder)
-
-
-def _overwrite(path: Path) -> None:
-    path.write_text("{", encoding="utf-8")
-
-
-def _link(path: Path) -> None:
-    target = path.rename(path.with_name("elsewhere"))
-    path.symlink_to(target)
-
-
-def _reseal(folder: Path, name: str, raw: bytes) -> None:
-    """Another file, and a manifest that says so: only its content tells."""
-    (folder / name).write_bytes(raw)
-    path = folder / "manifest.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    digest = hashlib.sha256(raw).hexdigest()
-    document["files"][name] = {"bytes": len(raw), "sha256": digest}
-    if name == "model.onnx":
-        document["model"]["digest"] = digest
-    document["bundle_id"] = bundle_id(document["name"], document)
-    path.write_bytes(manifest_bytes(Manifest.model_validate(document)))
-
-
-def _other_answers(folder: Path) -> None:
-    raw = bytearray((folder / "model.onnx").read_bytes())
-    # In the middle of the largest weights, so that it still loads.
-    middle = np.frombuffer(raw, np.uint8)[len(raw) * 2 // 5 : len(raw) * 3 // 5]
-    middle ^= 0x01
-    _reseal(folder, "model.onnx", bytes(raw))
-
-
-def _other_inputs(folder: Path) -> None:
-    raw = (folder / "model.onnx").read_bytes()
-    _reseal(
-        folder,
-        "model.onnx",
-        raw.replace(b"features", b"featurez").replace(b"candidates", b"candidatez"),
-    )
-
-
-def _wrong_policy(folder: Path) -> None:
-    path = min((folder / "policies").iterdir())
-    text = path.read_text(encoding="utf-8").replace('group_table = "', 'group_table = "no-')
-    _reseal(folder, f"policies/{path.name}", (text + "\nno_such_key = 1\n").encode())
-
-
-DAMAGES: tuple[tuple[str, Callable[[Path], None]], ...] = (
-    ("model", lambda folder: _flip(folder / "model.onnx")),
-    ("answers", _other_answers),
-    ("inputs", _other_inputs),
-    ("policy", _wrong_policy),
-    ("truncated", lambda folder: _truncate(folder / "items.json")),
-    ("missing", lambda folder: (folder / "warmups.json").unlink()),
-    ("extra", lambda folder: _overwrite(folder / "notes.txt")),
-    ("manifest", lambda folder: _overwrite(folder / "manifest.json")),
-    ("link", lambda folder: _link(folder / "groups.json")),
-    ("gone", _remove),
-)

@@ -17,17 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.demo.page import write_page
-from bench.demo.serving import (
-    Live,
-    Terminated,
-    copy_store,
-    equipoise,
-    server,
-    stop_on_sigterm,
-)
+from bench.demo.serving import copy_store
 from bench.demo.session import hold
 from bench.demo.steps import Done, Step, remove, run_steps, write_whole
 from bench.demo.tell import read, tell
+from bench.refused import InputRefused
+from bench.served import Served, Terminated, equipoise, serving, stop_on_sigterm
 
 CONSOLE = Console(highlight=False, emoji=False)
 LOAD_USERS = 16
@@ -100,11 +95,12 @@ def live(out: Path) -> None:
     folder.mkdir(exist_ok=True)
     store = folder / "events.db"
     copy_store(out / "events.db", store)
-    with server(out / "bundle", store, folder / "server.log") as serving:
-        lists = hold(serving.target, out / "requests.jsonl", out / "bundle")
-        lists["ready_s"] = serving.ready_s
-        _load(out, serving)
-        _invariants(out, serving)
+    flags = ("--bundle", out / "bundle", "--events", store, "--clock", "data-end")
+    with serving(folder / "server.log", *flags) as served:
+        lists = hold(served.target, out / "requests.jsonl", out / "bundle")
+        lists["ready_s"] = served.ready_s
+        _load(out, served)
+        _invariants(out, served)
     write_whole(folder / "lists.json", json.dumps(lists, indent=1))
 
 
@@ -129,17 +125,17 @@ def learn(out: Path) -> None:
         )
 
 
-def _load(out: Path, serving: Live) -> None:
+def _load(out: Path, served: Served) -> None:
     run(
-        "load", "--target", serving.target, "--requests", out / "requests.jsonl",
+        "load", "--target", served.target, "--requests", out / "requests.jsonl",
         "--users", str(LOAD_USERS), "--duration", str(LOAD_SECONDS),
-        "--server-pid", str(serving.pid), "--out", out / "load",
+        "--server-pid", str(served.pid), "--out", out / "load",
     )  # fmt: skip
 
 
-def _invariants(out: Path, serving: Live) -> None:
+def _invariants(out: Path, served: Served) -> None:
     run(
-        "invariants", "--target", serving.target, "--bundle", out / "bundle",
+        "invariants", "--target", served.target, "--bundle", out / "bundle",
         "--examples", str(EXAMPLES), "--seed", str(SEED), "--out", out / "invariants.json",
     )  # fmt: skip
 
@@ -207,6 +203,9 @@ if __name__ == "__main__":
         main(standalone_mode=False)
     except click.ClickException as failure:
         failure.show()
+        sys.exit(1)
+    except InputRefused as refused:
+        click.echo(f"Error: {refused}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, Terminated, click.Abort):
         click.echo(

@@ -19,9 +19,9 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from bench.demo.serving import equipoise, server
 from bench.fairness.lines import Progress
 from bench.fairness.timing import Row
+from bench.served import equipoise, serving
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
@@ -148,7 +148,9 @@ def served(rounds: int, progress: Progress) -> Iterator[Row]:
         folder = Path(made)
         _write_shop(folder)
         bundle = _train(folder)
-        with server(bundle, folder / "events.db", folder / "server.log") as live:
+        store = folder / "events.db"
+        flags = ("--bundle", bundle, "--events", store, "--clock", "data-end")
+        with serving(folder / "server.log", *flags) as live:
             progress(0.2)
             loads = [(method, callers) for method in METHODS for callers in (1, CALLERS)]
             for done, load in enumerate(loads, start=1):

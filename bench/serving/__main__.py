@@ -71,7 +71,7 @@ def main(
     """What a list costs in a live server, by the way it is asked for, beside other servers."""
     if context.invoked_subcommand is not None:
         return
-    from bench.demo.serving import stop_on_sigterm
+    from bench.served import stop_on_sigterm
     from bench.serving.compare import Extent
     from bench.serving.growth import GrowthExtent
     from bench.serving.measure import MANY
@@ -102,9 +102,10 @@ def main(
 def _measured(peers: list[Peer], kept: Path, extent: Any, grows: Any, seed: int) -> dict[str, Any]:
     from bench.fairness.conditions import conditions
     from bench.progress import bar
+    from bench.served import synthetic_bundle
     from bench.serving.compare import compare, environments, prepare
     from bench.serving.growth import growth
-    from bench.serving.measure import make_bundle
+    from bench.serving.measure import ITEMS
     from bench.serving.peers.environment import pins
     from bench.serving.report import document
     from bench.serving.work import write_work
@@ -116,7 +117,7 @@ def _measured(peers: list[Peer], kept: Path, extent: Any, grows: Any, seed: int)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name, bar("bench-serving", 1.0) as progress:
         folder = Path(name)
-        bundle, work = make_bundle(folder), folder / "work"
+        bundle, work = synthetic_bundle(folder / "bundle", items=ITEMS), folder / "work"
         write_work(bundle, work)
         place = prepare(folder, bundle, work, logs, extent.rounds, seed)
         share = 0.7 if grows else 1.0

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.demo.serving import server
+from bench.served import serving
 from bench.serving.calls import Shape
 from bench.serving.drive import DRAWN
-from bench.serving.measure import LOADS, Cost, Load, check_port, cost, take
+from bench.serving.measure import LOADS, Cost, Load, check_port, cost, flags_of, take
 from bench.serving.peers.environment import Unavailable, environment
 from bench.serving.peers.peer import Peer, running
 from bench.serving.processes import Tree
@@ -209,7 +209,7 @@ def _own_round(
 ) -> tuple[list[dict[str, Any]], float]:
     store = place.folder / "events.db"
     store.unlink(missing_ok=True)
-    with server(place.bundle, store, place.logs / "equipoise.log") as live:
+    with serving(place.logs / "equipoise.log", *flags_of(place.bundle, store)) as live:
         tree = Tree(live.pid)
         check_port(live, tree)
         warm = Load("unary", WARM_IN_FLIGHT, WARM_LISTS)

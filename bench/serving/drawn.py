@@ -10,6 +10,8 @@ from equipoise.v1 import recommendation_pb2 as pb
 
 HOUR_MS = 3_600_000
 UNTIL_MS = 1_700_000_000_000
+FAIR = (pb.RECEIPT_STATUS_MET, pb.RECEIPT_STATUS_SKIPPED)
+"""What the receipt of a right list says."""
 
 
 def item_ids(bundle: Path) -> list[str]:

@@ -23,14 +23,14 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.serving.calls import COUNT, Calls, Shape
-from bench.serving.drawn import as_requests, by_number, draw, item_ids
+from bench.serving.drawn import FAIR, as_requests, by_number, draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from server.process import run_in_loop
 
 Way = Literal["unary", "stream", "batch", "empty"]
 BATCH = 16
 DRAWN = 512
-FAIR = (pb.RECEIPT_STATUS_MET, pb.RECEIPT_STATUS_SKIPPED)
 PHASES = ("decode_ns", "queue_ns", "history_ns", "features_ns", "model_ns", "fair_ns")
 
 
@@ -227,15 +227,7 @@ def as_arguments(run: Run) -> list[str]:
 
 def main() -> None:
     run = Run(**json.loads(sys.argv[1]))
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ModuleNotFoundError:
-        pass
-    with asyncio.Runner(loop_factory=factory) as runner:
-        print(json.dumps(runner.run(_drive(run))), flush=True)
+    print(json.dumps(run_in_loop(_drive(run))), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.demo.serving import server
+from bench.served import serving, synthetic_bundle
 from bench.serving.calls import Shape
-from bench.serving.measure import Load, check_port, make_bundle, take
+from bench.serving.measure import Load, check_port, flags_of, take
 from bench.serving.processes import Tree
 from bench.serving.work import ListMaker
 
@@ -90,7 +90,8 @@ def by_candidates(
         drawn = max(16, min(512, IDS_DRAWN // size))
         maker.draw(Shape(candidates=size), drawn, seed).save(calls[size])
     load = Load("unary", 16, lists=extent.lists, seconds=extent.seconds)
-    with server(bundle, folder / "candidates.db", logs / "candidates.log") as live:
+    flags = flags_of(bundle, folder / "candidates.db")
+    with serving(logs / "candidates.log", *flags) as live:
         tree = Tree(live.pid)
         check_port(live, tree)
         taken: dict[int, list[dict[str, Any]]] = {size: [] for size in extent.candidates}
@@ -107,9 +108,10 @@ def by_catalogue(folder: Path, logs: Path, extent: GrowthExtent, seed: int) -> l
     load = Load("unary", 16, lists=extent.lists, candidates=0, seconds=extent.seconds)
     steps = []
     for size in extent.catalogue:
-        bundle = make_bundle(folder, size)
+        bundle = synthetic_bundle(folder / f"bundle-{size}", items=size)
         # One of a million items takes gigabytes: not beside the others.
-        with server(bundle, folder / f"catalogue-{size}.db", logs / "catalogue.log") as live:
+        flags = flags_of(bundle, folder / f"catalogue-{size}.db")
+        with serving(logs / "catalogue.log", *flags) as live:
             tree = Tree(live.pid)
             check_port(live, tree)
             rounds = [
@@ -129,8 +131,8 @@ def by_workers(
     taken: dict[int, list[Throughput]] = {1: [], 2: []}
     for _ in range(extent.rounds):
         for workers, own in taken.items():
-            flags = ("--workers", str(workers))
-            with server(bundle, folder / "workers.db", logs / "workers.log", *flags) as live:
+            flags = (*flags_of(bundle, folder / "workers.db"), "--workers", str(workers))
+            with serving(logs / "workers.log", *flags) as live:
                 tree = Tree(live.pid)
                 check_port(live, tree)
                 take(live, tree, bundle, replace(load, seconds=min(1.0, load.seconds)), seed, calls)

@@ -15,8 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.demo.serving import Live, equipoise
-from bench.refused import InputRefused
+from bench.served import Served
 from bench.serving.drive import PHASES, Run, Way, as_arguments
 from bench.serving.processes import Tree, foreign_listeners
 
@@ -82,17 +81,12 @@ LOADS: tuple[Load, ...] = (
 )
 
 
-def make_bundle(folder: Path, items: int = ITEMS) -> Path:
-    """A synthetic bundle, made by the project's own command."""
-    bundle = folder / f"bundle-{items}"
-    command = equipoise("bundle", "synthetic", "--items", str(items), "--out", bundle)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputRefused("bundle synthetic", "", done.stderr.strip() or "failed")
-    return bundle
+def flags_of(bundle: Path, store: Path) -> tuple[str | Path, ...]:
+    """Of the server that is measured: of this bundle, with an event store of its own."""
+    return ("--bundle", bundle, "--events", store, "--clock", "data-end")
 
 
-def check_port(live: Live, tree: Tree) -> None:
+def check_port(live: Served, tree: Tree) -> None:
     """See that the port is this server's and nobody else's."""
     foreign = foreign_listeners(live.port, tree.members())
     if foreign:
@@ -100,7 +94,7 @@ def check_port(live: Live, tree: Tree) -> None:
 
 
 def take(
-    live: Live, tree: Tree, bundle: Path, load: Load, seed: int, calls: Path | None = None
+    live: Served, tree: Tree, bundle: Path, load: Load, seed: int, calls: Path | None = None
 ) -> dict[str, Any]:
     """One measurement: what the caller found, and the server's `cpu_us` a list.
 

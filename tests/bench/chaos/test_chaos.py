@@ -12,7 +12,7 @@ from bench.chaos import crashes, deadlines, overload, rolling
 from bench.chaos.marks import Mark
 from bench.chaos.openloop import WRONG, Spec, arrivals_s
 from bench.chaos.samples import Samples, asked
-from bench.chaos.served import serving
+from bench.served import serving
 from strategies.bundles import tiny_bundle
 
 SHORT = {"history": 10, "candidates": 40}
@@ -81,7 +81,7 @@ def test_overload_rows_tell_what_is_missed_and_a_caller_that_did_not_keep_up() -
 def test_an_open_loop_counts_every_request_and_checks_each_answer(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(tmp_path, "--bundle", str(bundle)) as served:
+    with serving(tmp_path / "s.log", "--bundle", str(bundle)) as served:
         spec = Spec(served.target, str(bundle), 100, 1, 1, "", deadline_ms=5_000, **SHORT)
         seen = asked(spec)
         assert len(seen) == len(arrivals_s(100, 1, 1))
@@ -95,7 +95,7 @@ def test_an_open_loop_counts_every_request_and_checks_each_answer(
 
 @pytest.mark.slow
 def test_under_overload_answers_stay_right_and_nothing_breaks(bundle: Path, tmp_path: Path) -> None:
-    with serving(tmp_path, "--bundle", str(bundle)) as served:
+    with serving(tmp_path / "s.log", "--bundle", str(bundle)) as served:
         rows = overload.run(served, bundle, seconds=1.5, factors=(2,), candidates=60)
     assert missed(rows, "answers that are none") == []
     assert len(rows) == 9
@@ -121,6 +121,6 @@ def test_nothing_is_left_of_calls_whose_time_ended(
     bundle: Path, tmp_path: Path, workers: int
 ) -> None:
     flags = ("--bundle", str(bundle), "--workers", str(workers))
-    with serving(tmp_path, *flags) as served:
+    with serving(tmp_path / "s.log", *flags) as served:
         rows = deadlines.run(served, bundle, calls=300)
     assert [row for row in rows if row.missed] == []

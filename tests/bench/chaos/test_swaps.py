@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.chaos.damages import DAMAGES, manifest_id
 from bench.chaos.marks import all_of, at_least, at_most, none_of
-from bench.chaos.swaps import DAMAGES, Swaps, manifest_id, marks, run
+from bench.chaos.swaps import Swaps, marks, run
 from server import releases
 from strategies.bundles import tiny_bundle
 

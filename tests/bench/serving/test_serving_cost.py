@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.demo.serving import server
+from bench.served import serving, synthetic_bundle
 from bench.serving.calls import Calls, Shape
 from bench.serving.drawn import draw
 from bench.serving.drive import Run, as_arguments
-from bench.serving.measure import make_bundle
+from bench.serving.measure import flags_of
 from bench.serving.work import ListMaker, write_work
 from strategies.live import LiveServer
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle"), 500)
+    return synthetic_bundle(tmp_path_factory.mktemp("made") / "bundle", items=500)
 
 
 def test_every_way_is_measured(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_list_in_another_order_than_expected_ends_the_run(
     right = ListMaker(work).draw(Shape(candidates=60), 8, seed=1)
     swapped = right.expected.copy()
     swapped[5, :2] = swapped[5, 1::-1]
-    with server(bundle, tmp_path / "events.db", tmp_path / "log") as live:
+    with serving(tmp_path / "log", *flags_of(bundle, tmp_path / "events.db")) as live:
         for calls, code in ((right, 0), (Calls(right.history, right.candidates, swapped), 1)):
             calls.save(tmp_path / "calls.npz")
             run = Run(

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from bench.chaos.served import Served, serving
+from bench.served import Served, serving
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1 import serving_pb2
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
@@ -85,7 +85,7 @@ def test_the_commands_point_and_the_server_follows(
     root, (one, other) = tmp_path / "root", bundles
     code, told = said("bundle", "activate", root, one)
     assert (code, told) == (0, f"{bundle_id(one)} is active\n")
-    with serving(tmp_path / "s", "--bundle", str(root)) as served, served.channel() as channel:
+    with serving(tmp_path / "s.log", "--bundle", str(root)) as served, served.channel() as channel:
         service = RecommendationServiceStub(channel)
         asked: dict[str, Any] = {"count": 6, "page_size": 3, "as_of_unix_ms": DATA_UNTIL_MS}
         page = service.Recommend(pb.RecommendRequest(**asked), timeout=10)
@@ -128,7 +128,7 @@ def test_a_refused_release_is_told_once_and_tried_again_when_asked(
     def refused() -> list[dict[str, object]]:
         return [line for line in served.events() if line["event"] == "release refused"]
 
-    with serving(tmp_path / "s", "--bundle", str(root), "--workers", "2") as served:
+    with serving(tmp_path / "s.log", "--bundle", str(root), "--workers", "2") as served:
         broken.write_bytes(whole[:-9])
         releases.point(root, releases.Pointer(bundle_id(other), (bundle_id(one),)))
         until(lambda: len(refused()) >= 1, served)
@@ -160,7 +160,7 @@ def test_a_start_falls_back_to_the_last_release_that_can_be_served(
     for bundle in (one, other):
         releases.activate(root, bundle, bundle_id)
     shutil.rmtree(releases.path_of(root, bundle_id(other)))
-    with serving(tmp_path / "s", "--bundle", str(root)) as served:
+    with serving(tmp_path / "s.log", "--bundle", str(root)) as served:
         assert served_id(served) == bundle_id(one)
         first = served.events()[0]
         assert (first["event"], first["release"]) == ("release refused", bundle_id(other))
@@ -173,7 +173,7 @@ def test_a_dead_worker_is_replaced_while_the_pointer_names_a_bad_release(
     root, (one, _) = tmp_path / "root", bundles
     releases.activate(root, one, bundle_id)
     flags = ("--bundle", str(root), "--workers", "2")
-    with serving(tmp_path / "s", *flags) as served:
+    with serving(tmp_path / "s.log", *flags) as served:
         # Nothing before it to fall back to, as after a rollback.
         releases.point(root, releases.Pointer("tiny-gone", ()))
         until(lambda: any(line["event"] == "release refused" for line in served.events()), served)
@@ -193,7 +193,7 @@ def test_a_stop_ends_a_check_that_would_take_long(
     releases.activate(root, one, bundle_id)
     hostile = Path(shutil.copytree(one, tmp_path / "hostile"))
     reseal(hostile, {"model.onnx": endless()})
-    with serving(tmp_path / "s", "--bundle", str(root), "--workers", workers) as served:
+    with serving(tmp_path / "s.log", "--bundle", str(root), "--workers", workers) as served:
         everyone = psutil.Process(served.process.pid)
         releases.activate(root, hostile, bundle_id)
         checks = until_found(lambda: [
