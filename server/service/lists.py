@@ -117,14 +117,14 @@ class ListMaker:
                 outcome = pb.RecommendOutcome(
                     response=self.answer(asked, asked.waiting.future.result())
                 )
-                self._metrics.requests.labels(method, "OK").inc()
+                self._metrics.requests(method, "OK").inc()
                 return outcome
             except Exception as failed:
                 error = failed
         else:
             error = asked
         code, told = recommend_error(error, call.request_id)
-        self._metrics.requests.labels(method, code.name).inc()
+        self._metrics.requests(method, code.name).inc()
         if told.reason == errors_pb2.ERROR_REASON_INTERNAL:
             self._log.error(
                 "request failed", method=method, request_id=call.request_id, exc_info=error

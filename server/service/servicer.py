@@ -54,7 +54,7 @@ class CallDoor:
 
     def __init__(self, service: str, metrics: ServerMetrics) -> None:
         self._service = service
-        self._metrics = metrics
+        self._calls = metrics.calls
         self._log = structlog.get_logger("service")
 
     async def answer(
@@ -87,8 +87,7 @@ class CallDoor:
         return response
 
     def _ended(self, method: str, code: grpc.StatusCode, call: Call) -> None:
-        self._metrics.handled.labels(self._service, method, code.name).inc()
-        self._metrics.handling.labels(self._service, method).observe(call.spent_ns() / 1e9)
+        self._calls.of(self._service, method).ended(code.name, call.spent_ns() / 1e9)
 
 
 class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
@@ -213,8 +212,8 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                     "this server has no event store: start it with --events FILE"
                 )
             recorded = await self._committer.record(events)
-            self._metrics.feedback.labels("recorded").inc(recorded.recorded)
-            self._metrics.feedback.labels("duplicate").inc(recorded.duplicates)
+            self._metrics.feedback("recorded").inc(recorded.recorded)
+            self._metrics.feedback("duplicate").inc(recorded.duplicates)
             known = self._current.release.bundle.items.index
             return recommendation_pb2.RecordFeedbackResponse(
                 recorded=recorded.recorded,

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import EquipoiseError, InvalidField, NotServing
+from server.service.call_metrics import MethodCounts
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
 
@@ -23,14 +24,25 @@ class _Unreadable:
     """Stands for a request whose bytes are no message of its type."""
 
 
-def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _lenient(parse: Callable[[bytes], Any], count: Callable[[], None]) -> Callable[[bytes], Any]:
     def parsed(body: bytes) -> Any:
+        count()
         try:
             return parse(body)
         except DecodeError:
             return _Unreadable()
 
     return parsed
+
+
+def _counted(
+    serialise: Callable[[Any], bytes], count: Callable[[], None]
+) -> Callable[[Any], bytes]:
+    def serialised(message: Any) -> bytes:
+        count()
+        return serialise(message)
+
+    return serialised
 
 
 HOLD_S = 0.25
@@ -48,7 +60,7 @@ class Door:
     """
 
     def __init__(self, metrics: ServerMetrics) -> None:
-        self._metrics = metrics
+        self._calls = metrics.calls
         self.active = 0
         self.refused = 0
         self.closing = asyncio.Event()
@@ -63,6 +75,8 @@ class Door:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler behind the door."""
         assert handler.request_deserializer is not None
+        assert handler.response_serializer is not None
+        counts = self._calls.of(service, name)
         make, behaviour = (
             (grpc.stream_stream_rpc_method_handler, handler.stream_stream)
             if handler.stream_stream is not None
@@ -70,16 +84,17 @@ class Door:
         )
         assert behaviour is not None
         return make(
-            self._guarded(service, name, behaviour),
-            request_deserializer=_lenient(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
+            self._guarded(counts, behaviour),
+            request_deserializer=_lenient(handler.request_deserializer, counts.received),
+            response_serializer=_counted(handler.response_serializer, counts.sent),
         )
 
     def _guarded(
-        self, service: str, name: str, behaviour: Callable[[Any, Any], Any]
+        self, counts: MethodCounts, behaviour: Callable[[Any, Any], Any]
     ) -> Callable[[Any, Any], Any]:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             refusal: EquipoiseError | None = None
+            counts.started()
             if self.closing.is_set():
                 self.refused += 1
                 with contextlib.suppress(TimeoutError):
@@ -95,7 +110,7 @@ class Door:
             try:
                 if refusal is not None:
                     failure = wire_error(refusal, "")
-                    self._metrics.handled.labels(service, name, failure.code.name).inc()
+                    counts.ended(failure.code.name, 0.0)
                     await context.abort(failure.code, failure.message, failure.trailers)
                 return await behaviour(request, context)
             finally:

@@ -122,7 +122,7 @@ class InferFlow:
                     parameters=parameters_of({"error_code": code_name, "error_reason": reason}),
                 ),
             )
-        self._metrics.requests.labels(METHOD, code_name).inc()
+        self._metrics.requests(METHOD, code_name).inc()
         if request.parameters[WANTS_MARK].bool_param if WANTS_MARK in request.parameters else False:
             answer.infer_response.parameters[MARK].bool_param = True
         return answer
