@@ -140,6 +140,14 @@ class ServerSettings(BaseModel):
     """Written when the server serves: JSON with pid, port and metrics_port; with more than one
     worker also `workers`, their pids, written again when they change."""
 
+    traces: Literal["off", "otlp", "console"] = "off"
+    """Where OpenTelemetry traces go: "otlp" to the collector that the OTEL_EXPORTER_OTLP_* variables
+    name (gRPC), "console" to standard output. Needs the otel extra."""
+
+    traces_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The share of calls that are traced among those that bring no trace; OTEL_TRACES_SAMPLER when
+    not set. A call that brings one (metadata traceparent) is traced if its flag says so."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line to write."""
 

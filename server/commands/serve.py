@@ -72,6 +72,11 @@ WORKER = "server.service.worker"
     help="Written when the server serves: JSON with pids and ports.",
 )
 @click.option(
+    "--traces",
+    type=click.Choice(["off", "otlp", "console"]),
+    help="Where OpenTelemetry traces go: the collector of OTEL_EXPORTER_OTLP_ENDPOINT, or standard output.  [default: off]",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="The least severe log line.  [default: info]",

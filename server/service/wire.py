@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,6 +19,9 @@ from server.errors import EquipoiseError, InvalidField, NotServing
 from server.service.call_metrics import MethodCounts
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
+
+if TYPE_CHECKING:
+    from server.service.traces import Traces
 
 
 class _Unreadable:
@@ -59,8 +63,9 @@ class Door:
         `HOLD_S`), so that a caller who asks again at once is not among those that gRPC cancels.
     """
 
-    def __init__(self, metrics: ServerMetrics) -> None:
+    def __init__(self, metrics: ServerMetrics, traces: Traces | None = None) -> None:
         self._calls = metrics.calls
+        self._traces = traces
         self.active = 0
         self.refused = 0
         self.closing = asyncio.Event()
@@ -84,13 +89,13 @@ class Door:
         )
         assert behaviour is not None
         return make(
-            self._guarded(counts, behaviour),
+            self._guarded(f"{service}/{name}", counts, behaviour),
             request_deserializer=_lenient(handler.request_deserializer, counts.received),
             response_serializer=_counted(handler.response_serializer, counts.sent),
         )
 
     def _guarded(
-        self, counts: MethodCounts, behaviour: Callable[[Any, Any], Any]
+        self, method: str, counts: MethodCounts, behaviour: Callable[[Any, Any], Any]
     ) -> Callable[[Any, Any], Any]:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             refusal: EquipoiseError | None = None
@@ -111,6 +116,10 @@ class Door:
                 if refusal is not None:
                     failure = wire_error(refusal, "")
                     counts.ended(failure.code.name, 0.0)
+                    if self._traces is not None:
+                        self._traces.call(
+                            method, context.invocation_metadata(), time.monotonic_ns()
+                        ).ended(failure.code.name, refusal.reason.value)
                     await context.abort(failure.code, failure.message, failure.trailers)
                 return await behaviour(request, context)
             finally:
