@@ -61,10 +61,11 @@ SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a started server listens. `metrics_port` is None when it is off."""
+    """Where a started server listens. `metrics_port` and `admin_port` are None when they are off."""
 
     port: int
     metrics_port: int | None
+    admin_port: int | None = None
 
 
 class Server:
@@ -167,22 +168,26 @@ class Server:
         started_ns = time.monotonic_ns()
         port = self._bind(settings.host, settings.port)
         metrics_port = self._open_metrics()
+        admin_port = await self._open_admin()
         await self._grpc.start()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if settings.ready_file is not None:
-            write_ready(settings.ready_file, port=port, metrics_port=metrics_port)
+            write_ready(
+                settings.ready_file, port=port, metrics_port=metrics_port, admin_port=admin_port
+            )
         self._log.info(
             "serving",
             host=settings.host,
             port=port,
             metrics_port=metrics_port,
+            **({} if admin_port is None else {"admin_port": admin_port}),
             bundle_id=self.release,
             items=len(self._current.release.bundle.items.ids),
             warmups=self._current.release.warmups,
             ready_ms=(self._prepare_ns + time.monotonic_ns() - started_ns) // 1_000_000,
         )
-        return Addresses(port, metrics_port)
+        return Addresses(port, metrics_port, admin_port)
 
     def show_queue(self) -> None:
         """Put the queue's depth, and the calls under way, where scrapes of another process see it."""
@@ -282,6 +287,8 @@ class Server:
             options=[
                 # Two servers on one port would share its traffic silently.
                 ("grpc.so_reuseport", int(self._shares_port)),
+                # Only the admin port asks for what it would count.
+                ("grpc.enable_channelz", int(settings.admin_port is not None)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -327,6 +334,17 @@ class Server:
             return self._grpc.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             raise port_refused(host, port) from error
+
+    async def _open_admin(self) -> int | None:
+        if self._settings.admin_port is None:
+            return None
+        from server.service.admin import AdminPort
+
+        admin = AdminPort(
+            self._door.onto, ServingServicer(self._current, self._metrics), self._health
+        )
+        self._cleanup.push_async_callback(admin.close)
+        return await admin.open(self._settings.admin_port)
 
     def _open_metrics(self) -> int | None:
         if self._settings.metrics_port is None:
