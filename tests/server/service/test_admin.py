@@ -79,6 +79,11 @@ def test_the_port_tells_its_services_health_and_what_is_served(
         "grpc.reflection.v1alpha.ServerReflection",
         "equipoise.v1.ServingService",
     }
+    for service in answer.list_services_response.service:
+        # What command-line clients need to call it.
+        question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=service.name)
+        found = next(iter(stub.ServerReflectionInfo(iter([question]), timeout=10)))
+        assert found.file_descriptor_response.file_descriptor_proto
     health = health_pb2_grpc.HealthStub(admin)
     told = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
     assert told.status == health_pb2.HealthCheckResponse.SERVING

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import urllib.request
+from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from equipoise.v1 import recommendation_pb2 as pb
 from strategies.live import LiveServer
@@ -13,6 +17,7 @@ from strategies.workers import metrics
 
 pytestmark = pytest.mark.slow
 
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs/operations.md"
 SERVICE = "equipoise.v1.RecommendationService"
 
 
@@ -64,3 +69,13 @@ def test_a_method_that_nobody_called_is_there_with_zero(live: LiveServer) -> Non
         ]
         assert found, name
         assert {told[key] for key in found} == {0}
+
+
+def test_the_operators_table_has_every_metric_and_no_other(live: LiveServer) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", DOCUMENT.read_text(), re.MULTILINE)
+    url = f"http://127.0.0.1:{live.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    total = {"counter": "_total"}
+    told = {(family.name + total.get(family.type, ""), family.type) for family in families}
+    assert set(rows) == told
