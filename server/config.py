@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from server.errors import SettingsRefused, shown
 
 PREFIX = "EQUIPOISE_"
+CAN_BE_OFF = ("metrics_port", "admin_port")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -44,6 +45,12 @@ class ServerSettings(BaseModel):
 
     metrics_port: Port | None = 9464
     """The Prometheus port, on `host`. 0 takes a free one; "off" (None) opens none."""
+
+    admin_port: Port | None = None
+    """A gRPC port on 127.0.0.1, whatever `host` is, with channelz, reflection, health and what is
+    served, for whoever runs the server; "off" (None) opens none. 0 takes a free one. Each of several
+    workers has its own: this one and those after it, or free ones; each tells its own when it
+    serves."""
 
     events: Path | None = None
     """The event store (an SQLite file, made when missing). Without it every request must bring
@@ -140,6 +147,14 @@ class ServerSettings(BaseModel):
     """Written when the server serves: JSON with pid, port and metrics_port; with more than one
     worker also `workers`, their pids, written again when they change."""
 
+    traces: Literal["off", "otlp", "console"] = "off"
+    """Where OpenTelemetry traces go: "otlp" to the collector that the OTEL_EXPORTER_OTLP_* variables
+    name (gRPC), "console" to standard output. Needs the otel extra."""
+
+    traces_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The share of calls that are traced among those that bring no trace; OTEL_TRACES_SAMPLER when
+    not set. A call that brings one (metadata traceparent) is traced if its flag says so."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line to write."""
 
@@ -183,7 +198,7 @@ def read_settings(
     for name, values in sources:
         _check_keys(name, values)
         for key, value in values.items():
-            merged[key] = None if key == "metrics_port" and value == "off" else value
+            merged[key] = None if key in CAN_BE_OFF and value == "off" else value
             origin[key] = name
     try:
         return ServerSettings.model_validate(merged)

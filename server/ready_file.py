@@ -11,7 +11,12 @@ from server.errors import SettingsRefused
 
 
 def write_ready(
-    path: Path, *, port: int, metrics_port: int | None, workers: Sequence[int] | None = None
+    path: Path,
+    *,
+    port: int,
+    metrics_port: int | None,
+    admin_port: int | None = None,
+    workers: Sequence[int] | None = None,
 ) -> None:
     """Whole or not at all, so that a reader never sees half of it. workers: pids, where there are
     processes beside this one.
@@ -20,6 +25,8 @@ def write_ready(
         SettingsRefused: it cannot be written.
     """
     document: dict[str, object] = {"pid": os.getpid(), "port": port, "metrics_port": metrics_port}
+    if admin_port is not None:
+        document["admin_port"] = admin_port
     if workers is not None:
         document["workers"] = list(workers)
     aside = path.with_name(f".{path.name}.{os.getpid()}")

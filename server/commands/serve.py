@@ -41,6 +41,10 @@ WORKER = "server.service.worker"
     help="The Prometheus port; 0 takes a free one, 'off' opens none.  [default: 9464]",
 )
 @click.option(
+    "--admin-port",
+    help="A gRPC port on 127.0.0.1 with channelz and reflection, for operators; 0 takes a free one.  [default: off]",
+)
+@click.option(
     "--exposures",
     type=click.Path(path_type=Path, dir_okay=False),
     help="The exposure ledger of amortised policies.  [default: in memory]",
@@ -70,6 +74,11 @@ WORKER = "server.service.worker"
     "--ready-file",
     type=click.Path(path_type=Path),
     help="Written when the server serves: JSON with pids and ports.",
+)
+@click.option(
+    "--traces",
+    type=click.Choice(["off", "otlp", "console"]),
+    help="Where OpenTelemetry traces go: the collector of OTEL_EXPORTER_OTLP_ENDPOINT, or standard output.  [default: off]",
 )
 @click.option(
     "--log-level",

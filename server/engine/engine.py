@@ -82,6 +82,7 @@ class _Prepared:
     degraded: frozenset[Degraded]
     skipped_candidates: int
     skipped_history: int
+    began_ns: int
     history_ns: int
     features_ns: int
 
@@ -198,14 +199,14 @@ class Engine:
             if not members:
                 continue
             try:
-                scores, model_ns = self._score_together([ready for _, ready in members])
+                scores, from_ns, model_ns = self._score_together([ready for _, ready in members])
             except Exception as error:
                 for place, _ in members:
                     outcomes[place] = error
                 continue
             for (place, ready), own in zip(members, scores, strict=True):
                 try:
-                    outcomes[place] = self._finish(ready, own, model_ns)
+                    outcomes[place] = self._finish(ready, own, from_ns, model_ns)
                 except Exception as error:
                     outcomes[place] = error
         scored = score_queries([query for _, query in raw], self._scorer, self._monotonic_ns)
@@ -239,7 +240,7 @@ class Engine:
         if query.numbers_of and query.numbers_of != self._bundle_id:
             raise ItemNumbersStale(query.numbers_of, self._bundle_id)
         policy = self._policy(query.policy)
-        started_ns = time.perf_counter_ns()
+        started_ns = time.monotonic_ns()
         degraded: set[Degraded] = set()
         resolved, store_failed = (
             self._histories.read(query.user_id, query.history, query.strict)
@@ -260,7 +261,7 @@ class Engine:
             degraded.add(Degraded.HISTORY_SKIPPED)
         if query.personal and not len(history):
             degraded.add(Degraded.NON_PERSONAL)
-        history_done_ns = time.perf_counter_ns()
+        history_done_ns = time.monotonic_ns()
 
         if query.candidate_numbers is not None:
             numbers = query.candidate_numbers
@@ -315,8 +316,9 @@ class Engine:
             degraded=frozenset(degraded),
             skipped_candidates=skipped,
             skipped_history=resolved.unknown,
+            began_ns=started_ns,
             history_ns=history_done_ns - started_ns,
-            features_ns=time.perf_counter_ns() - history_done_ns,
+            features_ns=time.monotonic_ns() - history_done_ns,
         )
 
     @staticmethod
@@ -329,18 +331,21 @@ class Engine:
 
     def _score_together(
         self, members: Sequence[_Prepared]
-    ) -> tuple[list[NDArray[np.float32]], int]:
-        """Each member's scores `[n] float32`, from one padded model run, and its nanoseconds."""
-        started_ns = time.perf_counter_ns()
+    ) -> tuple[list[NDArray[np.float32]], int, int]:
+        """Each member's scores `[n] float32`, from one padded model run; when it began and how
+        many nanoseconds it took."""
+        started_ns = time.monotonic_ns()
         own = self._scorer.score_lists([ready.feed for ready in members])
-        return own, time.perf_counter_ns() - started_ns
+        return own, started_ns, time.monotonic_ns() - started_ns
 
-    def _finish(self, ready: _Prepared, scores: NDArray[np.float32], model_ns: int) -> Answer:
+    def _finish(
+        self, ready: _Prepared, scores: NDArray[np.float32], model_from_ns: int, model_ns: int
+    ) -> Answer:
         if not np.isfinite(scores).all():
             raise RuntimeError("the model gave a score that is not finite")
         if not self._in_time(ready):
             return self._late(ready.query)
-        started_ns = time.perf_counter_ns()
+        started_ns = time.monotonic_ns()
         members = ready.policy.rows[:, ready.items]
         made = self._stage.make(
             scores,
@@ -353,9 +358,18 @@ class Engine:
             ready.bought,
             _positions(ready),
         )
-        fair_ns = time.perf_counter_ns() - started_ns
+        fair_ns = time.monotonic_ns() - started_ns
         self._fair_paces[ready.policy.compiled.policy.name].took(fair_ns)
-        return self._answer(ready, scores, members, made, model_ns, fair_ns)
+        phases = Phases(
+            history_ns=ready.history_ns,
+            features_ns=ready.features_ns,
+            model_ns=model_ns,
+            fair_ns=fair_ns,
+            history_from_ns=ready.began_ns,
+            model_from_ns=model_from_ns,
+            fair_from_ns=started_ns,
+        )
+        return self._answer(ready, scores, members, made, phases)
 
     def _answer(
         self,
@@ -363,8 +377,7 @@ class Engine:
         scores: NDArray[np.float32],
         members: NDArray[np.int32],
         made: Made,
-        model_ns: int,
-        fair_ns: int,
+        phases: Phases,
     ) -> Answer:
         """What is sent of a list, charged. members: `[A, n]` rows of the candidates."""
         fair = made.fair
@@ -384,12 +397,7 @@ class Engine:
             degraded=degraded,
             skipped_candidates=ready.skipped_candidates,
             skipped_history=ready.skipped_history,
-            phases=Phases(
-                history_ns=ready.history_ns,
-                features_ns=ready.features_ns,
-                model_ns=model_ns,
-                fair_ns=fair_ns,
-            ),
+            phases=phases,
             candidates=made.candidates(
                 tuple(map(self._ids.__getitem__, ready.items.tolist())),
                 scores,
@@ -433,7 +441,7 @@ class Engine:
         Raises:
             DeadlineExpired: there is none for this query.
         """
-        started_ns = time.perf_counter_ns()
+        started_ns = time.monotonic_ns()
         policy = self._policy(query.policy)
         name = policy.compiled.policy.name
         found = None
@@ -462,11 +470,12 @@ class Engine:
             degraded=frozenset((Degraded.FALLBACK, Degraded.NON_PERSONAL)),
             skipped_candidates=0,
             skipped_history=0,
+            began_ns=started_ns,
             history_ns=0,
             features_ns=0,
         )
-        spent_ns = time.perf_counter_ns() - started_ns
-        return self._answer(ready, found.scores, found.members, found.made, 0, spent_ns)
+        phases = Phases(fair_ns=time.monotonic_ns() - started_ns, fair_from_ns=started_ns)
+        return self._answer(ready, found.scores, found.members, found.made, phases)
 
 
 def _positions(ready: _Prepared) -> NDArray[np.int32]:

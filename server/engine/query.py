@@ -145,12 +145,19 @@ Query = RecommendQuery | RerankQuery | ScoreQuery
 
 @dataclass(frozen=True)
 class Phases:
-    """Nanoseconds of one list's phases; `model_ns` is the whole batch's."""
+    """Nanoseconds of one list's phases; `model_ns` is the whole batch's.
+
+    history_from_ns, model_from_ns, fair_from_ns: when these began, by the machine's monotonic
+    clock. The features begin where the history ends.
+    """
 
     history_ns: int = 0
     features_ns: int = 0
     model_ns: int = 0
     fair_ns: int = 0
+    history_from_ns: int = 0
+    model_from_ns: int = 0
+    fair_from_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,12 +222,14 @@ class Normalised:
 class Scored:
     """What the model gave for a ScoreQuery: scores `[b, n] float32`.
 
-    run: which of the batch's model runs it was, which took `model_ns` for all that shared it.
+    run: which of the batch's model runs it was, which took `model_ns` for all that shared it and
+    began at `model_from_ns` of the machine's monotonic clock.
     """
 
     scores: NDArray[np.float32]
     run: int
     model_ns: int
+    model_from_ns: int
 
 
 Outcome = Answer | Normalised | Scored

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -24,7 +24,7 @@ from equipoise.oip import grpc_service_pb2_grpc
 from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 from server.apart import check_release
 from server.config import ServerSettings
-from server.errors import ExposuresUnavailable
+from server.errors import ExposuresUnavailable, SettingsRefused
 from server.events import GroupCommitter, SqliteEventStore
 from server.exposures import ExposureLedger
 from server.following import Following, first_fit
@@ -47,8 +47,13 @@ from server.service.servicer import (
 from server.service.wire import Door
 from server.supervisor import SwapCounts, WorkerCounts
 
+if TYPE_CHECKING:
+    from server.service.traces import Traces
+
 MAX_METADATA_BYTES = 8 * 1024
 KEEPALIVE_TIMEOUT_MS = 20_000
+LAST_TRACES_S = 3.0
+"""How long a collector may take at the end for the last spans, if the grace is not over before."""
 IDLE_CHECK_S = 0.01
 QUIET_CHECKS = 5
 SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
@@ -56,10 +61,11 @@ SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a started server listens. `metrics_port` is None when it is off."""
+    """Where a started server listens. `metrics_port` and `admin_port` are None when they are off."""
 
     port: int
     metrics_port: int | None
+    admin_port: int | None = None
 
 
 class Server:
@@ -81,6 +87,7 @@ class Server:
         self._cleanup = contextlib.AsyncExitStack()
         self._metrics_port: MetricsPort | None = None
         self._following: Following | None = None
+        self._traces: Traces | None = None
 
     async def start(self) -> Addresses:
         """Load, warm up and serve; raises as `prepare` and `open`."""
@@ -96,6 +103,7 @@ class Server:
         """
         settings = self._settings
         started_ns = time.monotonic_ns()
+        self._traces = _traces(settings)
         page_key = read_key(settings.page_key_file)
         store, committer = self._open_events()
         maker = ReleaseMaker(settings, store, self._open_exposures(), page_key)
@@ -160,22 +168,26 @@ class Server:
         started_ns = time.monotonic_ns()
         port = self._bind(settings.host, settings.port)
         metrics_port = self._open_metrics()
+        admin_port = await self._open_admin()
         await self._grpc.start()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if settings.ready_file is not None:
-            write_ready(settings.ready_file, port=port, metrics_port=metrics_port)
+            write_ready(
+                settings.ready_file, port=port, metrics_port=metrics_port, admin_port=admin_port
+            )
         self._log.info(
             "serving",
             host=settings.host,
             port=port,
             metrics_port=metrics_port,
+            **({} if admin_port is None else {"admin_port": admin_port}),
             bundle_id=self.release,
             items=len(self._current.release.bundle.items.ids),
             warmups=self._current.release.warmups,
             ready_ms=(self._prepare_ns + time.monotonic_ns() - started_ns) // 1_000_000,
         )
-        return Addresses(port, metrics_port)
+        return Addresses(port, metrics_port, admin_port)
 
     def show_queue(self) -> None:
         """Put the queue's depth, and the calls under way, where scrapes of another process see it."""
@@ -210,6 +222,9 @@ class Server:
         hastening = asyncio.create_task(self._cut_short(hurry))
         await stopping
         hastening.cancel()
+        if self._traces is not None:
+            left_s = max(0.0, until - time.monotonic())
+            await self._traces.close(min(left_s, LAST_TRACES_S), hurry)
         await self.close()
         self._log.info("stopped")
 
@@ -266,11 +281,14 @@ class Server:
 
     def _make_grpc(self, committer: GroupCommitter | None) -> grpc.aio.Server:
         settings, metrics = self._settings, self._metrics
-        self._door = Door(metrics)
+        traces = self._traces
+        self._door = Door(metrics, traces)
         server = grpc.aio.server(
             options=[
                 # Two servers on one port would share its traffic silently.
                 ("grpc.so_reuseport", int(self._shares_port)),
+                # Only the admin port asks for what it would count.
+                ("grpc.enable_channelz", int(settings.admin_port is not None)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -288,15 +306,17 @@ class Server:
         )
         guarded: Any = self._door.onto(server)  # the stubs know servers alone
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(self._current, committer, settings, metrics, self._door.closing),
+            RecommendationServicer(
+                self._current, committer, settings, metrics, self._door.closing, traces
+            ),
             guarded,
         )
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
-            ServingServicer(self._current, metrics), guarded
+            ServingServicer(self._current, metrics, traces), guarded
         )
         served = follower(self._current, ListMaker(self._current, Limits.of(settings), metrics))
         self._inference = InferenceServicer(
-            served, settings, metrics, self._health, self._door.closing
+            served, settings, metrics, self._health, self._door.closing, traces
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -315,6 +335,17 @@ class Server:
         except RuntimeError as error:
             raise port_refused(host, port) from error
 
+    async def _open_admin(self) -> int | None:
+        if self._settings.admin_port is None:
+            return None
+        from server.service.admin import AdminPort
+
+        admin = AdminPort(
+            self._door.onto, ServingServicer(self._current, self._metrics), self._health
+        )
+        self._cleanup.push_async_callback(admin.close)
+        return await admin.open(self._settings.admin_port)
+
     def _open_metrics(self) -> int | None:
         if self._settings.metrics_port is None:
             return None
@@ -327,6 +358,22 @@ class Server:
             self._settings.host, self._settings.metrics_port, self._metrics.registry
         )
         return self._metrics_port.port
+
+
+def _traces(settings: ServerSettings) -> Traces | None:
+    """Raises:
+    SettingsRefused: OpenTelemetry is not installed, or its variables ask for what is not offered.
+    """
+    if settings.traces == "off":
+        return None
+    try:
+        from server.service.traces import Traces, exporter_of
+    except ModuleNotFoundError as error:
+        raise SettingsRefused(
+            f"traces {settings.traces!r}: {error.name} is not installed; "
+            "pip install 'equipoise[otel]' brings it"
+        ) from error
+    return Traces(exporter_of(settings.traces), settings.traces_ratio)
 
 
 async def _pause(seconds: float, hurry: asyncio.Event) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
@@ -23,27 +23,47 @@ from server.engine import Answer, Outcome, RecommendQuery
 from server.service import decode, encode
 from server.service.metrics import ServerMetrics
 from server.service.release import Current, Job, Release
-from server.service.status import recommend_error
+from server.service.status import reason_of, recommend_error
+
+if TYPE_CHECKING:
+    from server.service.traces import CallSpan
 
 
 @dataclass(frozen=True)
 class Call:
     """One request under way: when it came and how long it may take, in ns of a monotonic clock.
 
-    background: others go first.
+    background: others go first. span: its trace, where there is one.
     """
 
     request_id: str
     started_ns: int
     deadline_ns: int | None
     background: bool = False
+    span: CallSpan | None = None
 
     @classmethod
-    def begun(cls, request_id: str, remaining_s: float | None, *, background: bool = False) -> Call:
+    def begun(cls, request_id: str, remaining_s: float | None) -> Call:
         """A call that has just come. `request_id` may be empty; `remaining_s` None means no deadline."""
         started_ns = time.monotonic_ns()
         deadline_ns = None if remaining_s is None else started_ns + int(remaining_s * 1e9)
-        return cls(request_id or uuid.uuid4().hex, started_ns, deadline_ns, background)
+        return cls(request_id or uuid.uuid4().hex, started_ns, deadline_ns)
+
+    def part(self, request_id: str, remaining_s: float | None = None) -> Call:
+        """One of several requests in this call, which has just been read. It has no more time than
+        the call."""
+        started_ns, deadline_ns = time.monotonic_ns(), self.deadline_ns
+        if remaining_s is not None:
+            own_ns = started_ns + int(remaining_s * 1e9)
+            deadline_ns = own_ns if deadline_ns is None else min(own_ns, deadline_ns)
+        request_id = request_id or uuid.uuid4().hex
+        span = None if self.span is None else self.span.part(request_id, started_ns)
+        return Call(request_id, started_ns, deadline_ns, self.background, span)
+
+    @property
+    def traced(self) -> dict[str, str]:
+        """What a log line tells of its trace."""
+        return {} if self.span is None else self.span.ids
 
     def spent_ns(self) -> int:
         return time.monotonic_ns() - self.started_ns
@@ -95,6 +115,8 @@ class ListMaker:
             self._metrics.list_made(
                 cast(Batched[Answer], batched), query.surface, query.experiment, asked.decode_ns
             )
+            if asked.call.span is not None:
+                asked.call.span.list_made(asked.release.id, cast(Batched[Answer], batched))
         response = encode.recommend_response(
             query, batched, asked.release.bundle, asked.decode_ns, asked.call.spent_ns()
         )
@@ -117,16 +139,24 @@ class ListMaker:
                 outcome = pb.RecommendOutcome(
                     response=self.answer(asked, asked.waiting.future.result())
                 )
-                self._metrics.requests.labels(method, "OK").inc()
+                self._metrics.requests(method, "OK").inc()
+                if call.span is not None:
+                    call.span.ended("OK")
                 return outcome
             except Exception as failed:
                 error = failed
         else:
             error = asked
         code, told = recommend_error(error, call.request_id)
-        self._metrics.requests.labels(method, code.name).inc()
+        self._metrics.requests(method, code.name).inc()
         if told.reason == errors_pb2.ERROR_REASON_INTERNAL:
             self._log.error(
-                "request failed", method=method, request_id=call.request_id, exc_info=error
+                "request failed",
+                method=method,
+                request_id=call.request_id,
+                exc_info=error,
+                **call.traced,
             )
+        if call.span is not None:
+            call.span.ended(code.name, reason_of(error).value)
         return pb.RecommendOutcome(error=told)

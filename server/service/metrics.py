@@ -1,4 +1,5 @@
-"""What a server counts, for Prometheus. Owns names, labels and their bounds.
+"""What a server counts, for Prometheus. Owns names, labels and their bounds; those of calls are in
+`call_metrics`.
 
 Labels are bounded: methods, codes, policies and groups come from the contract
 and the bundle; surfaces and experiments are capped, the rest is "other". No
@@ -13,8 +14,8 @@ from server import __version__
 from server.batcher import Batched
 from server.bundle import Bundle
 from server.engine import Answer
+from server.service.call_metrics import CallMetrics, Children
 
-SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PHASE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -50,20 +51,8 @@ class ServerMetrics:
     def __init__(self, max_labels: int) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.handled = Counter(
-            "grpc_server_handled",
-            "Calls that ended, by method and status code",
-            ["grpc_service", "grpc_method", "grpc_code"],
-            registry=registry,
-        )
-        self.handling = Histogram(
-            "grpc_server_handling_seconds",
-            "Time from the arrival of a call to its end",
-            ["grpc_service", "grpc_method"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._phase = Histogram(
+        self.calls = CallMetrics(registry)
+        phase = Histogram(
             "equipoise_phase_seconds",
             "Time of one list's phases (model: of its batch)",
             ["phase"],
@@ -76,34 +65,34 @@ class ServerMetrics:
             buckets=BATCH_SIZES,
             registry=registry,
         )
-        self._lists = Counter(
+        lists = Counter(
             "equipoise_lists",
             "Lists by policy, receipt status, surface and experiment",
             ["policy", "receipt_status", "surface", "experiment"],
             registry=registry,
         )
-        self._unmet = Counter(
+        unmet = Counter(
             "equipoise_unmet_lists",
             "Lists that do not keep their policy (told in the receipt), by the first group it lacks",
             ["policy", "group"],
             registry=registry,
         )
-        self._exposure = Counter(
+        exposure = Counter(
             "equipoise_group_exposure",
             "Exposure shares given to a group, added up over lists",
             ["policy", "group"],
             registry=registry,
         )
-        self._degraded = Counter(
+        degraded = Counter(
             "equipoise_degraded_lists", "Lists by degraded reason", ["reason"], registry=registry
         )
-        self.requests = Counter(
+        requests = Counter(
             "equipoise_requests",
             "Requests inside BatchRecommend and RecommendStream calls, by status code",
             ["grpc_method", "grpc_code"],
             registry=registry,
         )
-        self.feedback = Counter(
+        feedback = Counter(
             "equipoise_feedback_events",
             "Feedback events by what became of them",
             ["outcome"],
@@ -130,10 +119,16 @@ class ServerMetrics:
         )
         self._surface = BoundedLabels(max_labels)
         self._experiment = BoundedLabels(max_labels)
-        self._phases = {
-            name: self._phase.labels(name)
+        self._decode, self._queue, self._history, self._features, self._model, self._fair = (
+            phase.labels(name).observe
             for name in ("decode", "queue", "history", "features", "model", "fair")
-        }
+        )
+        self._lists = Children(lists)
+        self._unmet = Children(unmet)
+        self._exposure = Children(exposure)
+        self._degraded = Children(degraded)
+        self.requests = Children(requests)
+        self.feedback = Children(feedback)
 
     def serves(self, bundle: Bundle, *, still: bool = True) -> None:
         """Tell that this bundle is served, or no longer."""
@@ -148,25 +143,20 @@ class ServerMetrics:
         answer = batched.result
         receipt = answer.fair.receipt
         times = answer.phases
-        for name, spent_ns in (
-            ("decode", decode_ns),
-            ("queue", batched.queue_ns),
-            ("history", times.history_ns),
-            ("features", times.features_ns),
-            ("model", times.model_ns),
-            ("fair", times.fair_ns),
-        ):
-            self._phases[name].observe(spent_ns / 1e9)
+        self._decode(decode_ns / 1e9)
+        self._queue(batched.queue_ns / 1e9)
+        self._history(times.history_ns / 1e9)
+        self._features(times.features_ns / 1e9)
+        self._model(times.model_ns / 1e9)
+        self._fair(times.fair_ns / 1e9)
         self._batch.observe(batched.batch_size)
-        self._lists.labels(
-            receipt.policy,
-            receipt.status.name,
-            self._surface(surface),
-            self._experiment(experiment),
+        policy = receipt.policy
+        self._lists(
+            policy, receipt.status.name, self._surface(surface), self._experiment(experiment)
         ).inc()
         if receipt.first_bad_prefix is not None:
-            self._unmet.labels(receipt.policy, receipt.first_bad_prefix.group).inc()
+            self._unmet(policy, receipt.first_bad_prefix.group).inc()
         for part in receipt.exposure:
-            self._exposure.labels(receipt.policy, part.group).inc(part.exposure_share)
+            self._exposure(policy, part.group).inc(part.exposure_share)
         for reason in answer.degraded:
-            self._degraded.labels(reason.name).inc()
+            self._degraded(reason.name).inc()

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 import structlog
@@ -31,9 +31,12 @@ from server.service.lists import Asked, Call, ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.priority import is_background
 from server.service.release import Current, Job
-from server.service.status import wire_error
+from server.service.status import reason_of, wire_error
 from server.service.streams import METHOD as STREAM
 from server.service.streams import RecommendFlow
+
+if TYPE_CHECKING:
+    from server.service.traces import Traces
 
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,9 +55,10 @@ def begun(context: Context, request_id: str = "") -> Call:
 class CallDoor:
     """Counts every call once and turns exceptions into statuses."""
 
-    def __init__(self, service: str, metrics: ServerMetrics) -> None:
+    def __init__(self, service: str, metrics: ServerMetrics, traces: Traces | None = None) -> None:
         self._service = service
-        self._metrics = metrics
+        self._calls = metrics.calls
+        self._traces = traces
         self._log = structlog.get_logger("service")
 
     async def answer(
@@ -64,8 +68,13 @@ class CallDoor:
         call: Call,
         work: Callable[[Call], Awaitable[Response]],
     ) -> Response:
+        metadata = context.invocation_metadata()
+        if self._traces is not None:
+            span = self._traces.call(f"{self._service}/{method}", metadata, call.started_ns)
+            span.asked_as(call.request_id)
+            call = replace(call, span=span)
         try:
-            if is_background(context.invocation_metadata()):
+            if is_background(metadata):
                 call = replace(call, background=True)
             response = await work(call)
         except asyncio.CancelledError:
@@ -77,18 +86,23 @@ class CallDoor:
             failure = wire_error(error, call.request_id)
             if failure.code is grpc.StatusCode.INTERNAL:
                 self._log.error(
-                    "call failed", method=method, request_id=call.request_id, exc_info=error
+                    "call failed",
+                    method=method,
+                    request_id=call.request_id,
+                    exc_info=error,
+                    **call.traced,
                 )
             # Before the answer goes out: whoever has it finds it counted.
-            self._ended(method, failure.code, call)
+            self._ended(method, failure.code, call, reason_of(error).value)
             await context.abort(failure.code, failure.message, failure.trailers)
             raise AssertionError("abort returns never") from error
         self._ended(method, grpc.StatusCode.OK, call)
         return response
 
-    def _ended(self, method: str, code: grpc.StatusCode, call: Call) -> None:
-        self._metrics.handled.labels(self._service, method, code.name).inc()
-        self._metrics.handling.labels(self._service, method).observe(call.spent_ns() / 1e9)
+    def _ended(self, method: str, code: grpc.StatusCode, call: Call, reason: str = "") -> None:
+        self._calls.of(self._service, method).ended(code.name, call.spent_ns() / 1e9)
+        if call.span is not None:
+            call.span.ended(code.name, reason)
 
 
 class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServicer):
@@ -101,6 +115,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         settings: ServerSettings,
         metrics: ServerMetrics,
         draining: asyncio.Event,
+        traces: Traces | None = None,
     ) -> None:
         self._current = current
         self._batcher = current.batcher
@@ -110,7 +125,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self._metrics = metrics
         self._draining = draining
         self._lists = ListMaker(current, self._limits, metrics)
-        self._door = CallDoor(RECOMMENDATION, metrics)
+        self._door = CallDoor(RECOMMENDATION, metrics, traces)
 
     async def Recommend(
         self, request: recommendation_pb2.RecommendRequest, context: Context
@@ -147,10 +162,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         asked: list[tuple[Call, Asked | Exception]] = []
         try:
             for place, request in enumerate(requests):
-                call = replace(
-                    Call.begun(request.request_id, None, background=batch.background),
-                    deadline_ns=batch.deadline_ns,
-                )
+                call = batch.part(request.request_id)
                 try:
                     asked.append((call, self._lists.ask(request, call)))
                 except Exception as error:
@@ -163,9 +175,11 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 await asyncio.wait(waiting)
             return [self._lists.outcome("BatchRecommend", one, call) for call, one in asked]
         finally:
-            for _, one in asked:
+            for call, one in asked:
                 if isinstance(one, Asked):
                     self._lists.leave(one)
+                if call.span is not None:
+                    call.span.ended("CANCELLED")
 
     async def RecommendStream(  # type: ignore[override]  # the stub knows generators only
         self,
@@ -197,6 +211,8 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
             batched = await self._batcher.submit(job, call.deadline_ns, background=background)
             made = cast(Batched[Answer], batched)
             self._metrics.list_made(made, query.surface, query.experiment, decode_ns)
+            if call.span is not None:
+                call.span.list_made(release.id, made)
             return encode.rerank_response(
                 query, batched, release.bundle, decode_ns, call.spent_ns()
             )
@@ -213,8 +229,8 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                     "this server has no event store: start it with --events FILE"
                 )
             recorded = await self._committer.record(events)
-            self._metrics.feedback.labels("recorded").inc(recorded.recorded)
-            self._metrics.feedback.labels("duplicate").inc(recorded.duplicates)
+            self._metrics.feedback("recorded").inc(recorded.recorded)
+            self._metrics.feedback("duplicate").inc(recorded.duplicates)
             known = self._current.release.bundle.items.index
             return recommendation_pb2.RecordFeedbackResponse(
                 recorded=recorded.recorded,
@@ -228,9 +244,11 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
 class ServingServicer(serving_pb2_grpc.ServingServiceServicer):
     """GetServingInfo, ListItems."""
 
-    def __init__(self, current: Current, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, current: Current, metrics: ServerMetrics, traces: Traces | None = None
+    ) -> None:
         self._current = current
-        self._door = CallDoor(SERVING, metrics)
+        self._door = CallDoor(SERVING, metrics, traces)
 
     async def GetServingInfo(
         self, request: serving_pb2.GetServingInfoRequest, context: Context

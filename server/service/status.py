@@ -74,15 +74,15 @@ def _packed(message: Message) -> any_pb2.Any:
     return packed
 
 
+def reason_of(error: BaseException) -> Reason:
+    """Why it failed, as callers are told."""
+    return error.reason if isinstance(error, EquipoiseError) else Reason.INTERNAL
+
+
 def _failure(error: BaseException, request_id: str) -> _Failure:
-    if isinstance(error, EquipoiseError) and error.reason is not Reason.INTERNAL:
-        reason: Reason = error.reason
-        message = str(error)
-    else:
-        reason, message = (
-            Reason.INTERNAL,
-            f"internal error; the server's log has request {request_id}",
-        )
+    reason, message = reason_of(error), str(error)
+    if reason is Reason.INTERNAL:
+        message = f"internal error; the server's log has request {request_id}"
     violations = error.violations if isinstance(error, InvalidField) else ()
     return _Failure(
         CODES[reason],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from equipoise.v1 import recommendation_pb2 as pb
 from server.errors import InvalidField, NotServing
@@ -80,6 +80,8 @@ class RecommendFlow:
             for one in self._unanswered:
                 if isinstance(one.asked, Asked):
                     self._lists.leave(one.asked)
+                if one.call.span is not None:
+                    one.call.span.ended("CANCELLED")
             await asyncio.wait((reader, stopper))
         if reader.cancelled():
             raise NotServing("the server is shutting down: ask another replica for the rest")
@@ -107,10 +109,7 @@ class RecommendFlow:
 
     def _take(self, message: pb.RecommendStreamRequest) -> None:
         wanted_s = message.timeout_ms / 1e3 if message.timeout_ms else None
-        whole = self._call
-        call = Call.begun(message.request.request_id, wanted_s, background=whole.background)
-        if (until := whole.deadline_ns) is not None:
-            call = replace(call, deadline_ns=min(until, call.deadline_ns or until))
+        call = self._call.part(message.request.request_id, wanted_s)
         try:
             asked = self._lists.ask(message.request, call)
         except Exception as error:

@@ -8,29 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import EquipoiseError, InvalidField, NotServing
+from server.service.call_metrics import MethodCounts
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
+
+if TYPE_CHECKING:
+    from server.service.traces import Traces
 
 
 class _Unreadable:
     """Stands for a request whose bytes are no message of its type."""
 
 
-def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _lenient(parse: Callable[[bytes], Any], count: Callable[[], None]) -> Callable[[bytes], Any]:
     def parsed(body: bytes) -> Any:
+        count()
         try:
             return parse(body)
         except DecodeError:
             return _Unreadable()
 
     return parsed
+
+
+def _counted(
+    serialise: Callable[[Any], bytes], count: Callable[[], None]
+) -> Callable[[Any], bytes]:
+    def serialised(message: Any) -> bytes:
+        count()
+        return serialise(message)
+
+    return serialised
 
 
 HOLD_S = 0.25
@@ -47,8 +63,9 @@ class Door:
         `HOLD_S`), so that a caller who asks again at once is not among those that gRPC cancels.
     """
 
-    def __init__(self, metrics: ServerMetrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: ServerMetrics, traces: Traces | None = None) -> None:
+        self._calls = metrics.calls
+        self._traces = traces
         self.active = 0
         self.refused = 0
         self.closing = asyncio.Event()
@@ -63,6 +80,8 @@ class Door:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler behind the door."""
         assert handler.request_deserializer is not None
+        assert handler.response_serializer is not None
+        counts = self._calls.of(service, name)
         make, behaviour = (
             (grpc.stream_stream_rpc_method_handler, handler.stream_stream)
             if handler.stream_stream is not None
@@ -70,16 +89,17 @@ class Door:
         )
         assert behaviour is not None
         return make(
-            self._guarded(service, name, behaviour),
-            request_deserializer=_lenient(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
+            self._guarded(f"{service}/{name}", counts, behaviour),
+            request_deserializer=_lenient(handler.request_deserializer, counts.received),
+            response_serializer=_counted(handler.response_serializer, counts.sent),
         )
 
     def _guarded(
-        self, service: str, name: str, behaviour: Callable[[Any, Any], Any]
+        self, method: str, counts: MethodCounts, behaviour: Callable[[Any, Any], Any]
     ) -> Callable[[Any, Any], Any]:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             refusal: EquipoiseError | None = None
+            counts.started()
             if self.closing.is_set():
                 self.refused += 1
                 with contextlib.suppress(TimeoutError):
@@ -95,7 +115,11 @@ class Door:
             try:
                 if refusal is not None:
                     failure = wire_error(refusal, "")
-                    self._metrics.handled.labels(service, name, failure.code.name).inc()
+                    counts.ended(failure.code.name, 0.0)
+                    if self._traces is not None:
+                        self._traces.call(
+                            method, context.invocation_metadata(), time.monotonic_ns()
+                        ).ended(failure.code.name, refusal.reason.value)
                     await context.abort(failure.code, failure.message, failure.trailers)
                 return await behaviour(request, context)
             finally:

@@ -31,6 +31,8 @@ from server.supervisor.folder import SharedFolder, metrics_folder
 from server.supervisor.link import Orders
 from server.supervisor.worker import Worker
 
+LAST_PORT = 65_535
+
 
 def supervise(settings: ServerSettings, module: str) -> int:
     """Serve with `settings.workers` processes that run `module`, until SIGTERM or SIGINT.
@@ -45,7 +47,25 @@ def supervise(settings: ServerSettings, module: str) -> int:
         raise SettingsRefused(
             "workers: more than one process on a port needs Linux, allowed here: 1"
         )
+    admin_port_of(settings, settings.workers + settings.spare_workers - 1)
     return asyncio.run(_supervise(settings, module))
+
+
+def admin_port_of(settings: ServerSettings, slot: int) -> int | None:
+    """The admin port of the worker in a slot: the first, and those after it, or free ones.
+
+    Raises:
+        SettingsRefused: there is no port of that number.
+    """
+    first = settings.admin_port
+    if first is None or first == 0:
+        return first
+    if first + slot > LAST_PORT:
+        raise SettingsRefused(
+            f"admin_port: got {first}, and each worker has one after it; allowed: "
+            f"{LAST_PORT - slot} or less for these workers"
+        )
+    return first + slot
 
 
 class _Ready:
@@ -107,7 +127,9 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         ready = _Ready(settings, port, metrics_port)
 
         async def start(slot: int, heard: Heard) -> Worker:
-            own = of_workers.model_copy(update={"bundle": crew.bundle})
+            own = of_workers.model_copy(
+                update={"bundle": crew.bundle, "admin_port": admin_port_of(settings, slot)}
+            )
             return await Worker.start(module, Orders(own, slot, folder.path), heard)
 
         crew = Crew(

@@ -62,12 +62,16 @@ class Ranker:
                 f"{batch} lists of {candidates} candidates",
                 f"{self._max_candidates} candidates in all",
             )
+        release = self._served.release
         batched = await self._served.batcher.submit(
-            Job(self._served.release, ScoreQuery(feed, call.deadline_ns)),
+            Job(release, ScoreQuery(feed, call.deadline_ns)),
             call.deadline_ns,
             background=call.background,
         )
-        scored = cast(Batched[Scored], batched).result
+        made = cast(Batched[Scored], batched)
+        if call.span is not None:
+            call.span.scored(release.id, made)
+        scored = made.result
         return Made(
             outputs={SCORES.name: scored.scores},
             inferences=batch,

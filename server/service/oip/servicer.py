@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from grpc_health.v1 import health, health_pb2
 
@@ -25,6 +25,9 @@ from server.service.oip.models import VERSION, Served
 from server.service.oip.stream import METHOD as STREAM
 from server.service.oip.stream import InferFlow
 from server.service.servicer import CallDoor, Context, begun
+
+if TYPE_CHECKING:
+    from server.service.traces import Traces
 
 INFERENCE = "inference.GRPCInferenceService"
 EXTENSIONS = ("model_configuration", "parameters", "schedule_policy", "statistics")
@@ -45,13 +48,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         metrics: ServerMetrics,
         health_of: health.aio.HealthServicer,
         draining: asyncio.Event,
+        traces: Traces | None = None,
     ) -> None:
         self._inference = Inference(served, settings)
         self._settings = settings
         self._metrics = metrics
         self._health = health_of
         self._draining = draining
-        self._door = CallDoor(INFERENCE, metrics)
+        self._door = CallDoor(INFERENCE, metrics, traces)
 
     def swapped(self) -> None:
         """Another release serves: hold nothing of the one before, also where nobody asks."""

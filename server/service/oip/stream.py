@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 
 import structlog
 
@@ -97,12 +96,9 @@ class InferFlow:
             self._answers.put_nowait(None)
 
     async def _answer(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-        whole = self._call
-        call = replace(
-            Call.begun(request.id, None, background=whole.background),
-            deadline_ns=whole.deadline_ns,
-        )
-        code_name = "OK"
+        call = self._call.part(request.id)
+        code_name, reason = "OK", ""
+        answer: pb.ModelStreamInferResponse | None = None
         try:
             made = await self._inference.infer(request, call)
             answer = pb.ModelStreamInferResponse(infer_response=made)
@@ -112,7 +108,11 @@ class InferFlow:
             reason = errors_pb2.ErrorReason.Name(told.reason).removeprefix("ERROR_REASON_")
             if told.reason == errors_pb2.ERROR_REASON_INTERNAL:
                 self._log.error(
-                    "request failed", method=METHOD, request_id=call.request_id, exc_info=error
+                    "request failed",
+                    method=METHOD,
+                    request_id=call.request_id,
+                    exc_info=error,
+                    **call.traced,
                 )
             answer = pb.ModelStreamInferResponse(
                 error_message=told.message,
@@ -122,7 +122,10 @@ class InferFlow:
                     parameters=parameters_of({"error_code": code_name, "error_reason": reason}),
                 ),
             )
-        self._metrics.requests.labels(METHOD, code_name).inc()
+        finally:
+            if call.span is not None:
+                call.span.ended(code_name if answer is not None else "CANCELLED", reason)
+        self._metrics.requests(METHOD, code_name).inc()
         if request.parameters[WANTS_MARK].bool_param if WANTS_MARK in request.parameters else False:
             answer.infer_response.parameters[MARK].bool_param = True
         return answer

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 HEAVY = ("numpy", "numba", "onnxruntime", "grpc", "sqlite")
 EVERYTHING = [f"item-{n:03}" for n in range(60)]
-OK = "grpc_server_handled_total grpc_code=OK grpc_method=Recommend grpc_service=equipoise.v1.RecommendationService"
+OK = "grpc_server_handled_total grpc_code=OK grpc_method=Recommend grpc_service=equipoise.v1.RecommendationService grpc_type=unary"
 
 
 @pytest.fixture(scope="module")
