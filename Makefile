@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV): about two minutes the first time"
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
-		--editable '.[training,bench,otel,dev]'
+		--editable '.[training,bench,otel,web,dev]'
 	@touch $@
 
 demo: $(READY) ## the whole story on a year of real purchases; leaves out/demo/index.html
