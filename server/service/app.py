@@ -33,6 +33,7 @@ from server.ready_file import write_ready
 from server.releases import holds_releases
 from server.service.decode import Limits
 from server.service.exchange import Exchange, made
+from server.service.health import HealthServicer
 from server.service.lists import ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.oip import INFERENCE, InferenceServicer, follower
@@ -112,7 +113,7 @@ class Server:
             counts = SwapCounts(self._metrics.registry)
             if follows:
                 self._follow(counts)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._grpc = self._make_grpc(committer)
@@ -178,9 +179,10 @@ class Server:
         return Addresses(port, metrics_port)
 
     def show_queue(self) -> None:
-        """Put the queue's depth, and the calls under way, where scrapes of another process see it."""
+        """Put what is held now where scrapes of another process see it."""
         self._metrics.queue_depth.set(self._batcher.depth)
         self._metrics.under_way.set(self._door.active)
+        self._metrics.bytes_in_flight.set(self._door.flight.held)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
@@ -266,7 +268,7 @@ class Server:
 
     def _make_grpc(self, committer: GroupCommitter | None) -> grpc.aio.Server:
         settings, metrics = self._settings, self._metrics
-        self._door = Door(metrics)
+        self._door = Door(metrics, settings.max_bytes_in_flight)
         server = grpc.aio.server(
             options=[
                 # Two servers on one port would share its traffic silently.
@@ -288,7 +290,14 @@ class Server:
         )
         guarded: Any = self._door.onto(server)  # the stubs know servers alone
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
-            RecommendationServicer(self._current, committer, settings, metrics, self._door.closing),
+            RecommendationServicer(
+                self._current,
+                committer,
+                settings,
+                metrics,
+                self._door.closing,
+                self._door.flight,
+            ),
             guarded,
         )
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
@@ -296,7 +305,7 @@ class Server:
         )
         served = follower(self._current, ListMaker(self._current, Limits.of(settings), metrics))
         self._inference = InferenceServicer(
-            served, settings, metrics, self._health, self._door.closing
+            served, settings, metrics, self._health, self._door.closing, self._door.flight
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -321,6 +330,7 @@ class Server:
         # Read when it is scraped, so that the request path pays nothing.
         self._metrics.queue_depth.set_function(lambda: self._batcher.depth)
         self._metrics.under_way.set_function(lambda: self._door.active)
+        self._metrics.bytes_in_flight.set_function(lambda: self._door.flight.held)
         # Alone, this process is its own only worker.
         WorkerCounts(self._metrics.registry).serving.set(1)
         self._metrics_port = MetricsPort(

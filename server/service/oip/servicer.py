@@ -17,6 +17,7 @@ from equipoise.oip import grpc_service_pb2_grpc
 from server import __version__
 from server.config import ServerSettings
 from server.errors import Unsupported
+from server.service.inflight import Arrived, BytesInFlight
 from server.service.lists import Call
 from server.service.metrics import ServerMetrics
 from server.service.oip import describe
@@ -45,12 +46,14 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         metrics: ServerMetrics,
         health_of: health.aio.HealthServicer,
         draining: asyncio.Event,
+        flight: BytesInFlight,
     ) -> None:
         self._inference = Inference(served, settings)
         self._settings = settings
         self._metrics = metrics
         self._health = health_of
         self._draining = draining
+        self._flight = flight
         self._door = CallDoor(INFERENCE, metrics)
 
     def swapped(self) -> None:
@@ -143,7 +146,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return await self._door.answer("ModelInfer", context, begun(context, request.id), work)
 
     async def ModelStreamInfer(  # type: ignore[override]  # the stub knows generators only
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+        self, requests: AsyncIterator[Arrived], context: Context
     ) -> None:
         async def work(call: Call) -> None:
             flow = InferFlow(
@@ -153,6 +156,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 self._metrics,
                 in_flight=self._settings.max_stream_in_flight,
                 draining=self._draining,
+                flight=self._flight,
             )
             await flow.run(requests)
 
