@@ -61,7 +61,8 @@ def verify(path: Path, as_json: bool) -> None:
     from server.engine import Engine
 
     bundle = load_bundle(path)
-    replayed = Engine(bundle).warm_up()
+    engine = Engine(bundle)
+    replayed = engine.warm_up()
     manifest = bundle.manifest
     facts: dict[str, Any] = {
         "bundle_id": manifest.bundle_id,
@@ -72,6 +73,7 @@ def verify(path: Path, as_json: bool) -> None:
         "policies": sorted(bundle.policies),
         "golden_scores": int(bundle.golden_outputs.size),
         "warmup_lists": replayed,
+        "least_together": engine.least_together,
     }
     if as_json:
         click.echo(json.dumps(facts))
@@ -84,7 +86,8 @@ def verify(path: Path, as_json: bool) -> None:
         f"  goldens    {facts['golden_scores']} scores as recorded\n"
         f"  items      {facts['items']:,}, with the group tables {', '.join(facts['group_tables'])}\n"
         f"  policies   {', '.join(facts['policies'])}: each compiles against its group table\n"
-        f"  warm-ups   {replayed} lists as recorded"
+        f"  warm-ups   {replayed} lists as recorded\n"
+        f"  batches    {_together(engine.least_together)}"
     )
 
 
@@ -154,6 +157,14 @@ def _reads(model: ModelInfo) -> str:
     if model.reads == "history":
         return f"reads the last {model.history_length} items of a history"
     return f"reads the {model.n_features} features of this server"
+
+
+def _together(least: int | None) -> str:
+    if least is None:
+        return "scores depend on what else is in a run: each list has its own"
+    if least > 1:
+        return f"scores are the same in any run of {least} lists or more: one alone is run twice"
+    return "scores are the same bits in any batch"
 
 
 def _rows(what: str, lines: list[str]) -> None:
