@@ -13,7 +13,9 @@ from server.commands import releases
 from server.commands.parts import Parts
 
 if TYPE_CHECKING:
-    from server.bundle.manifest import ModelInfo
+    from collections.abc import Sequence
+
+    from server.bundle.manifest import MeasuredBatch, ModelInfo
 
 VERIFY_EXAMPLES = """\b
 Examples:
@@ -129,6 +131,8 @@ def show(path: Path, as_json: bool) -> None:
             f"events; best batch {model.best_batch}, {model.n_novel} novel candidates",
         ],
     )
+    if model.measured_batches:
+        _rows("batches", _batches(model.measured_batches))
     _rows("quality", [f"{name}: {_figure(value)}" for name, value in manifest.quality.items()])
     _rows(
         "policies",
@@ -157,6 +161,20 @@ def _reads(model: ModelInfo) -> str:
     if model.reads == "history":
         return f"reads the last {model.history_length} items of a history"
     return f"reads the {model.n_features} features of this server"
+
+
+def _batches(measured: Sequence[MeasuredBatch]) -> list[str]:
+    """A table: lists that share a run down, candidates across."""
+    us = {(one.lists, one.candidates): one.list_us for one in measured}
+    across = sorted({candidates for _, candidates in us})
+    return [
+        "the model's us for a list, where it was made, by lists in a run (down) and candidates:",
+        " " * 6 + "".join(f"{candidates:>9,}" for candidates in across),
+        *(
+            f"{lists:>6}" + "".join(f"{us.get((lists, one), float('nan')):>9.1f}" for one in across)
+            for lists in sorted({lists for lists, _ in us})
+        ),
+    ]
 
 
 def _together(least: int | None) -> str:
