@@ -1,4 +1,4 @@
-"""What padding to buckets would cost and save: python -m bench.serving.shapes
+"""What padding to buckets would cost and save: python -m training.shapes
 
 Times untrained models of the shapes that are trained, on one thread, without a server. Owns no part
 of serving; decision 9 is made of what it prints.
