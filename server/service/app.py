@@ -136,18 +136,19 @@ class Server:
 
     def _follow(self, counts: SwapCounts) -> None:
         """Serve whatever release is active from now on."""
-        self._following = Following(
+        looking = self._following = Following(
             self._settings.bundle,
             poll_s=self._settings.release_poll_s,
             serving=lambda: self.release,
             adopt=self.exchange.adopt,
             became=counts.count,
         )
-        following = asyncio.create_task(self._following.run(), name="releases")
+        following = asyncio.create_task(looking.run(), name="releases")
 
         async def end() -> None:
             following.cancel()
             await asyncio.wait((following,))
+            looking.close()
 
         self._cleanup.push_async_callback(end)
 
