@@ -77,8 +77,8 @@ test-bounds: $(READY) ## the fair stage's tests and the short proof with every a
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m pytest tests/server/fairness
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/out/fairness/bounds $(BIN)/python -m bench.fairness prove --short
 
-test-clients: $(READY) ## Triton's own client and its perf_analyzer against a live server, in environments of their own
-	@$(BIN)/python -m pytest tests/server/service/test_oip_triton.py
+test-clients: $(READY) ## Triton's own client, its perf_analyzer and KServe's client against live servers, in environments of their own
+	@$(BIN)/python -m pytest -rs tests/server/service/test_oip_triton.py tests/foreign/kserve/check_kserve.py
 	@$(BIN)/python tests/foreign/perf_analyzer/measure.py
 
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs

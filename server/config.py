@@ -100,6 +100,10 @@ class ServerSettings(BaseModel):
     max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
     """The largest message; larger ones get RESOURCE_EXHAUSTED before they are parsed."""
 
+    max_bytes_in_flight: Annotated[int, Field(ge=1024, le=64 * 1024**3)] = 64 * 1024 * 1024
+    """How many bytes the requests that one process has read and not answered may have together; the
+    next gets RESOURCE_EXHAUSTED before it is parsed. One alone may have more."""
+
     max_connection_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """How many calls of one connection are under way at once, streams among them. More wait with
     the caller."""

@@ -118,14 +118,19 @@ class PolicyInfeasible(EquipoiseError):
 
 
 class ItemNumbersStale(EquipoiseError):
-    """Items are named by the numbers of a bundle that does not serve."""
+    """Items are named by the numbers of a bundle that does not serve, or inputs are made for it."""
 
     reason = Reason.ITEM_NUMBERS_STALE
 
-    def __init__(self, wanted: str, bundle_id: str) -> None:
+    def __init__(
+        self,
+        wanted: str,
+        bundle_id: str,
+        field: str = "numbers_of",
+        instead: str = "read its numbers with ListItems",
+    ) -> None:
         super().__init__(
-            f"numbers_of: got {shown(wanted)}, allowed: {bundle_id}, the bundle that serves; read "
-            "its numbers with ListItems"
+            f"{field}: got {shown(wanted)}, allowed: {bundle_id}, the bundle that serves; {instead}"
         )
 
 

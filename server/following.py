@@ -1,7 +1,8 @@
 """Following the pointer of a folder of releases: what is newly active is tried once.
 
 Owns when that happens and what becomes of a release that is refused: it is told and counted, what
-serves goes on, and the refused one is not tried again until the pointer is set anew. Must not know
+serves goes on, and the refused one is not tried again until the pointer is set anew; and that the
+bundle of what serves is not taken away. Must not know
 how a release is made to serve: in one process, or by several workers together.
 """
 
@@ -16,7 +17,7 @@ from typing import TypeVar
 import structlog
 
 from server.errors import EquipoiseError, Refused, in_one_line
-from server.releases import path_of, read_pointer, version_of
+from server.releases import Serves, path_of, read_pointer, version_of
 
 Made = TypeVar("Made")
 
@@ -65,6 +66,11 @@ class Following:
         # None: the first look compares what is pointed to with what serves.
         self._seen: tuple[int, int, int] | None = None
         self._asked = asyncio.Event()
+        self._serves = Serves(root, serving())
+
+    def close(self) -> None:
+        """Nothing is served any longer."""
+        self._serves.close()
 
     def look_now(self) -> None:
         """Look at once, and try again what was refused."""
@@ -88,11 +94,13 @@ class Following:
     async def _follow(self) -> None:
         started_s = time.monotonic()
         before, wanted = self._serving(), ""
+        serves: Serves | None = None
         try:
             wanted = read_pointer(self._root).active
             if wanted == before:
                 return
             self._log.info("release found", release=wanted)
+            serves = Serves(self._root, wanted)
             told = await self._adopt(path_of(self._root, wanted), wanted)
         except Exception as error:
             # Whatever is wrong with a release that does not serve yet, the old one goes on; and the
@@ -103,6 +111,11 @@ class Following:
             self._log.error("release refused", release=wanted, serving=before, error=line[:500])
             self._became("refused")
             return
+        else:
+            self._serves, serves = serves, self._serves
+        finally:
+            if serves is not None:
+                serves.close()
         self._became("swapped")
         took_ms = round((time.monotonic() - started_s) * 1e3)
         self._log.info("release swapped", release=wanted, before=before, took_ms=took_ms, **told)

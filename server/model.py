@@ -98,20 +98,26 @@ class OnnxScorer:
             )
         return scores
 
-    def score_lists(self, lists: Sequence[Feed]) -> list[Float32]:
+    def score_lists(self, lists: Sequence[Feed], least: int | None = 1) -> list[Float32]:
         """Each list's scores `[n] float32`, from one run; the lists are padded with 0 to one width.
 
         The same list gets the same bits alone and in any batch, since the width is one that
         onnxruntime's kernels cut into whole vectors: what is left over they add up in another order.
+        Where a model has such kernels along the batch too, `least` mends it.
 
         lists: inputs without a batch axis, such as features `[n, F]`.
+        least: how many lists a run has at least, of which some may be there twice. None: each list
+            has a run of its own.
         """
+        if least is None:
+            return [self.score_lists([own])[0] for own in lists]
         sizes = [self.size(feed) for feed in lists]
         widest = -(-max(sizes, default=0) // LANES) * LANES
         if widest == 0:
             return [np.empty(0, np.float32) for _ in lists]
-        scores = self.score({port.name: _stacked(port, lists, widest) for port in self.ports})
-        return [own[:size] for own, size in zip(scores, sizes, strict=True)]
+        run = [*lists, *[lists[-1]] * (least - len(lists))]
+        scores = self.score({port.name: _stacked(port, run, widest) for port in self.ports})
+        return [own[:size] for own, size in zip(scores, sizes, strict=False)]
 
     def cut(self, feed: Feed, batch: int, candidates: int) -> dict[str, NDArray[Any]]:
         """The first lists of inputs with a batch axis, and of each the first candidates."""

@@ -5,6 +5,7 @@ a whole bundle. Must not know what is in a bundle: it is given a function that c
 
     ROOT/active.json            the pointer: the active release, and those that were before it
     ROOT/releases/BUNDLE_ID/    the bundles
+    ROOT/served/BUNDLE_ID       empty; locked (shared) by each server that serves this bundle
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from server.errors import Refused
 
 POINTER = "active.json"
 FOLDER = "releases"
+SERVED = "served"
 LOCK = ".lock"
 PARTIAL = ".partial-"
 KEPT = 5
-"""How many earlier releases are kept to go back to."""
+"""How many earlier releases are kept to go back to, beside those that a server serves still."""
 
 Check = Callable[[Path], str]
 """The id of the bundle in a folder; BundleRefused where a server would not serve it."""
@@ -82,7 +84,9 @@ def version_of(root: Path) -> tuple[int, int, int] | None:
 def activate(root: Path, bundle: Path, check: Check) -> Pointer:
     """Copy a bundle into the folder, check the copy, and point to it.
 
-    The folder is made when missing. Releases that the pointer no longer names are removed.
+    The folder is made when missing. Releases that the pointer no longer names are removed, but for
+    those that a server serves; and of the earlier ones it names those that one serves, however many
+    came since: the server goes back to them where it starts again and refuses those.
 
     Raises:
         BundleRefused: the bundle cannot be served; nothing was changed.
@@ -104,12 +108,15 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             named = () if before is None else (before.active, *before.earlier)
-            earlier = tuple(one for one in named if one != bundle_id)[:KEPT]
-            after = Pointer(bundle_id, earlier)
+            earlier = [one for one in named if one != bundle_id]
+            also = (one for one in earlier[KEPT:] if _is_served(root, one))
+            after = Pointer(bundle_id, (*earlier[:KEPT], *also))
+            (root / SERVED).mkdir(exist_ok=True)
+            (root / SERVED / bundle_id).touch()
             point(root, after)
             for old in (root / FOLDER).iterdir():
                 if old.name not in (after.active, *after.earlier):
-                    shutil.rmtree(old, ignore_errors=True)
+                    _remove(root, old.name)
     return after
 
 
@@ -139,6 +146,57 @@ def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
     raise Refused(f"cannot go back from {before.active}: {none}")
 
 
+class Serves:
+    """Says that a server serves a release, until it is closed or its process ends.
+
+    It says nothing where the folder was made before such was said, or its disk knows no locks.
+    """
+
+    def __init__(self, root: Path, bundle_id: str) -> None:
+        self._handle: int | None = None
+        # A server may have no right to write here; to read is enough for a shared lock.
+        with contextlib.suppress(OSError):
+            self._handle = os.open(root / SERVED / bundle_id, os.O_RDONLY)
+            fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def close(self) -> None:
+        """It is served no longer."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _is_served(root: Path, bundle_id: str) -> bool:
+    with _lone(root, bundle_id) as alone:
+        return not alone
+
+
+def _remove(root: Path, bundle_id: str) -> None:
+    with _lone(root, bundle_id) as alone:
+        if alone:
+            shutil.rmtree(root / FOLDER / bundle_id, ignore_errors=True)
+            (root / SERVED / bundle_id).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _lone(root: Path, bundle_id: str) -> Iterator[bool]:
+    """Whether no server serves it. While the block runs, none can say so that did not before."""
+    try:
+        handle = os.open(root / SERVED / bundle_id, os.O_RDWR)
+    except OSError:
+        yield True
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except OSError as error:
+            alone = not isinstance(error, BlockingIOError)
+        yield alone
+    finally:
+        os.close(handle)
+
+
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and name != "" and Path(name).name == name and name[0] != "."
 
@@ -149,7 +207,7 @@ def _check_root(root: Path) -> None:
     if not root.is_dir():
         raise Refused(f"{root} is not a folder")
     # A crash before the first pointer leaves these.
-    strange = {entry.name for entry in root.iterdir()} - {FOLDER, LOCK}
+    strange = {entry.name for entry in root.iterdir()} - {FOLDER, SERVED, LOCK}
     if strange:
         raise Refused(
             f"{root} holds {min(strange)!r} and no {POINTER}: it is no folder of releases; name "

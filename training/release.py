@@ -121,6 +121,7 @@ def assemble(
     scorer = export.scorer_of(model, n_features)
     made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed)
     inputs = _golden_inputs(made, state)
+    measured = export.measured_batches(scorer, _random_features)
     return BundleParts(
         name=name,
         created_unix_ms=time.time_ns() // 1_000_000,
@@ -136,7 +137,8 @@ def assemble(
         model=model,
         opset=export.OPSET,
         feature_names=FEATURE_NAMES,
-        best_batch=export.best_batch(scorer, _random_features),
+        best_batch=export.best_batch(measured),
+        measured_batches=measured,
         n_novel=settings.n_novel,
         state=state,
         items=item_table(data),

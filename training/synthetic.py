@@ -56,6 +56,7 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
             }
         return {"features": rng.normal(0, 1, (lists, candidates, width)).astype(np.float32)}
 
+    measured = export.measured_batches(scorer, draw)
     goldens = draw(GOLDEN_LISTS, GOLDEN_CANDIDATES)
     return BundleParts(
         name="synthetic",
@@ -69,7 +70,8 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
         opset=export.OPSET,
         feature_names=() if sequences else FEATURE_NAMES,
         history_length=length if sequences else 0,
-        best_batch=export.best_batch(scorer, draw),
+        best_batch=export.best_batch(measured),
+        measured_batches=measured,
         n_novel=N_NOVEL,
         state=state,
         items=_items(state, n_items),

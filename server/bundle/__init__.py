@@ -3,7 +3,7 @@
 from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
 from server.bundle.inputs import feed_maker, ports_of
 from server.bundle.load import load_bundle, read_manifest
-from server.bundle.manifest import DataInfo, Manifest
+from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch
 from server.bundle.write import write_bundle
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "GroupTable",
     "ItemTable",
     "Manifest",
+    "MeasuredBatch",
     "Warmup",
     "feed_maker",
     "load_bundle",

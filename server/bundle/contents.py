@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.bundle.manifest import DataInfo, Manifest
+from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch
 from server.fairness import CompiledPolicy, TableGroups
 from server.features import FeatureState
 from server.features.types import History
@@ -108,5 +108,6 @@ class BundleParts:
     horizon_days: int
     quality: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, str] = field(default_factory=dict)
+    measured_batches: tuple[MeasuredBatch, ...] = ()
     positive_kinds: tuple[str, ...] = ("purchase",)
     history_length: int = 0

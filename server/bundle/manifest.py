@@ -19,8 +19,10 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -48,6 +50,14 @@ class FileInfo(_Part):
     bytes: Annotated[int, Field(ge=0)]
 
 
+class MeasuredBatch(_Part):
+    """What a list of so many candidates cost the model, in a run of so many lists, on one thread."""
+
+    lists: Annotated[int, Field(ge=1, le=1024)]
+    candidates: Annotated[int, Field(ge=1, le=100_000)]
+    list_us: Annotated[float, Field(ge=0)]
+
+
 class ModelInfo(_Part):
     """The model and how to run it.
 
@@ -55,6 +65,8 @@ class ModelInfo(_Part):
         `history_length` items of the history and the candidates.
     best_batch: the batch size measured to be cheapest per list. n_novel: how many items outside
         the history the candidate generator adds.
+    measured_batches: what that was chosen from, where the model was made; bundles of before have
+        none, and then it is not written.
     """
 
     family: Name
@@ -66,6 +78,14 @@ class ModelInfo(_Part):
     history_length: Annotated[int, Field(ge=0, le=10_000)]
     best_batch: Annotated[int, Field(ge=1, le=1024)]
     n_novel: Annotated[int, Field(ge=1, le=100_000)]
+    measured_batches: tuple[MeasuredBatch, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = plain(self)
+        if not self.measured_batches:
+            del content["measured_batches"]
+        return content
 
     @property
     def n_features(self) -> int:

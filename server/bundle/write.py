@@ -99,6 +99,7 @@ def make_manifest(parts: BundleParts, files: dict[str, bytes]) -> Manifest:
                 history_length=parts.history_length,
                 best_batch=parts.best_batch,
                 n_novel=parts.n_novel,
+                measured_batches=parts.measured_batches,
             ),
             files={
                 name: FileInfo(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))

@@ -13,7 +13,9 @@ from server.commands import releases
 from server.commands.parts import Parts
 
 if TYPE_CHECKING:
-    from server.bundle.manifest import ModelInfo
+    from collections.abc import Sequence
+
+    from server.bundle.manifest import MeasuredBatch, ModelInfo
 
 VERIFY_EXAMPLES = """\b
 Examples:
@@ -61,7 +63,8 @@ def verify(path: Path, as_json: bool) -> None:
     from server.engine import Engine
 
     bundle = load_bundle(path)
-    replayed = Engine(bundle).warm_up()
+    engine = Engine(bundle)
+    replayed = engine.warm_up()
     manifest = bundle.manifest
     facts: dict[str, Any] = {
         "bundle_id": manifest.bundle_id,
@@ -72,6 +75,7 @@ def verify(path: Path, as_json: bool) -> None:
         "policies": sorted(bundle.policies),
         "golden_scores": int(bundle.golden_outputs.size),
         "warmup_lists": replayed,
+        "least_together": engine.least_together,
     }
     if as_json:
         click.echo(json.dumps(facts))
@@ -84,7 +88,8 @@ def verify(path: Path, as_json: bool) -> None:
         f"  goldens    {facts['golden_scores']} scores as recorded\n"
         f"  items      {facts['items']:,}, with the group tables {', '.join(facts['group_tables'])}\n"
         f"  policies   {', '.join(facts['policies'])}: each compiles against its group table\n"
-        f"  warm-ups   {replayed} lists as recorded"
+        f"  warm-ups   {replayed} lists as recorded\n"
+        f"  batches    {_together(engine.least_together)}"
     )
 
 
@@ -126,6 +131,8 @@ def show(path: Path, as_json: bool) -> None:
             f"events; best batch {model.best_batch}, {model.n_novel} novel candidates",
         ],
     )
+    if model.measured_batches:
+        _rows("batches", _batches(model.measured_batches))
     _rows("quality", [f"{name}: {_figure(value)}" for name, value in manifest.quality.items()])
     _rows(
         "policies",
@@ -154,6 +161,28 @@ def _reads(model: ModelInfo) -> str:
     if model.reads == "history":
         return f"reads the last {model.history_length} items of a history"
     return f"reads the {model.n_features} features of this server"
+
+
+def _batches(measured: Sequence[MeasuredBatch]) -> list[str]:
+    """A table: lists that share a run down, candidates across."""
+    us = {(one.lists, one.candidates): one.list_us for one in measured}
+    across = sorted({candidates for _, candidates in us})
+    return [
+        "the model's us for a list, where it was made, by lists in a run (down) and candidates:",
+        " " * 6 + "".join(f"{candidates:>9,}" for candidates in across),
+        *(
+            f"{lists:>6}" + "".join(f"{us.get((lists, one), float('nan')):>9.1f}" for one in across)
+            for lists in sorted({lists for lists, _ in us})
+        ),
+    ]
+
+
+def _together(least: int | None) -> str:
+    if least is None:
+        return "scores depend on what else is in a run: each list has its own"
+    if least > 1:
+        return f"scores are the same in any run of {least} lists or more: one alone is run twice"
+    return "scores are the same bits in any batch"
 
 
 def _rows(what: str, lines: list[str]) -> None:

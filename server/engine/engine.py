@@ -47,6 +47,7 @@ from server.engine.query import (
 from server.engine.rerank import answer_rerank
 from server.engine.score import alike, score_queries
 from server.engine.supply import missing_groups
+from server.engine.together import least_together
 from server.errors import (
     BundleRefused,
     DeadlineExpired,
@@ -95,6 +96,7 @@ class Engine:
     monotonic_ns: the clock of the queries' deadlines.
     ledger: what lists have shown so far, for policies that even out exposure; in memory if None.
     replay: the clock stands still in the past, and "now" moves on with each user's last event.
+    least_together: how many lists share a model run at least, None if none do.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Engine:
         self.bundle = bundle
         model = bundle.manifest.model
         self._scorer = OnnxScorer(bundle.model, ports_of(model))
+        self.least_together = least_together(self._scorer, bundle.golden_inputs)
         self._feed = feed_maker(model.history_length, bundle.state)
         self._index = bundle.items.index
         self._ids = bundle.items.ids
@@ -136,7 +139,7 @@ class Engine:
                 warmup.history, warmup.now_ms, self.bundle.state, self.bundle.manifest.model.n_novel
             )
             feed = self._feed(warmup.history, found.items, warmup.now_ms)
-            scores = self._scorer.score_lists([feed])[0]
+            scores = self._scorer.score_lists([feed], self.least_together)[0]
             by_item = dict(zip(found.items.tolist(), scores.tolist(), strict=True))
             wanted = warmup.expected_top
             if len(found.items) < len(wanted):
@@ -209,7 +212,9 @@ class Engine:
                     outcomes[place] = self._finish(ready, own, from_ns, model_ns)
                 except Exception as error:
                     outcomes[place] = error
-        scored = score_queries([query for _, query in raw], self._scorer, self._monotonic_ns)
+        scored = score_queries(
+            [query for _, query in raw], self._scorer, self._monotonic_ns, self.least_together
+        )
         for (place, _), one in zip(raw, scored, strict=True):
             outcomes[place] = one
         return [
@@ -335,7 +340,7 @@ class Engine:
         """Each member's scores `[n] float32`, from one padded model run; when it began and how
         many nanoseconds it took."""
         started_ns = time.monotonic_ns()
-        own = self._scorer.score_lists([ready.feed for ready in members])
+        own = self._scorer.score_lists([ready.feed for ready in members], self.least_together)
         return own, started_ns, time.monotonic_ns() - started_ns
 
     def _finish(

@@ -21,9 +21,12 @@ MAX_PADDING = 0.5
 
 
 def score_queries(
-    queries: Sequence[ScoreQuery], scorer: OnnxScorer, monotonic_ns: Callable[[], int]
+    queries: Sequence[ScoreQuery],
+    scorer: OnnxScorer,
+    monotonic_ns: Callable[[], int],
+    least: int | None = 1,
 ) -> list[Scored | BaseException]:
-    """One outcome per query, in order."""
+    """One outcome per query, in order. least: as `OnnxScorer.score_lists` has it."""
     outcomes: list[Scored | BaseException] = []
     lists: list[tuple[int, Feed]] = []
     for place, query in enumerate(queries):
@@ -39,7 +42,7 @@ def score_queries(
         members = sorted(part)
         started_ns = time.monotonic_ns()
         try:
-            scores = scorer.score_lists([lists[i][1] for i in members])
+            scores = scorer.score_lists([lists[i][1] for i in members], least)
         except Exception as error:
             for place in places:
                 outcomes[place] = error

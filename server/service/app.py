@@ -33,6 +33,7 @@ from server.ready_file import write_ready
 from server.releases import holds_releases
 from server.service.decode import Limits
 from server.service.exchange import Exchange, made
+from server.service.health import HealthServicer
 from server.service.lists import ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.oip import INFERENCE, InferenceServicer, follower
@@ -120,7 +121,7 @@ class Server:
             counts = SwapCounts(self._metrics.registry)
             if follows:
                 self._follow(counts)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         for name in SERVICES:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._grpc = self._make_grpc(committer)
@@ -143,18 +144,19 @@ class Server:
 
     def _follow(self, counts: SwapCounts) -> None:
         """Serve whatever release is active from now on."""
-        self._following = Following(
+        looking = self._following = Following(
             self._settings.bundle,
             poll_s=self._settings.release_poll_s,
             serving=lambda: self.release,
             adopt=self.exchange.adopt,
             became=counts.count,
         )
-        following = asyncio.create_task(self._following.run(), name="releases")
+        following = asyncio.create_task(looking.run(), name="releases")
 
         async def end() -> None:
             following.cancel()
             await asyncio.wait((following,))
+            looking.close()
 
         self._cleanup.push_async_callback(end)
 
@@ -190,9 +192,10 @@ class Server:
         return Addresses(port, metrics_port, admin_port)
 
     def show_queue(self) -> None:
-        """Put the queue's depth, and the calls under way, where scrapes of another process see it."""
+        """Put what is held now where scrapes of another process see it."""
         self._metrics.queue_depth.set(self._batcher.depth)
         self._metrics.under_way.set(self._door.active)
+        self._metrics.bytes_in_flight.set(self._door.flight.held)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
@@ -282,7 +285,7 @@ class Server:
     def _make_grpc(self, committer: GroupCommitter | None) -> grpc.aio.Server:
         settings, metrics = self._settings, self._metrics
         traces = self._traces
-        self._door = Door(metrics, traces)
+        self._door = Door(metrics, settings.max_bytes_in_flight, traces)
         server = grpc.aio.server(
             options=[
                 # Two servers on one port would share its traffic silently.
@@ -307,7 +310,13 @@ class Server:
         guarded: Any = self._door.onto(server)  # the stubs know servers alone
         recommendation_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationServicer(
-                self._current, committer, settings, metrics, self._door.closing, traces
+                self._current,
+                committer,
+                settings,
+                metrics,
+                self._door.closing,
+                self._door.flight,
+                traces,
             ),
             guarded,
         )
@@ -316,7 +325,13 @@ class Server:
         )
         served = follower(self._current, ListMaker(self._current, Limits.of(settings), metrics))
         self._inference = InferenceServicer(
-            served, settings, metrics, self._health, self._door.closing, traces
+            served,
+            settings,
+            metrics,
+            self._health,
+            self._door.closing,
+            self._door.flight,
+            traces,
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -352,6 +367,7 @@ class Server:
         # Read when it is scraped, so that the request path pays nothing.
         self._metrics.queue_depth.set_function(lambda: self._batcher.depth)
         self._metrics.under_way.set_function(lambda: self._door.active)
+        self._metrics.bytes_in_flight.set_function(lambda: self._door.flight.held)
         # Alone, this process is its own only worker.
         WorkerCounts(self._metrics.registry).serving.set(1)
         self._metrics_port = MetricsPort(

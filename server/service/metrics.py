@@ -117,6 +117,12 @@ class ServerMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.bytes_in_flight = Gauge(
+            "equipoise_bytes_in_flight",
+            "Bytes of the requests that were read and not answered",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._surface = BoundedLabels(max_labels)
         self._experiment = BoundedLabels(max_labels)
         self._decode, self._queue, self._history, self._features, self._model, self._fair = (

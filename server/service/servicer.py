@@ -27,6 +27,7 @@ from server.engine import Answer
 from server.errors import EventStoreUnavailable, InvalidField
 from server.events import GroupCommitter
 from server.service import decode, encode
+from server.service.inflight import Arrived, BytesInFlight
 from server.service.lists import Asked, Call, ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.priority import is_background
@@ -115,6 +116,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         settings: ServerSettings,
         metrics: ServerMetrics,
         draining: asyncio.Event,
+        flight: BytesInFlight,
         traces: Traces | None = None,
     ) -> None:
         self._current = current
@@ -124,6 +126,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self._limits = decode.Limits.of(settings)
         self._metrics = metrics
         self._draining = draining
+        self._flight = flight
         self._lists = ListMaker(current, self._limits, metrics)
         self._door = CallDoor(RECOMMENDATION, metrics, traces)
 
@@ -183,7 +186,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
 
     async def RecommendStream(  # type: ignore[override]  # the stub knows generators only
         self,
-        requests: AsyncIterator[recommendation_pb2.RecommendStreamRequest],
+        requests: AsyncIterator[Arrived],
         context: Context,
     ) -> None:
         async def work(call: Call) -> None:
@@ -193,6 +196,7 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
                 context.write,
                 in_flight=self._settings.max_stream_in_flight,
                 draining=self._draining,
+                flight=self._flight,
             )
             await flow.run(requests)
 

@@ -1,6 +1,7 @@
-"""What happens to a call before a servicer sees it: bodies that do not parse, and the count of calls.
+"""What happens to a call before a servicer sees it: bodies that do not parse or find no room, and the
+count of calls.
 
-grpc's Python layer answers such a body with UNKNOWN and the text of its exception;
+grpc's Python layer answers a body that does not parse with UNKNOWN and the text of its exception;
 here it is the caller's mistake, told like any other.
 """
 
@@ -10,31 +11,39 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from server.errors import EquipoiseError, InvalidField, NotServing
 from server.service.call_metrics import MethodCounts
+from server.service.inflight import Arrived, BytesInFlight
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
 
 if TYPE_CHECKING:
     from server.service.traces import Traces
 
-
-class _Unreadable:
-    """Stands for a request whose bytes are no message of its type."""
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def _lenient(parse: Callable[[bytes], Any], count: Callable[[], None]) -> Callable[[bytes], Any]:
-    def parsed(body: bytes) -> Any:
+def _lenient(
+    parse: Callable[[bytes], Any], count: Callable[[], None]
+) -> Callable[[bytes], Arrived]:
+    def parsed(body: bytes) -> Arrived:
         count()
         try:
-            return parse(body)
+            return Arrived(parse(body), len(body))
         except DecodeError:
-            return _Unreadable()
+            return Arrived(
+                InvalidField.of(
+                    "message",
+                    "bytes that do not parse",
+                    "a protobuf message of the method's request type",
+                ),
+                len(body),
+            )
 
     return parsed
 
@@ -49,11 +58,28 @@ def _counted(
     return serialised
 
 
+class _Messages:
+    """A stream's messages. grpc's own iterator keeps the last one for as long as a stream rests."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> Arrived:
+        arrived = await self._context.read()
+        if arrived is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return cast(Arrived, arrived)
+
+
 HOLD_S = 0.25
 
 
 class Door:
-    """Refuses unreadable bodies, and every call once it is closing; counts the calls under way.
+    """Refuses unreadable bodies, those without room, and every call once it is closing; counts the
+    calls under way and their bytes.
 
     It stands in for the server where servicers are added, and wraps each method once: an interceptor
     would do so for every call.
@@ -61,11 +87,16 @@ class Door:
     closing: set when the server drains. active: calls being answered. refused: since it closed.
     parted: set when gRPC takes no more calls. A refused call is held until then (at most
         `HOLD_S`), so that a caller who asks again at once is not among those that gRPC cancels.
+    flight: the bytes of the requests that are held. A stream's messages are `Arrived` to its
+        servicer, which counts them itself; the others hold theirs until they are answered.
     """
 
-    def __init__(self, metrics: ServerMetrics, traces: Traces | None = None) -> None:
+    def __init__(
+        self, metrics: ServerMetrics, max_bytes: int, traces: Traces | None = None
+    ) -> None:
         self._calls = metrics.calls
         self._traces = traces
+        self.flight = BytesInFlight(max_bytes)
         self.active = 0
         self.refused = 0
         self.closing = asyncio.Event()
@@ -79,53 +110,80 @@ class Door:
         self, service: str, name: str, handler: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler behind the door."""
-        assert handler.request_deserializer is not None
-        assert handler.response_serializer is not None
+        parse, serialise = handler.request_deserializer, handler.response_serializer
+        assert parse is not None
+        assert serialise is not None
         counts = self._calls.of(service, name)
-        make, behaviour = (
-            (grpc.stream_stream_rpc_method_handler, handler.stream_stream)
-            if handler.stream_stream is not None
-            else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
+        parse, serialise = _lenient(parse, counts.received), _counted(serialise, counts.sent)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                self._guarded(f"{service}/{name}", counts, handler.stream_stream, alone=False),
+                request_deserializer=parse,
+                response_serializer=serialise,
+            )
+        assert handler.unary_unary is not None
+        return grpc.unary_unary_rpc_method_handler(
+            self._guarded(f"{service}/{name}", counts, handler.unary_unary, alone=True),
+            request_deserializer=self._with_room(parse, counts.received),
+            response_serializer=serialise,
         )
-        assert behaviour is not None
-        return make(
-            self._guarded(f"{service}/{name}", counts, behaviour),
-            request_deserializer=_lenient(handler.request_deserializer, counts.received),
-            response_serializer=_counted(handler.response_serializer, counts.sent),
-        )
+
+    def _with_room(
+        self, parse: Callable[[bytes], Arrived], count: Callable[[], None]
+    ) -> Callable[[bytes], Arrived]:
+        full = self.flight.full
+
+        def parsed(body: bytes) -> Arrived:
+            refusal = full(len(body))
+            if refusal is None:
+                return parse(body)
+            count()
+            return Arrived(refusal, len(body))
+
+        return parsed
 
     def _guarded(
-        self, method: str, counts: MethodCounts, behaviour: Callable[[Any, Any], Any]
+        self,
+        method: str,
+        counts: MethodCounts,
+        behaviour: Callable[[Any, Any], Any],
+        *,
+        alone: bool,
     ) -> Callable[[Any, Any], Any]:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            refusal: EquipoiseError | None = None
+        """alone: it is given one `Arrived`, else what gives them."""
+        flight = self.flight
+
+        async def guarded(arrived: Any, context: Context) -> Any:
+            # Nothing else runs between the look for room and this, or two might take the same.
+            request, size = arrived if alone else (_Messages(context), 0)
+            flight.take(size)
             counts.started()
-            if self.closing.is_set():
-                self.refused += 1
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.parted.wait(), HOLD_S)
-                refusal = NotServing("the server is shutting down: try another replica")
-            elif isinstance(request, _Unreadable):
-                refusal = InvalidField.of(
-                    "message",
-                    "bytes that do not parse",
-                    "a protobuf message of the method's request type",
-                )
-            self.active += 1
             try:
-                if refusal is not None:
-                    failure = wire_error(refusal, "")
-                    counts.ended(failure.code.name, 0.0)
-                    if self._traces is not None:
-                        self._traces.call(
-                            method, context.invocation_metadata(), time.monotonic_ns()
-                        ).ended(failure.code.name, refusal.reason.value)
-                    await context.abort(failure.code, failure.message, failure.trailers)
-                return await behaviour(request, context)
+                if self.closing.is_set():
+                    request = await self._hold()
+                self.active += 1
+                try:
+                    if isinstance(request, EquipoiseError):
+                        failure = wire_error(request, "")
+                        counts.ended(failure.code.name, 0.0)
+                        if self._traces is not None:
+                            self._traces.call(
+                                method, context.invocation_metadata(), time.monotonic_ns()
+                            ).ended(failure.code.name, request.reason.value)
+                        await context.abort(failure.code, failure.message, failure.trailers)
+                    return await behaviour(request, context)
+                finally:
+                    self.active -= 1
             finally:
-                self.active -= 1
+                flight.give(size)
 
         return guarded
+
+    async def _hold(self) -> NotServing:
+        self.refused += 1
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.parted.wait(), HOLD_S)
+        return NotServing("the server is shutting down: try another replica")
 
 
 class _Guarding:

@@ -197,3 +197,4 @@ async def _following(
     finally:
         task.cancel()
         await asyncio.wait((task,))
+        following.close()

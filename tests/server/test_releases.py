@@ -14,7 +14,7 @@ import pytest
 
 from server import releases
 from server.errors import BundleRefused, Refused
-from server.releases import Pointer, activate, path_of, read_pointer, roll_back, version_of
+from server.releases import Pointer, Serves, activate, path_of, read_pointer, roll_back, version_of
 
 
 def bundle(folder: Path, name: str, content: str = "x") -> Path:
@@ -84,6 +84,62 @@ def test_only_so_many_earlier_releases_are_kept(root: Path, tmp_path: Path) -> N
     assert len(pointer.earlier) == releases.KEPT
     kept = {path.name for path in (root / releases.FOLDER).iterdir()}
     assert kept == {pointer.active, *pointer.earlier}
+
+
+def test_a_release_that_is_served_is_kept_and_named_however_many_came_since(
+    root: Path, tmp_path: Path
+) -> None:
+    """A server that refused all of those goes back to it when it starts again."""
+
+    def more(start: int, count: int) -> None:
+        for number in range(start, start + count):
+            activate(root, bundle(tmp_path, f"r{number}"), named)
+
+    more(0, 1)
+    first, second = Serves(root, "r0"), Serves(root, "r0")
+    more(1, releases.KEPT + 3)
+    assert read_pointer(root).earlier[-1] == "r0"
+    assert len(read_pointer(root).earlier) == releases.KEPT + 1
+    assert named(path_of(root, "r0")) == "r0"
+    first.close()
+    more(20, 1)
+    assert read_pointer(root).earlier[-1] == "r0"
+    second.close()
+    more(30, 1)
+    assert len(read_pointer(root).earlier) == releases.KEPT
+    for folder in (releases.FOLDER, releases.SERVED):
+        left = {path.name for path in (root / folder).iterdir()}
+        assert left == {read_pointer(root).active, *read_pointer(root).earlier}
+
+
+def test_a_release_that_is_served_is_kept_also_where_the_pointer_went_back_over_it(
+    root: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        activate(root, bundle(tmp_path, name), named)
+    serves = Serves(root, "b")
+    roll_back(root, named)
+    activate(root, bundle(tmp_path, "c"), named)
+    assert named(path_of(root, "b")) == "b"
+    serves.close()
+    activate(root, bundle(tmp_path, "d"), named)
+    assert not path_of(root, "b").exists()
+
+
+def test_who_may_only_read_says_so_too_and_a_folder_of_before_is_no_fault(
+    root: Path, tmp_path: Path
+) -> None:
+    activate(root, bundle(tmp_path, "a"), named)
+    (root / releases.SERVED / "a").chmod(0o444)
+    serves = Serves(root, "a")
+    for number in range(releases.KEPT + 1):
+        activate(root, bundle(tmp_path, f"r{number}"), named)
+    assert path_of(root, "a").exists()
+    serves.close()
+    shutil.rmtree(root / releases.SERVED)
+    Serves(root, "a").close()
+    activate(root, bundle(tmp_path, "z"), named)
+    assert not path_of(root, "a").exists()
 
 
 def test_going_back_passes_over_what_can_no_longer_be_served(root: Path, tmp_path: Path) -> None:

@@ -246,20 +246,20 @@ def tiny_sequence_model(rng: np.random.Generator, length: int = HISTORY_LENGTH) 
     return raw
 
 
-def sequence_parts(seed: int = 0) -> BundleParts:
-    """The tiny bundle with a model that reads the history."""
+def sequence_parts(seed: int = 0, length: int = HISTORY_LENGTH) -> BundleParts:
+    """The tiny bundle with a model that reads the last `length` items of the history."""
     parts = tiny_parts(seed)
     rng = np.random.default_rng(seed)
-    model = tiny_sequence_model(rng)
-    scorer = OnnxScorer(model, sequence_ports(HISTORY_LENGTH))
+    model = tiny_sequence_model(rng, length)
+    scorer = OnnxScorer(model, sequence_ports(length))
     inputs = {
-        "history": rng.integers(0, N_ITEMS + 1, (3, HISTORY_LENGTH)).astype(np.int32),
+        "history": rng.integers(0, N_ITEMS + 1, (3, length)).astype(np.int32),
         "candidates": rng.integers(1, N_ITEMS + 1, (3, 7)).astype(np.int32),
     }
     warmups = []
     for warmup in parts.warmups:
         found = generate_candidates(warmup.history, warmup.now_ms, parts.state, N_NOVEL)
-        history, candidates = sequence(warmup.history, found.items, HISTORY_LENGTH)
+        history, candidates = sequence(warmup.history, found.items, length)
         scores = scorer.score_lists([{"history": history, "candidates": candidates}])[0]
         best = np.lexsort((found.items, -scores))[:20]
         warmups.append(replace(warmup, expected_top=found.items[best]))
@@ -268,7 +268,7 @@ def sequence_parts(seed: int = 0) -> BundleParts:
         family="tiny-sequence",
         model=model,
         feature_names=(),
-        history_length=HISTORY_LENGTH,
+        history_length=length,
         golden_inputs=inputs,
         golden_outputs=scorer.score(inputs),
         warmups=tuple(warmups),

@@ -11,11 +11,18 @@ import onnx
 import pytest
 import torch
 
-from server.bundle import load_bundle
+from server.bundle import MeasuredBatch, load_bundle
 from server.model import OnnxScorer
 from strategies.bundles import tiny_bundle
 from training import export
-from training.export import ParityFailed, best_batch, check_parity, export_onnx, scorer_of
+from training.export import (
+    ParityFailed,
+    best_batch,
+    check_parity,
+    export_onnx,
+    measured_batches,
+    scorer_of,
+)
 from training.model import PairRanker
 from training.rows import Lists
 
@@ -150,13 +157,17 @@ def test_the_best_batch_is_the_smallest_within_five_percent(
 
         def score(self, feed: dict[str, np.ndarray]) -> np.ndarray:
             batch, n, _ = feed["features"].shape
-            clock[0] += self.per_list[batch] * batch
+            clock[0] += self.per_list[batch] * batch * n
             return np.zeros((batch, n), np.float32)
 
     def draw(lists: int, candidates: int) -> dict[str, np.ndarray]:
         return {"features": np.zeros((lists, candidates, F), np.float32)}
 
-    assert best_batch(Timed(), draw) == 16  # type: ignore[arg-type]
+    measured = measured_batches(Timed(), draw)  # type: ignore[arg-type]
+    assert len(measured) == 6 * 4
+    assert measured[0] == MeasuredBatch(lists=1, candidates=48, list_us=4.8)
+    assert measured[-1] == MeasuredBatch(lists=32, candidates=1008, list_us=49.4)
+    assert best_batch(measured) == 16
 
 
 def test_a_model_without_torch_is_served_alike(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from server.bundle import feed_maker, load_bundle, ports_of
+from server.cli import command as equipoise
 from server.engine import Answer, Engine, RecommendQuery
 from server.events import EventKind, StoredHistory
 from server.features.types import History
@@ -31,6 +32,22 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     assert made.exit_code == 0, made.output
     assert f"{ITEMS} items, reads {request.param}" in made.output
     return out
+
+
+def test_what_its_batches_cost_is_shown(path: Path) -> None:
+    shown = CliRunner().invoke(equipoise, ["bundle", "show", str(path)])
+    lines = shown.output.splitlines()
+    (head,) = (place for place, line in enumerate(lines) if line.startswith("  batches"))
+    assert lines[head + 1].split() == ["48", "208", "432", "1,008"]
+    rows = [line.split() for line in lines[head + 2 : head + 8]]
+    assert [row[0] for row in rows] == ["1", "2", "4", "8", "16", "32"]
+    costs = np.array(rows, float)[:, 1:]
+    assert (costs > 0).all()
+    model = load_bundle(path).manifest.model
+    assert len(model.measured_batches) == costs.size
+    typical = costs[:, 2]
+    best = [int(row[0]) for row in rows].index(model.best_batch)
+    assert typical[best] <= typical.min() * 1.05
 
 
 def query(rng: np.random.Generator, size: int, policy: str = "none") -> RecommendQuery:

@@ -72,8 +72,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     longer served. Status FAILED_PRECONDITION: start with the first page.
     """
     ERROR_REASON_ITEM_NUMBERS_STALE: _ErrorReason.ValueType  # 13
-    """The request names items by the numbers of a bundle that does not serve.
-    Status FAILED_PRECONDITION: read the numbers again with ListItems.
+    """The request names items by the numbers of a bundle that does not serve, or
+    its tensors are said to be for one (Open Inference Protocol). Status
+    FAILED_PRECONDITION: read the numbers again with ListItems, or ModelConfig
+    and ModelMetadata.
     """
     ERROR_REASON_UNKNOWN_MODEL: _ErrorReason.ValueType  # 14
     """No model or version of that name (Open Inference Protocol). Status
@@ -140,8 +142,10 @@ ERROR_REASON_PAGE_TOKEN_STALE: ErrorReason.ValueType  # 12
 longer served. Status FAILED_PRECONDITION: start with the first page.
 """
 ERROR_REASON_ITEM_NUMBERS_STALE: ErrorReason.ValueType  # 13
-"""The request names items by the numbers of a bundle that does not serve.
-Status FAILED_PRECONDITION: read the numbers again with ListItems.
+"""The request names items by the numbers of a bundle that does not serve, or
+its tensors are said to be for one (Open Inference Protocol). Status
+FAILED_PRECONDITION: read the numbers again with ListItems, or ModelConfig
+and ModelMetadata.
 """
 ERROR_REASON_UNKNOWN_MODEL: ErrorReason.ValueType  # 14
 """No model or version of that name (Open Inference Protocol). Status

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from equipoise.oip import grpc_service_pb2 as pb
 from server.bundle import Bundle
 from server.config import ServerSettings
-from server.errors import InvalidField, Reason, UnknownName
+from server.errors import InvalidField, ItemNumbersStale, Reason, UnknownName
 from server.service.decode import check_request_id
 from server.service.lists import Call
 from server.service.oip import ranker, recommend
@@ -23,7 +23,7 @@ from server.service.oip.statistics import ModelFigures
 from server.service.oip.tensors import add_output, decoded, parameters_of, wanted_outputs
 
 MODELS = (ranker.NAME, recommend.NAME)
-TIMEOUT, PRIORITY = "timeout", "priority"
+TIMEOUT, PRIORITY, BUNDLE_ID = "timeout", "priority", "bundle_id"
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Inference:
         Raises:
             UnknownName: no such model or version.
             InvalidField: the request is outside the contract.
+            ItemNumbersStale: it is for a bundle that does not serve.
             QueueFull, DeadlineExpired, NotServing, ...: as in a Recommend.
         """
         self.check(request.model_name, request.model_version)
@@ -96,6 +97,8 @@ class Inference:
     ) -> pb.ModelInferResponse:
         check_request_id("id", request.id)
         serving = self.serving
+        # First: what else is wrong with it may be no mistake but meant for the other.
+        _check_bundle(request, serving.bundle.manifest.bundle_id)
         model = serving.models[request.model_name]
         outputs = wanted_outputs(request, model.description.outputs)
         inputs = decoded(request, model.description.inputs)
@@ -107,7 +110,7 @@ class Inference:
             model_version=VERSION,
             id=request.id,
             parameters=parameters_of(
-                {"bundle_id": serving.bundle.manifest.bundle_id, **made.parameters}
+                {BUNDLE_ID: serving.bundle.manifest.bundle_id, **made.parameters}
             ),
         )
         for spec in outputs:
@@ -136,6 +139,23 @@ def _heeding(request: pb.ModelInferRequest, call: Call) -> Call:
     if _number(request, PRIORITY, 0, PRIORITIES) == PRIORITIES:
         call = replace(call, background=True)
     return call
+
+
+def _check_bundle(request: pb.ModelInferRequest, bundle_id: str) -> None:
+    """Raises:
+    InvalidField: the parameter is no text.
+    ItemNumbersStale: it names another bundle than this.
+    """
+    if BUNDLE_ID not in request.parameters:
+        return
+    field, value = f"parameters[{BUNDLE_ID!r}]", request.parameters[BUNDLE_ID]
+    kind = value.WhichOneof("parameter_choice")
+    if kind != "string_param":
+        raise InvalidField.of(field, f"a {kind}", "the id of a bundle, a string")
+    if value.string_param != bundle_id:
+        raise ItemNumbersStale(
+            value.string_param, bundle_id, field, "read ModelConfig and ModelMetadata again"
+        )
 
 
 def _number(request: pb.ModelInferRequest, name: str, low: int, high: int) -> int:

@@ -17,6 +17,7 @@ from equipoise.oip import grpc_service_pb2_grpc
 from server import __version__
 from server.config import ServerSettings
 from server.errors import Unsupported
+from server.service.inflight import Arrived, BytesInFlight
 from server.service.lists import Call
 from server.service.metrics import ServerMetrics
 from server.service.oip import describe
@@ -48,6 +49,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         metrics: ServerMetrics,
         health_of: health.aio.HealthServicer,
         draining: asyncio.Event,
+        flight: BytesInFlight,
         traces: Traces | None = None,
     ) -> None:
         self._inference = Inference(served, settings)
@@ -55,6 +57,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._metrics = metrics
         self._health = health_of
         self._draining = draining
+        self._flight = flight
         self._door = CallDoor(INFERENCE, metrics, traces)
 
     def swapped(self) -> None:
@@ -147,7 +150,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return await self._door.answer("ModelInfer", context, begun(context, request.id), work)
 
     async def ModelStreamInfer(  # type: ignore[override]  # the stub knows generators only
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+        self, requests: AsyncIterator[Arrived], context: Context
     ) -> None:
         async def work(call: Call) -> None:
             flow = InferFlow(
@@ -157,6 +160,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 self._metrics,
                 in_flight=self._settings.max_stream_in_flight,
                 draining=self._draining,
+                flight=self._flight,
             )
             await flow.run(requests)
 

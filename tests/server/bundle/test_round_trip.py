@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.bundle import BundleParts, GroupTable, ItemTable, Warmup, load_bundle, write_bundle
+from server.bundle import (
+    BundleParts,
+    GroupTable,
+    ItemTable,
+    MeasuredBatch,
+    Warmup,
+    load_bundle,
+    write_bundle,
+)
 from server.bundle.files import decode, encode
 from server.bundle.write import make_manifest
 from server.errors import BundleRefused
@@ -56,6 +64,23 @@ def test_a_loaded_bundle_holds_what_was_written(folder: Path, parts: BundleParts
             np.testing.assert_array_equal(
                 getattr(read_warmup.history, field.name), getattr(warmup.history, field.name)
             )
+
+
+def test_what_batches_cost_is_written_where_it_was_measured_and_nowhere_else(
+    folder: Path, tmp_path: Path, parts: BundleParts
+) -> None:
+    """A bundle of before has no such key, and keeps its bytes and its id."""
+    plain = json.loads((folder / "manifest.json").read_bytes())
+    assert "measured_batches" not in plain["model"]
+    assert load_bundle(folder).manifest.model.measured_batches == ()
+    measured = (
+        MeasuredBatch(lists=1, candidates=48, list_us=9.5),
+        MeasuredBatch(lists=8, candidates=48, list_us=3.25),
+    )
+    write_bundle(replace(parts, measured_batches=measured), tmp_path / "measured")
+    manifest = load_bundle(tmp_path / "measured").manifest
+    assert manifest.model.measured_batches == measured
+    assert manifest.bundle_id != plain["bundle_id"]
 
 
 def test_policies_are_compiled_against_their_group_tables(folder: Path) -> None:
@@ -207,6 +232,10 @@ def broken_parts(parts: BundleParts) -> dict[str, tuple[dict[str, Any], str]]:
         "features in another order": ({"feature_names": parts.feature_names[::-1]}, "manifest.json"),
         "a feature too few": ({"feature_names": parts.feature_names[:-1]}, "manifest.json"),
         "a batch of none": ({"best_batch": 0}, "manifest.json"),
+        "a list at no cost at all": (
+            {"measured_batches": (MeasuredBatch.model_construct(
+                lists=1, candidates=1, list_us=-1.0),)}, "manifest.json",
+        ),
         "an unknown kind of event": ({"positive_kinds": ("gaze",)}, "manifest.json"),
         "quality that is not a number": ({"quality": {"ndcg": float("nan")}}, "manifest.json"),
         "a name that is no file name": ({"name": "a/b"}, "manifest.json"),
@@ -223,7 +252,7 @@ CASES = (
     "no warm-up", "a warm-up for an item that is not there", "a warm-up that expects nothing",
     "a warm-up before its own history", "another opset than the model's",
     "another input than the model's", "features and a length", "neither features nor a length", "no model",
-    "features in another order", "a feature too few", "a batch of none",
+    "features in another order", "a feature too few", "a batch of none", "a list at no cost at all",
     "an unknown kind of event", "quality that is not a number", "a name that is no file name",
 )  # fmt: skip
 

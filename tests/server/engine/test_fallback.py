@@ -182,7 +182,9 @@ def test_no_model_runs_after_the_deadline(
     ran = []
     score = engine._scorer.score_lists
     monkeypatch.setattr(
-        engine._scorer, "score_lists", lambda lists: ran.append(len(lists)) or score(lists)
+        engine._scorer,
+        "score_lists",
+        lambda lists, least: ran.append(len(lists)) or score(lists, least),
     )
     clock.ns = 100
     gone, there = engine.run_batch([query(deadline_ns=100), query(deadline_ns=10**12)])

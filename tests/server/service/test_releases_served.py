@@ -186,6 +186,47 @@ def test_a_dead_worker_is_replaced_while_the_pointer_names_a_bad_release(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_serves_is_kept_for_a_restart_whatever_was_activated_and_refused_since(
+    bundles: tuple[Path, Path],
+    tmp_path: Path,
+    workers: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(releases, "KEPT", 1)
+    root, (one, other) = tmp_path / "root", bundles
+    releases.activate(root, one, bundle_id)
+    flags = ("--bundle", str(root), "--workers", workers)
+
+    def refused() -> int:
+        return sum(line["event"] == "release refused" for line in served.events())
+
+    with serving(tmp_path / "s", *flags) as served:
+        for number in range(3):
+            # Refused by this server, and not by whoever activates it.
+            bad = Path(shutil.copytree(other, tmp_path / f"bad-{number}"))
+            reseal(bad, {"model.onnx": b"no model", "MODEL_CARD.md": b"%d" % number})
+            releases.activate(root, bad, bundle_id)
+            until(lambda number=number: refused() == number + 1, served)
+        assert releases.path_of(root, bundle_id(one)).exists()
+        if workers == "2":
+            before = served.workers
+            for pid in before:
+                psutil.Process(pid).kill()
+            until(lambda: len(served.workers) == 2 and not {*before} & {*served.workers}, served)
+        assert served_id(served) == bundle_id(one)
+    with serving(tmp_path / "again", *flags) as served:
+        assert served_id(served) == bundle_id(one)
+        # It moves on, and nobody needs that one any more.
+        releases.activate(root, other, bundle_id)
+        until(lambda: served_id(served) == bundle_id(other), served)
+        until(lambda: any(line["event"] == "release swapped" for line in served.events()), served)
+        bad = Path(shutil.copytree(other, tmp_path / "bad-again"))
+        reseal(bad, {"model.onnx": b"no model", "MODEL_CARD.md": b"again"})
+        releases.activate(root, bad, bundle_id)
+        assert not releases.path_of(root, bundle_id(one)).exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_stop_ends_a_check_that_would_take_long(
     bundles: tuple[Path, Path], tmp_path: Path, workers: str
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from equipoise.v1 import recommendation_pb2 as pb
 from server.config import ServerSettings
 from server.exposures import ExposureLedger
+from server.service.inflight import BytesInFlight
 from server.service.metrics import ServerMetrics
 from server.service.release import Current, Job, ReleaseMaker, run_jobs
 from server.service.servicer import RecommendationServicer
@@ -67,7 +68,7 @@ def _called(
         current = Current(maker.make(bundle_path), settings, run)
         current.batcher.start()
         servicer = RecommendationServicer(
-            current, None, settings, ServerMetrics(32), asyncio.Event()
+            current, None, settings, ServerMetrics(32), asyncio.Event(), BytesInFlight(1 << 20)
         )
         context = Context(remaining_s)
         try:

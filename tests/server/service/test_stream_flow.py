@@ -15,12 +15,13 @@ from server.batcher import Batcher
 from server.config import ServerSettings
 from server.exposures import ExposureLedger
 from server.service.decode import Limits
+from server.service.inflight import Arrived, BytesInFlight
 from server.service.lists import Call, ListMaker
 from server.service.metrics import ServerMetrics
 from server.service.release import Current, Job, ReleaseMaker, run_jobs
 from server.service.streams import RecommendFlow
 
-IN_FLIGHT, MESSAGES = 4, 11
+IN_FLIGHT, MESSAGES, SIZE = 4, 11, 7
 
 Story = Callable[[RecommendFlow, "Stream", "Batcher[Any, Any]", threading.Event], Awaitable[None]]
 
@@ -31,18 +32,25 @@ class Stream:
     def __init__(self) -> None:
         self.read = 0
         self.answered: list[int] = []
+        # None where none is expected.
+        self.errors: list[pb.RecommendStreamResponse] | None = None
 
-    async def messages(self) -> AsyncIterator[pb.RecommendStreamRequest]:
+    async def messages(self) -> AsyncIterator[Arrived]:
         for number in range(MESSAGES):
             self.read += 1
-            yield pb.RecommendStreamRequest(id=number, request=pb.RecommendRequest(count=3))
+            yield Arrived(
+                pb.RecommendStreamRequest(id=number, request=pb.RecommendRequest(count=3)), SIZE
+            )
 
     async def write(self, answer: pb.RecommendStreamResponse) -> None:
+        if self.errors is not None and answer.outcome.WhichOneof("outcome") == "error":
+            self.errors.append(answer)
+            return
         assert len(answer.outcome.response.items) == 3
         self.answered.append(answer.id)
 
 
-def tell(bundle_path: Path, story: Story) -> None:
+def tell(bundle_path: Path, story: Story, flight: BytesInFlight | None = None) -> None:
     """With batches of one list, each of which waits until the event is set."""
     let_through = threading.Event()
 
@@ -63,6 +71,7 @@ def tell(bundle_path: Path, story: Story) -> None:
             stream.write,
             in_flight=IN_FLIGHT,
             draining=asyncio.Event(),
+            flight=flight or BytesInFlight(1 << 20),
         )
         try:
             await story(flow, stream, batcher, let_through)
@@ -131,3 +140,83 @@ def test_what_is_left_of_a_stream_that_is_cancelled_leaves_the_queue(bundle_path
         assert (batcher.depth, stream.answered) == (0, [])
 
     tell(bundle_path, story)
+
+
+def test_requests_hold_their_bytes_until_their_list_is_made_or_given_up(bundle_path: Path) -> None:
+    flight = BytesInFlight(1 << 20)
+
+    async def finished(
+        flow: RecommendFlow, stream: Stream, batcher: Batcher[Any, Any], go: threading.Event
+    ) -> None:
+        running = asyncio.create_task(flow.run(stream.messages()))
+        await until_quiet(stream)
+        assert flight.held == IN_FLIGHT * SIZE
+        go.set()
+        await running
+        assert flight.held == 0
+
+    async def cancelled(
+        flow: RecommendFlow, stream: Stream, batcher: Batcher[Any, Any], go: threading.Event
+    ) -> None:
+        running = asyncio.create_task(flow.run(stream.messages()))
+        await until_quiet(stream)
+        assert flight.held == IN_FLIGHT * SIZE
+        running.cancel()
+        await asyncio.wait((running,))
+        await asyncio.sleep(0)
+        assert flight.held == 0
+
+    tell(bundle_path, finished, flight)
+    tell(bundle_path, cancelled, flight)
+
+
+def test_a_caller_who_does_not_read_holds_none_of_the_bytes_that_others_may(
+    bundle_path: Path,
+) -> None:
+    flight = BytesInFlight(1 << 20)
+
+    async def story(
+        flow: RecommendFlow, stream: Stream, batcher: Batcher[Any, Any], go: threading.Event
+    ) -> None:
+        reads = asyncio.Event()
+
+        async def stuck(answer: pb.RecommendStreamResponse) -> None:
+            await reads.wait()
+            await stream.write(answer)
+
+        flow._write = stuck
+        running = asyncio.create_task(flow.run(stream.messages()))
+        await until_quiet(stream)
+        go.set()
+        while batcher.depth or flight.held:
+            await asyncio.sleep(0)
+        assert stream.read == IN_FLIGHT  # and of answers there are so many
+        reads.set()
+        await running
+        assert len(stream.answered) == MESSAGES
+
+    tell(bundle_path, story, flight)
+
+
+def test_a_request_without_room_is_told_so_and_those_before_and_after_it_are_answered(
+    bundle_path: Path,
+) -> None:
+    flight = BytesInFlight(2 * SIZE)
+
+    async def story(
+        flow: RecommendFlow, stream: Stream, batcher: Batcher[Any, Any], go: threading.Event
+    ) -> None:
+        stream.errors = []
+        running = asyncio.create_task(flow.run(stream.messages()))
+        await until_quiet(stream)
+        assert flight.held == 2 * SIZE
+        # Those that are told so make room for others, which find none.
+        assert [answer.id for answer in stream.errors] == list(range(2, MESSAGES))
+        error = stream.errors[0].outcome.error
+        assert error.message == "this request has 7 bytes, others hold 14, allowed: 14 together"
+        assert (error.code, error.retry_delay_ms) == (8, 50)
+        go.set()
+        await running
+        assert (sorted(stream.answered), flight.held) == ([0, 1], 0)
+
+    tell(bundle_path, story, flight)
