@@ -230,11 +230,14 @@ def exporter_of(kind: Literal["otlp", "console"]) -> SpanExporter:
             out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n"
         )
     for name in PROTOCOLS:
-        if os.environ.get(name, "grpc") != "grpc":
+        if (os.environ.get(name) or "grpc") != "grpc":
             raise SettingsRefused(f"{name}: got {shown(os.environ[name])}, allowed: grpc")
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-    return OTLPSpanExporter()
+    try:
+        return OTLPSpanExporter()
+    except Exception as error:  # of many kinds: a timeout that is no number, an unknown compression
+        raise SettingsRefused(f"traces 'otlp': an OTEL_* variable is refused: {error}") from error
 
 
 def _resource() -> Resource:

@@ -415,7 +415,17 @@ def test_a_server_without_the_extra_says_what_to_install(monkeypatch: pytest.Mon
         app._traces(ServerSettings(bundle=Path("b"), traces="otlp"))
 
 
-def test_another_protocol_than_grpc_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    with pytest.raises(SettingsRefused, match="got 'http/protobuf', allowed: grpc"):
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PROTOCOL", "http/protobuf", "got 'http/protobuf', allowed: grpc"),
+        ("TIMEOUT", "soon", "an OTEL_\\* variable is refused: .*'soon'"),
+        ("COMPRESSION", "zip", "an OTEL_\\* variable is refused: .*zip"),
+    ],
+)
+def test_variables_that_cannot_be_heeded_are_refused(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    with pytest.raises(SettingsRefused, match=told):
         app._traces(ServerSettings(bundle=Path("b"), traces="otlp"))
