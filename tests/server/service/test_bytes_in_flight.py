@@ -31,6 +31,7 @@ from strategies.tensors import infer
 pytestmark = pytest.mark.slow
 CODE = grpc.StatusCode
 LIMIT = 1000
+SERVICE = "equipoise.v1.RecommendationService"
 
 Ask = Callable[..., Any]
 
@@ -66,12 +67,12 @@ def tell(story: Callable[[Ask, Answering, Door], Awaitable[None]]) -> None:
         server = grpc.aio.server()
         handler = grpc.unary_unary_rpc_method_handler(method, method.parse, bytes)
         guarded: Any = door.onto(server)
-        guarded.add_registered_method_handlers("t.T", {"Ask": handler})
+        guarded.add_registered_method_handlers(SERVICE, {"Rerank": handler})
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             try:
-                await story(channel.unary_unary("/t.T/Ask"), method, door)
+                await story(channel.unary_unary(f"/{SERVICE}/Rerank"), method, door)
             finally:
                 await server.stop(None)
 

@@ -200,7 +200,7 @@ def test_what_serves_is_kept_for_a_restart_whatever_was_activated_and_refused_si
     def refused() -> int:
         return sum(line["event"] == "release refused" for line in served.events())
 
-    with serving(tmp_path / "s", *flags) as served:
+    with serving(tmp_path / "s.log", *flags) as served:
         for number in range(3):
             # Refused by this server, and not by whoever activates it.
             bad = Path(shutil.copytree(other, tmp_path / f"bad-{number}"))
@@ -214,7 +214,7 @@ def test_what_serves_is_kept_for_a_restart_whatever_was_activated_and_refused_si
                 psutil.Process(pid).kill()
             until(lambda: len(served.workers) == 2 and not {*before} & {*served.workers}, served)
         assert served_id(served) == bundle_id(one)
-    with serving(tmp_path / "again", *flags) as served:
+    with serving(tmp_path / "again.log", *flags) as served:
         assert served_id(served) == bundle_id(one)
         # It moves on, and nobody needs that one any more.
         releases.activate(root, other, bundle_id)

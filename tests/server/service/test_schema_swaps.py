@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.chaos.served import Served, serving
+from bench.served import Served, serving
 from equipoise.oip import grpc_service_pb2 as oip
 from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from equipoise.v1 import recommendation_pb2 as pb
@@ -258,7 +258,7 @@ def test_ten_changes_of_schema_under_load_lose_no_call_no_worker_and_no_memory(
     settings = tmp_path / "server.toml"
     settings.write_text("workers = 2\nspare_workers = 0\n")
     flags = ("--bundle", str(root), "--settings", str(settings))
-    with serving(tmp_path / "s", *flags) as served:
+    with serving(tmp_path / "s.log", *flags) as served:
         workers, used_mib = served.workers, []
         with Callers(served, schemas) as callers:
             for number in range(1, SWAPS + 1):
