@@ -44,7 +44,6 @@ RUN = [
     if line.split()[1] not in DEMO_MINUTES
     and "events load" not in line
     and (line.split()[1] != "serve" or "--show-settings" in line)
-    and (line.split()[1] != "gateway" or "--show-config" in line)
 ]
 
 
