@@ -23,6 +23,7 @@ GROUP = "equipoise.commands"
 INTERRUPTED = 130
 ORDER = (
     "serve",
+    "gateway",
     "recommend",
     "events",
     "bundle",

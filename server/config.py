@@ -148,7 +148,7 @@ class ServerSettings(BaseModel):
     """How long calls under way may take to end after that, before they are cancelled."""
 
     ready_file: Path | None = None
-    """Written when the server serves: JSON with pid, port and metrics_port; with more than one
+    """Written when the server serves: JSON with pid, port, metrics_port and admin_port; with more than one
     worker also `workers`, their pids, written again when they change."""
 
     traces: Literal["off", "otlp", "console"] = "off"

@@ -20,6 +20,7 @@ from server.cli import command
 from server.events import Event, SqliteEventStore
 from server.fairness import TableGroups, compile_tables, parse_policy
 from strategies.bundles import N_ITEMS, tiny_bundle
+from strategies.gateways import Gateway, live_gateway
 from strategies.live import live_server
 from strategies.purchases import START_MS, raw, shop_rows
 
@@ -31,19 +32,20 @@ GROUPS = ("large", "medium", "small", "unknown", "National", "Private")
 DEMO_MINUTES = ("train", "evaluate", "audit", "gate")
 
 
-def commands_of(page: Path) -> list[str]:
+def commands_of(page: Path, program: str = "equipoise") -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip().startswith("equipoise ")]
+    return [line.strip() for line in lines if line.strip().startswith(f"{program} ")]
 
 
+CURL = [line for page in PAGES for line in commands_of(page, "curl")]
 ALL = [(page.name, line) for page in PAGES for line in commands_of(page)]
 RUN = [
     line
     for _, line in ALL
     if line.split()[1] not in DEMO_MINUTES
     and "events load" not in line
-    and (line.split()[1] != "serve" or "--show-settings" in line)
+    and (line.split()[1] not in ("serve", "gateway") or "--show-" in line)
 ]
 
 
@@ -140,6 +142,29 @@ def test_a_documents_command_runs(line: str, stage: dict[str, str]) -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def gateway(stage: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with live_gateway(folder, "--server", stage["127.0.0.1:50051"]) as running:
+        yield running
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@pytest.mark.parametrize("line", CURL)
+def test_a_documents_curl_is_answered(line: str, gateway: Gateway) -> None:
+    words = shlex.split(line.replace("127.0.0.1:8080", gateway.target))
+    code = ["--silent", "--show-error", "--write-out", "\n%{http_code}"]
+    run = subprocess.run([*words, *code], capture_output=True, text=True, timeout=60, check=True)
+    body, _, status = run.stdout.rpartition("\n")
+    if '"count": 1000' in line:
+        message = json.loads(body)["message"]
+        assert (status, message) == ("400", "count: got 1000, allowed: 1 to 200")
+        assert message in (ROOT / "docs/callers.md").read_text(encoding="utf-8")
+    else:
+        assert status == "200", body
+        assert not body or json.loads(body)
 
 
 @pytest.mark.parametrize(("page", "program"), blocks("python"))

@@ -156,19 +156,26 @@ class Door:
         async def guarded(arrived: Any, context: Context) -> Any:
             # Nothing else runs between the look for room and this, or two might take the same.
             request, size = arrived if alone else (_Messages(context), 0)
+            if isinstance(request, EquipoiseError):
+                size = 0  # Or those that are refused would take the room of others.
             flight.take(size)
+            began_ns = time.monotonic_ns()
             counts.started()
             try:
                 if self.closing.is_set():
-                    request = await self._hold()
+                    try:
+                        request = await self._hold()
+                    except asyncio.CancelledError:
+                        counts.ended("CANCELLED", (time.monotonic_ns() - began_ns) / 1e9)
+                        raise
                 self.active += 1
                 try:
                     if isinstance(request, EquipoiseError):
                         failure = wire_error(request, "")
-                        counts.ended(failure.code.name, 0.0)
+                        counts.ended(failure.code.name, (time.monotonic_ns() - began_ns) / 1e9)
                         if self._traces is not None:
                             self._traces.call(
-                                method, context.invocation_metadata(), time.monotonic_ns()
+                                method, context.invocation_metadata(), began_ns
                             ).ended(failure.code.name, request.reason.value)
                         await context.abort(failure.code, failure.message, failure.trailers)
                     return await behaviour(request, context)

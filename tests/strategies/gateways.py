@@ -84,11 +84,12 @@ class Gateway:
         headers = {"content-type": "application/json", "grpc-timeout": "30S"}
         return self.http("POST", path, b"{}", headers).status == 200
 
-    def servers_found(self) -> int:
-        """How many servers passed the last health check."""
-        [stat] = _admin(self.admin, "/stats?format=json&filter=membership_healthy")["stats"]
-        found: int = stat["value"]
-        return found
+    def counted(self, stat: str) -> int:
+        """One of Envoy's figures about the servers."""
+        page = _admin(self.admin, f"/stats?format=json&filter=^cluster.equipoise.{stat}$")
+        [figure] = page["stats"]
+        value: int = figure["value"]
+        return value
 
 
 def _dashed(headers: Mapping[str, str]) -> dict[str, str]:

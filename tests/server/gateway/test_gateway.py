@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import queue
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,22 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from equipoise.oip import grpc_service_pb2 as oip
 from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1 import serving_pb2
-from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from equipoise.v1.recommendation_pb2_grpc import (
+    RecommendationServiceServicer,
+    RecommendationServiceStub,
+    add_RecommendationServiceServicer_to_server,
+)
 from server.config import ServerSettings
 from strategies.gateways import SERVICE, SHOP, Gateway, live_gateway, web_frames
 from strategies.live import LiveServer, failure_of
+from strategies.workers import until
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +136,7 @@ def test_an_error_names_field_value_and_what_is_allowed(gateway: Gateway) -> Non
     [
         ("Recommend", {"count": "many"}, 400, "count"),
         ("Recommend", b'{"count": 3', 400, "Expected"),
-        ("Recommend?cuont=3", {}, 400, "cuont"),
+        ("Recommend?cuont=3", {"count": 3}, 400, "cuont"),
         ("NoSuch", {}, 404, "NoSuch"),
         ("RecommendStream", [{"id": "1"}], 415, "BatchRecommend"),
     ],
@@ -206,9 +213,9 @@ def test_grpc_passes_through_as_it_is(gateway: Gateway, through: grpc.Channel) -
     error, _ = failure_of(lambda: service.Recommend(over, timeout=10))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    health = health_pb2_grpc.HealthStub(through)
+    checks = health_pb2_grpc.HealthStub(through)
     name = health_pb2.HealthCheckRequest(service="equipoise.v1.RecommendationService")
-    assert health.Check(name, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+    assert checks.Check(name, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
     assert gateway.healthy()
     assert GRPCInferenceServiceStub(through).ServerLive(oip.ServerLiveRequest(), timeout=10).live
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
@@ -231,9 +238,64 @@ def test_a_stream_answers_before_it_ends(through: grpc.Channel) -> None:
     assert list(answers) == []
 
 
+class Told(RecommendationServiceServicer):
+    """Stands for a server, to see what reaches it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, dict[str, str | bytes]]] = []
+
+    def Recommend(
+        self, request: pb.RecommendRequest, context: grpc.ServicerContext
+    ) -> pb.RecommendResponse:
+        metadata = dict(context.invocation_metadata())
+        self.calls.append((context.time_remaining(), metadata))
+        return pb.RecommendResponse()
+
+
+def test_the_server_is_told_the_deadline_and_the_priority_but_no_cookie(tmp_path: Path) -> None:
+    told, healthy = Told(), health.HealthServicer()
+    healthy.set("equipoise.v1.RecommendationService", health_pb2.HealthCheckResponse.SERVING)
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_RecommendationServiceServicer_to_server(told, server)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    flags = ("--server", f"127.0.0.1:{port}", "--timeout-s", "20")
+    try:
+        with live_gateway(tmp_path, *flags, healthy=False) as gateway:
+            until(lambda: gateway.json("Recommend", {}).status == 200)
+            gateway.json(
+                "Recommend", {}, cookie="a=b", grpc_timeout="50S", equipoise_priority="batch"
+            )
+            with grpc.insecure_channel(gateway.target) as channel:
+                RecommendationServiceStub(channel).Recommend(pb.RecommendRequest())
+    finally:
+        server.stop(None).wait()
+    (of_gateway, _), (of_caller, metadata), (of_grpc, _) = told.calls
+    assert max(of_gateway, of_grpc) <= 20, "a call without a deadline has the gateway's"
+    assert 20 < of_caller <= 50
+    assert metadata["equipoise-priority"] == "batch"
+    assert "cookie" not in metadata
+
+
 def test_envoys_metrics_are_on_the_admin_port_alone(gateway: Gateway) -> None:
     assert gateway.http("GET", "/stats/prometheus").status == 404
     assert gateway.admin.startswith("127.0.0.1:")
+
+
+def test_a_gateway_that_is_to_go_says_so_while_calls_go_on(gateway: Gateway) -> None:
+    def say(word: str) -> None:
+        url = f"http://{gateway.admin}/healthcheck/{word}"
+        with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=10):
+            pass
+
+    say("fail")
+    try:
+        until(lambda: not gateway.healthy())
+        assert gateway.serves()
+    finally:
+        say("ok")
+    until(gateway.healthy)
 
 
 def test_a_gateway_with_a_name_and_a_dead_address_calls_those_that_live(
