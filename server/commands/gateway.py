@@ -138,7 +138,6 @@ def _config(
         ) from error
     if max_message_bytes is None:
         max_message_bytes = ServerSettings.model_fields["max_message_bytes"].default
-    timeout_ms = round(timeout_s * 1000)
     admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}}}
     # JSON is YAML, whatever is in it.
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -147,8 +146,7 @@ def _config(
         port=port,
         servers=json.dumps([_address(server, "'--server'") for server in servers]),
         allowed_origins=json.dumps([_origin(origin) for origin in origins]),
-        timeout_ms=timeout_ms,
-        timeout_s=f"{timeout_ms / 1000:.3f}s",
+        timeout_s=f"{timeout_s:.3f}s",
         max_message_bytes=max_message_bytes,
         descriptors=json.dumps(str(files("equipoise.v1") / "descriptors.binpb")),
     )
