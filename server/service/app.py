@@ -384,12 +384,17 @@ def _traces(settings: ServerSettings) -> Traces | None:
         return None
     try:
         from server.service.traces import Traces, exporter_of
+
+        return Traces(exporter_of(settings.traces), settings.traces_ratio)
     except ModuleNotFoundError as error:
         raise SettingsRefused(
             f"traces {settings.traces!r}: {error.name} is not installed; "
             "pip install 'equipoise[otel]' brings it"
         ) from error
-    return Traces(exporter_of(settings.traces), settings.traces_ratio)
+    except ValueError as error:  # of its limits, some of which it reads when it is imported
+        raise SettingsRefused(
+            f"traces {settings.traces!r}: an OTEL_* variable is refused: {error}"
+        ) from error
 
 
 async def _pause(seconds: float, hurry: asyncio.Event) -> None:

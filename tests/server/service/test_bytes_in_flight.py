@@ -160,6 +160,23 @@ def test_what_a_closing_server_refuses_is_held_and_given_back() -> None:
     tell(story)
 
 
+def test_a_request_that_is_refused_takes_no_room_from_others() -> None:
+    async def story(ask: Ask, method: Answering, door: Door) -> None:
+        first = ask(b"1" * 600)
+        await method.came.acquire()
+        door.closing.set()  # so that the refusal is held for a while
+        second = ask(b"2" * 401)
+        while not door.refused:
+            await asyncio.sleep(0.001)
+        assert door.flight.held == 600
+        door.parted.set()
+        assert await second.code() is CODE.UNAVAILABLE
+        method.how.put_nowait("answer")
+        assert await first == b"600"
+
+    tell(story)
+
+
 # Of a real server.
 
 

@@ -418,14 +418,15 @@ def test_a_server_without_the_extra_says_what_to_install(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("PROTOCOL", "http/protobuf", "got 'http/protobuf', allowed: grpc"),
-        ("TIMEOUT", "soon", "an OTEL_\\* variable is refused: .*'soon'"),
-        ("COMPRESSION", "zip", "an OTEL_\\* variable is refused: .*zip"),
+        ("EXPORTER_OTLP_PROTOCOL", "http/protobuf", "got 'http/protobuf', allowed: grpc"),
+        ("EXPORTER_OTLP_TIMEOUT", "soon", "an OTEL_\\* variable is refused: .*'soon'"),
+        ("EXPORTER_OTLP_COMPRESSION", "zip", "an OTEL_\\* variable is refused: .*zip"),
+        ("BSP_MAX_QUEUE_SIZE", "256", "an OTEL_\\* variable is refused: .*max_queue_size"),
     ],
 )
 def test_variables_that_cannot_be_heeded_are_refused(
     name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    monkeypatch.setenv(f"OTEL_{name}", value)
     with pytest.raises(SettingsRefused, match=told):
         app._traces(ServerSettings(bundle=Path("b"), traces="otlp"))
