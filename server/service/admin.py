@@ -6,7 +6,6 @@ reflection, and what is served. It asks for no credentials, so it must not leave
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,9 +14,14 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from equipoise.v1 import serving_pb2_grpc
+from server.config import ServerSettings
 from server.errors import SettingsRefused
 from server.ports import check_port
+from server.service.health import HealthServicer
+from server.service.metrics import ServerMetrics
+from server.service.release import Current
 from server.service.servicer import SERVING, ServingServicer
+from server.service.wire import Door
 
 LOOPBACK = "127.0.0.1"
 CHANNELZ = "grpc.channelz.v1.Channelz"
@@ -28,15 +32,15 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 class AdminPort:
     """Made with the server; listens from `open` to `close`.
 
-    onto: puts a server behind the door, which counts its calls. health_of: tells of the server that
-    callers have, not of this one.
+    health_of: tells of the server that callers have, not of this one.
     """
 
     def __init__(
         self,
-        onto: Callable[[grpc.aio.Server], Any],
-        serving: ServingServicer,
-        health_of: health.aio.HealthServicer,
+        current: Current,
+        settings: ServerSettings,
+        metrics: ServerMetrics,
+        health_of: HealthServicer,
     ) -> None:
         self._server = grpc.aio.server(
             options=[
@@ -46,7 +50,11 @@ class AdminPort:
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ]
         )
-        serving_pb2_grpc.add_ServingServiceServicer_to_server(serving, onto(self._server))
+        # A door of its own, which never closes: a drain neither refuses these calls nor waits for them.
+        guarded: Any = Door(metrics, settings.max_bytes_in_flight).onto(self._server)
+        serving_pb2_grpc.add_ServingServiceServicer_to_server(
+            ServingServicer(current, metrics), guarded
+        )
         health_pb2_grpc.add_HealthServicer_to_server(health_of, self._server)
         channelz.add_channelz_servicer(self._server)
         reflection.enable_server_reflection(

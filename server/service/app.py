@@ -121,9 +121,7 @@ class Server:
             counts = SwapCounts(self._metrics.registry)
             if follows:
                 self._follow(counts)
-        self._health = HealthServicer()
-        for name in SERVICES:
-            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health = HealthServicer(SERVICES)
         self._grpc = self._make_grpc(committer)
         self._prepare_ns = time.monotonic_ns() - started_ns
 
@@ -172,8 +170,7 @@ class Server:
         metrics_port = self._open_metrics()
         admin_port = await self._open_admin()
         await self._grpc.start()
-        for name in SERVICES:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.become(health_pb2.HealthCheckResponse.SERVING)
         if settings.ready_file is not None:
             write_ready(
                 settings.ready_file, port=port, metrics_port=metrics_port, admin_port=admin_port
@@ -204,8 +201,7 @@ class Server:
         it holds but has not handed over, so it is stopped when none has come for a while, or when
         half of the grace is over. hurry: once it is set, no call is waited for.
         """
-        for name in SERVICES:
-            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.become(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._log.info("draining", grace_s=self._settings.drain_grace_s)
         await _pause(self._settings.drain_delay_s, hurry)
         self._door.closing.set()
@@ -222,6 +218,7 @@ class Server:
         stopping = asyncio.create_task(self._grpc.stop(max(0.0, until - time.monotonic())))
         await asyncio.sleep(IDLE_CHECK_S)
         self._door.parted.set()
+        self._health.end()
         hastening = asyncio.create_task(self._cut_short(hurry))
         await stopping
         hastening.cancel()
@@ -355,9 +352,7 @@ class Server:
             return None
         from server.service.admin import AdminPort
 
-        admin = AdminPort(
-            self._door.onto, ServingServicer(self._current, self._metrics), self._health
-        )
+        admin = AdminPort(self._current, self._settings, self._metrics, self._health)
         self._cleanup.push_async_callback(admin.close)
         return await admin.open(self._settings.admin_port)
 

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from grpc_health.v1 import health, health_pb2
-
 from equipoise.oip import grpc_service_pb2 as pb
 from equipoise.oip import grpc_service_pb2_grpc
 from server import __version__
 from server.config import ServerSettings
 from server.errors import Unsupported
+from server.service.health import HealthServicer
 from server.service.inflight import Arrived, BytesInFlight
 from server.service.lists import Call
 from server.service.metrics import ServerMetrics
@@ -47,7 +46,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         served: Callable[[], Served],
         settings: ServerSettings,
         metrics: ServerMetrics,
-        health_of: health.aio.HealthServicer,
+        health_of: HealthServicer,
         draining: asyncio.Event,
         flight: BytesInFlight,
         traces: Traces | None = None,
@@ -64,9 +63,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Another release serves: hold nothing of the one before, also where nobody asks."""
         _ = self._inference.serving
 
-    async def _ready(self, context: Context) -> bool:
-        told = await self._health.Check(health_pb2.HealthCheckRequest(service=INFERENCE), context)
-        return bool(told.status == health_pb2.HealthCheckResponse.SERVING)
+    def _ready(self) -> bool:
+        return self._health.serving(INFERENCE)
 
     async def ServerLive(
         self, request: pb.ServerLiveRequest, context: Context
@@ -80,7 +78,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ServerReadyRequest, context: Context
     ) -> pb.ServerReadyResponse:
         async def work(call: Call) -> pb.ServerReadyResponse:
-            return pb.ServerReadyResponse(ready=await self._ready(context))
+            return pb.ServerReadyResponse(ready=self._ready())
 
         return await self._door.answer("ServerReady", context, begun(context), work)
 
@@ -89,7 +87,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelReadyResponse:
         async def work(call: Call) -> pb.ModelReadyResponse:
             known = request.name in MODELS and request.version in ("", VERSION)
-            return pb.ModelReadyResponse(ready=known and await self._ready(context))
+            return pb.ModelReadyResponse(ready=known and self._ready())
 
         return await self._door.answer("ModelReady", context, begun(context), work)
 
@@ -170,7 +168,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         async def work(call: Call) -> pb.RepositoryIndexResponse:
-            ready = await self._ready(context)
+            ready = self._ready()
             index = pb.RepositoryIndexResponse.ModelIndex(
                 version=VERSION,
                 state="READY" if ready else "UNAVAILABLE",

@@ -14,7 +14,6 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -25,7 +24,7 @@ from server.features import N_FEATURES
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
 from server.service.wire import Door
-from strategies.live import LiveServer, failure_of, live_server
+from strategies.live import LiveServer, live_server
 from strategies.tensors import infer
 
 pytestmark = pytest.mark.slow
@@ -330,18 +329,6 @@ def test_after_a_storm_of_calls_that_end_badly_nothing_is_held(tight: LiveServer
     assert "INTERNAL" not in told
     assert "UNKNOWN" not in told
     assert "Traceback" not in tight.log.read_text()
-
-
-def test_who_watches_health_may_not_hold_a_message_for_as_long(tight: LiveServer) -> None:
-    watched = health_pb2_grpc.HealthStub(tight.channel)
-    named = health_pb2.HealthCheckRequest(service="n" * 257)
-    error, _ = failure_of(lambda: next(watched.Watch(named, timeout=10)))
-    assert error.code() is CODE.INVALID_ARGUMENT
-    assert "service: got 'nnn" in str(error.details())
-    named.service = "n" * 256
-    watch = watched.Watch(named, timeout=10)
-    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-    watch.cancel()
 
 
 def test_a_stream_that_does_not_read_leaves_room_for_others(tight: LiveServer) -> None:

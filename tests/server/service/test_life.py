@@ -26,6 +26,7 @@ from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.events import SqliteEventStore
 from strategies.live import LiveServer, live_server
+from strategies.raw_http2 import call_without_window
 
 pytestmark = pytest.mark.slow
 
@@ -144,14 +145,18 @@ def test_a_second_sigterm_hastens(
     monkeypatch.setenv("EQUIPOISE_DRAIN_DELAY_S", "0")
     monkeypatch.setenv("EQUIPOISE_DRAIN_GRACE_S", "300")
     with live_server(tmp_path, bundle_path) as server:
-        # A watch of health is a call that never ends by itself.
         watch = health_pb2_grpc.HealthStub(server.channel).Watch(
             health_pb2.HealthCheckRequest(), timeout=60
         )
         assert next(watch).status == SERVING
-        server.process.send_signal(signal.SIGTERM)
-        assert next(watch).status == NOT_SERVING
-        assert server.terminate() == 0
+        # One who takes no answers has a call that never ends by itself.
+        with call_without_window(server.port, "/grpc.health.v1.Health/Watch", b""):
+            server.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == NOT_SERVING
+            with pytest.raises(grpc.RpcError):
+                next(watch)
+            assert server.process.poll() is None
+            assert server.terminate() == 0
 
 
 def test_a_drain_under_traffic_cuts_no_call(own: LiveServer, known_items: list[str]) -> None:
