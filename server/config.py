@@ -156,8 +156,8 @@ class ServerSettings(BaseModel):
     name (gRPC), "console" to standard output. Needs the otel extra."""
 
     traces_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The share of calls that are traced among those that bring no trace; OTEL_TRACES_SAMPLER when
-    not set. A call that brings one (metadata traceparent) is traced if its flag says so."""
+    """The share of calls that are traced among those that bring no trace; one that brings it
+    (metadata traceparent) is traced if its flag says so. When not set OTEL_TRACES_SAMPLER decides."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line to write."""

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, start_
 
 from server.errors import SettingsRefused
 
+LOOPBACK = "127.0.0.1"
+
 
 def port_refused(host: str, port: int) -> SettingsRefused:
     """The error for a gRPC port that cannot be had."""
@@ -19,14 +21,24 @@ def port_refused(host: str, port: int) -> SettingsRefused:
     )
 
 
-def check_port(host: str, port: int) -> None:
-    """See that nobody listens there.
+def admin_refused(port: int) -> SettingsRefused:
+    """The error for an admin port that cannot be had."""
+    return SettingsRefused(
+        f"cannot open the admin port {LOOPBACK}:{port}: is it taken? "
+        "Try --admin-port 0 for a free one, or off"
+    )
+
+
+def check_port(host: str, port: int) -> int:
+    """See that nobody listens there; the port, which for 0 is a free one.
 
     Raises:
         SettingsRefused: the port is taken, or `host` is no address of this machine.
     """
     try:
-        socket.create_server((host.strip("[]"), port), family=_family(host)).close()
+        with socket.create_server((host.strip("[]"), port), family=_family(host)) as free:
+            found: int = free.getsockname()[1]
+            return found
     except OSError as error:
         raise port_refused(host, port) from error
 

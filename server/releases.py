@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ LOCK = ".lock"
 PARTIAL = ".partial-"
 KEPT = 5
 """How many earlier releases are kept to go back to, beside those that a server serves still."""
+LOCK_TRIES, LOCK_TRY_S = 20, 0.005
 
 Check = Callable[[Path], str]
 """The id of the bundle in a folder; BundleRefused where a server would not serve it."""
@@ -157,7 +159,12 @@ class Serves:
         # A server may have no right to write here; to read is enough for a shared lock.
         with contextlib.suppress(OSError):
             self._handle = os.open(root / SERVED / bundle_id, os.O_RDONLY)
-            fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            for _ in range(LOCK_TRIES):
+                # Whoever only looks whether it is served holds it for a moment.
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    break
+                time.sleep(LOCK_TRY_S)
 
     def close(self) -> None:
         """It is served no longer."""

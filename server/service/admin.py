@@ -16,14 +16,13 @@ from grpc_reflection.v1alpha import reflection
 from equipoise.v1 import serving_pb2_grpc
 from server.config import ServerSettings
 from server.errors import SettingsRefused
-from server.ports import check_port
+from server.ports import LOOPBACK, admin_refused, check_port
 from server.service.health import HealthServicer
 from server.service.metrics import ServerMetrics
 from server.service.release import Current
 from server.service.servicer import SERVING, ServingServicer
 from server.service.wire import Door
 
-LOOPBACK = "127.0.0.1"
 CHANNELZ = "grpc.channelz.v1.Channelz"
 # Whoever asks for every socket of a busy server gets a long answer.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -71,10 +70,7 @@ class AdminPort:
             check_port(LOOPBACK, port)
             taken: int = self._server.add_insecure_port(f"{LOOPBACK}:{port}")
         except (SettingsRefused, RuntimeError) as error:
-            raise SettingsRefused(
-                f"cannot open the admin port {LOOPBACK}:{port}: is it taken? "
-                "Try --admin-port 0 for a free one, or off"
-            ) from error
+            raise admin_refused(port) from error
         await self._server.start()
         return taken
 

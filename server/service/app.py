@@ -225,6 +225,7 @@ class Server:
         if self._traces is not None:
             left_s = max(0.0, until - time.monotonic())
             await self._traces.close(min(left_s, LAST_TRACES_S), hurry)
+            self._traces = None
         await self.close()
         self._log.info("stopped")
 
@@ -238,6 +239,9 @@ class Server:
             self._metrics_port.close()
             self._metrics_port = None
         await self._cleanup.aclose()
+        if self._traces is not None:  # of a start that failed: there is nothing to send
+            await self._traces.close(0, asyncio.Event())
+            self._traces = None
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
 

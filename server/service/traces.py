@@ -152,21 +152,21 @@ class CallSpan:
 class Traces:
     """Begins the spans of calls and sends those that are sampled.
 
-    ratio: the share of the calls without a parent that are; None leaves it to OTEL_TRACES_SAMPLER.
-    A call with a parent is sampled if its parent is.
+    ratio: the share of the calls without a parent that are sampled; one with a parent is if its
+    parent is. None leaves it to OTEL_TRACES_SAMPLER, by default all and as the parent.
     """
 
     def __init__(self, exporter: SpanExporter, ratio: float | None) -> None:
         self._exporter = exporter
+        self._log = structlog.get_logger("traces")
+        self._told = _Told()
+        self._told.listen()
         sampler = None if ratio is None else ParentBased(TraceIdRatioBased(ratio))
         # It must not be shut down at the end of the process: that may take half a minute.
         self._provider = TracerProvider(sampler, _resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("equipoise", __version__)
         self._propagator = TraceContextTextMapPropagator()
-        self._log = structlog.get_logger("traces")
-        self._told = _Told()
-        self._told.listen()
 
     def call(
         self,

@@ -21,7 +21,7 @@ from server.apart import check_release
 from server.config import ServerSettings
 from server.errors import SettingsRefused
 from server.following import Following, first_fit
-from server.ports import MetricsPort, hold_port
+from server.ports import LOOPBACK, MetricsPort, admin_refused, check_port, hold_port
 from server.process import on_hang_up
 from server.ready_file import write_ready
 from server.releases import holds_releases
@@ -47,7 +47,8 @@ def supervise(settings: ServerSettings, module: str) -> int:
         raise SettingsRefused(
             "workers: more than one process on a port needs Linux, allowed here: 1"
         )
-    admin_port_of(settings, settings.workers + settings.spare_workers - 1)
+    for slot in range(settings.workers + settings.spare_workers):
+        _check_admin_port(admin_port_of(settings, slot))
     return asyncio.run(_supervise(settings, module))
 
 
@@ -66,6 +67,15 @@ def admin_port_of(settings: ServerSettings, slot: int) -> int | None:
             f"{LAST_PORT - slot} or less for these workers"
         )
     return first + slot
+
+
+def _check_admin_port(port: int | None) -> None:
+    """Now and in words, for a spare that finds its port taken would be of no use later."""
+    if port:
+        try:
+            check_port(LOOPBACK, port)
+        except SettingsRefused as error:
+            raise admin_refused(port) from error
 
 
 class _Ready:

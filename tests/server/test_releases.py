@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,28 @@ def test_who_may_only_read_says_so_too_and_a_folder_of_before_is_no_fault(
     Serves(root, "a").close()
     activate(root, bundle(tmp_path, "z"), named)
     assert not path_of(root, "a").exists()
+
+
+def test_a_look_whether_a_release_is_served_does_not_keep_a_server_from_saying_so(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activate(root, bundle(tmp_path, "a"), named)
+    look = os.open(root / releases.SERVED / "a", os.O_RDWR)
+    fcntl.flock(look, fcntl.LOCK_EX)
+    waited: list[float] = []
+
+    def looked(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            os.close(look)
+
+    monkeypatch.setattr(time, "sleep", looked)
+    serves = Serves(root, "a")
+    assert len(waited) == 3
+    for number in range(releases.KEPT + 1):
+        activate(root, bundle(tmp_path, f"r{number}"), named)
+    assert path_of(root, "a").exists()
+    serves.close()
 
 
 def test_going_back_passes_over_what_can_no_longer_be_served(root: Path, tmp_path: Path) -> None:

@@ -135,9 +135,11 @@ def live_gateway(folder: Path, *flags: str, healthy: bool = True) -> Iterator[Ga
 
         address = until(admin, 60)
         until(lambda: _admin(address, "/server_info")["state"] == "LIVE")
-        [listener] = _admin(address, "/listeners?format=json")["listener_statuses"]
-        port = listener["local_address"]["socket_address"]["port_value"]
-        gateway = Gateway(process, port, address)
+        told = re.search(
+            r"^gateway on http://127\.0\.0\.1:(\d+) to ", log.read_text(), re.MULTILINE
+        )
+        assert told is not None, log.read_text()
+        gateway = Gateway(process, int(told[1]), address)
         if healthy:
             until(gateway.serves)
         yield gateway

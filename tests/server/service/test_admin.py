@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -137,6 +138,21 @@ def test_a_taken_admin_port_is_one_line(bundle_path: Path) -> None:
     assert line.startswith(f"Error: cannot open the admin port 127.0.0.1:{port}")
 
 
+def test_a_port_that_only_a_spare_would_have_and_is_taken_is_one_line_at_once(
+    bundle_path: Path,
+) -> None:
+    last = _free_ports(3) + 2
+    with socket.create_server(("127.0.0.1", last)):
+        flags = ("--port", "0", "--admin-port", str(last - 2), "--workers", "2")
+        run = subprocess.run(
+            [sys.executable, "-m", "server.cli", "serve", "--bundle", bundle_path, *flags],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"Error: cannot open the admin port 127.0.0.1:{last}")
+
+
 def test_more_workers_than_ports_are_refused(bundle_path: Path) -> None:
     flags = ("--port", "0", "--metrics-port", "off", "--admin-port", "65534", "--workers", "2")
     run = subprocess.run(
@@ -152,7 +168,7 @@ def test_each_worker_has_a_port_after_the_first_and_tells_it(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EQUIPOISE_SPARE_WORKERS", "0")
-    first = _two_free_ports()
+    first = _free_ports(2)
     flags = ("--workers", "2", "--admin-port", str(first))
     with live_server(tmp_path, bundle_path, *flags) as server:
         told = {
@@ -174,12 +190,15 @@ def test_each_worker_has_a_port_after_the_first_and_tells_it(
         assert counted == 6
 
 
-def _two_free_ports() -> int:
+def _free_ports(count: int) -> int:
+    """The first of so many in a row."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as one:
+        with contextlib.ExitStack() as held:
+            one = held.enter_context(socket.create_server(("127.0.0.1", 0)))
             port: int = one.getsockname()[1]
             try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
+                for after in range(1, count):
+                    held.enter_context(socket.create_server(("127.0.0.1", port + after)))
             except (OSError, OverflowError):
                 continue
             return port

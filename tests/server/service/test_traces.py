@@ -9,6 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from equipoise.oip import grpc_service_pb2 as oip
 from equipoise.oip import grpc_service_pb2_grpc
 from equipoise.v1 import recommendation_pb2 as pb
 from server.config import ServerSettings
-from server.errors import SettingsRefused
+from server.errors import EquipoiseError, SettingsRefused
 from server.service import app
 from server.service.lists import Call
 from server.service.metrics import ServerMetrics
@@ -392,6 +393,37 @@ def test_a_log_line_of_a_call_names_its_trace() -> None:
     assert span.attributes["error.type"] == "INTERNAL"
     assert not span.status.is_ok
     assert USER not in span.to_json()
+
+
+def test_a_sampler_that_nobody_knows_is_told_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "some_of_them")
+    with structlog.testing.capture_logs() as logs:
+        traces = Traces(InMemorySpanExporter(), ratio=None)
+        asyncio.run(traces.close(30.0, asyncio.Event()))
+    assert ["some_of_them" in line["told"] for line in logs] == [True]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_after_a_start_that_failed_no_thread_for_spans_stays(tmp_path: Path) -> None:
+    settings = ServerSettings(bundle=tmp_path / "none", traces="console", metrics_port=None)
+
+    async def start() -> None:
+        server = app.Server(settings)
+        with pytest.raises(EquipoiseError):
+            await server.start()
+        assert threads() > before
+        await server.close()
+
+    def threads() -> int:
+        return sum("BatchSpan" in one.name for one in threading.enumerate())
+
+    before = threads()
+    asyncio.run(start())
+    while threads() > before:
+        pass
 
 
 def test_without_traces_opentelemetry_is_not_even_loaded() -> None:
