@@ -109,17 +109,20 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(log: Path, *flags: str | Path, port: int = 0) -> Iterator[Served]:
+def serving(
+    log: Path, *flags: str | Path, port: int = 0, ready_file: Path | None = None
+) -> Iterator[Served]:
     """Run `equipoise serve` with these flags until the block ends; on a free port, unless told.
 
-    log: where it writes.
+    log: where it writes. ready_file: where it says that it serves, if anyone else wants to know.
 
     Raises:
         InputRefused: it did not come up.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, log.open("wb") as written:
-        ready = Path(folder) / "ready.json"
+        ready = ready_file or Path(folder) / "ready.json"
+        ready.unlink(missing_ok=True)
         ports = ("--port", str(port), "--metrics-port", "0", "--ready-file", ready)
         begun_s = time.monotonic()
         process = subprocess.Popen(

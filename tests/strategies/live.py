@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +15,10 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from bench.served import serving
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from equipoise.v1.serving_pb2_grpc import ServingServiceStub
 
-READY_TIMEOUT_S = 240  # A first start compiles.
 STOP_TIMEOUT_S = 30
 
 
@@ -56,31 +53,12 @@ class LiveServer:
 @contextlib.contextmanager
 def live_server(folder: Path, bundle: Path, *flags: str | Path) -> Iterator[LiveServer]:
     """Serve a bundle until the block ends. `folder` gets the log and the ready file."""
-    ready, log = folder / "ready.json", folder / "server.log"
-    ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "server.cli", "serve", "--bundle", bundle, "--port", "0",
-               "--metrics-port", "0", "--ready-file", ready, *flags]  # fmt: skip
-    with log.open("wb") as log_file:
-        process = subprocess.Popen(
-            [str(part) for part in command], stderr=log_file, stdout=log_file
-        )
-    try:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"the server did not come up:\n{log.read_text()}")
-            time.sleep(0.01)
-        ports = json.loads(ready.read_text())
-        with grpc.insecure_channel(f"127.0.0.1:{ports['port']}") as channel:
-            yield LiveServer(process, ports["port"], ports["metrics_port"], channel, log)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    log = folder / "server.log"
+    with (
+        serving(log, "--bundle", bundle, *flags, ready_file=folder / "ready.json") as served,
+        grpc.insecure_channel(served.target) as channel,
+    ):
+        yield LiveServer(served.process, served.port, served.metrics_port, channel, log)
 
 
 def failure_of(call: Callable[[], object]) -> tuple[grpc.RpcError, list[Any]]:
