@@ -41,16 +41,17 @@ def equipoise(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "server.cli", *map(str, arguments)]
 
 
-def synthetic_bundle(path: Path, *, items: int, seed: int = 1) -> Path:
+def synthetic_bundle(path: Path, *, items: int, seed: int = 1, history_length: int = 50) -> Path:
     """A synthetic bundle, made by the project's own command.
 
     Raises:
         InputRefused: it was not made.
     """
-    make = ("--items", str(items), "--seed", str(seed), "--out", path)
+    shape = ("--items", str(items), "--history-length", str(history_length))
     done = subprocess.run(
-        equipoise("bundle", "synthetic", *make), capture_output=True, text=True, check=False
-    )
+        equipoise("bundle", "synthetic", *shape, "--seed", str(seed), "--out", path),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         raise InputRefused("bundle synthetic", "", done.stderr.strip() or "failed")
     return path

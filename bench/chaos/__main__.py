@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from bench.chaos.marks import Mark
 
 ITEMS = 2_000
+HISTORY = 50
+LONG_HISTORY = 500
+"""Of so many items the model takes 2 to 3 ms a list: its attention grows with their square."""
 OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows as JSON."
 )
@@ -104,15 +107,46 @@ def overload(
     strict: bool,
 ) -> None:
     """T4: twice and five times the peak, from an open loop."""  # fmt: skip
+    began_s = time.monotonic()
+    rows = _overload(seconds, workers, retry, fallback, seed, HISTORY)
+    kinds = (
+        f"{workers} worker(s), {'' if retry else 'no '}retries{', fallback' if fallback else ''}"
+    )
+    finish(
+        f"overload for {seconds:g} s each, {kinds}", "chaos_overload", rows, began_s, out, strict
+    )
+
+
+@main.command("overload-heavy")
+@click.option("--seconds", type=click.FloatRange(min=1), default=60, show_default=True)
+@click.option("--retry", is_flag=True, help="Callers with the shipped service config.")
+@click.option("--fallback", is_flag=True, help="Ask under a policy that declares a fallback.")
+@SEED
+@OUT
+@STRICT
+def overload_heavy(
+    seconds: float, retry: bool, fallback: bool, seed: int, out: Path | None, strict: bool
+) -> None:
+    """T4 with a model that takes milliseconds for a list, so that the caller keeps up."""
+    began_s = time.monotonic()
+    rows = _overload(seconds, 1, retry, fallback, seed, LONG_HISTORY)
+    kinds = f"{'' if retry else 'no '}retries{', fallback' if fallback else ''}"
+    finish(
+        f"overload of a heavy model for {seconds:g} s each, {kinds}",
+        "chaos_overload_heavy", rows, began_s, out, strict,
+    )  # fmt: skip
+
+
+def _overload(
+    seconds: float, workers: int, retry: bool, fallback: bool, seed: int, history_length: int
+) -> list[Mark]:
     from bench.chaos.overload import run
     from bench.chaos.rolling import SERVICE_CONFIG
     from bench.progress import bar
     from bench.served import serving, synthetic_bundle
 
-    began_s = time.monotonic()
-
     def work(folder: Path) -> list[Mark]:
-        bundle = synthetic_bundle(folder / "bundle", items=20_000)
+        bundle = synthetic_bundle(folder / "bundle", items=20_000, history_length=history_length)
         flags = ("--bundle", str(bundle), "--workers", str(workers))
         with (
             serving(folder / "server.log", *flags) as served,
@@ -124,13 +158,8 @@ def overload(
                 service_config=str(SERVICE_CONFIG) if retry else "",
             )  # fmt: skip
 
-    rows = in_folder(work)
-    kinds = (
-        f"{workers} worker(s), {'' if retry else 'no '}retries{', fallback' if fallback else ''}"
-    )
-    finish(
-        f"overload for {seconds:g} s each, {kinds}", "chaos_overload", rows, began_s, out, strict
-    )
+    rows: list[Mark] = in_folder(work)
+    return rows
 
 
 @main.command()

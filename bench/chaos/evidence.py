@@ -22,6 +22,9 @@ RUNS = {
     "overload": "The peak is the most lists a second that came within 100 ms, over steps of an open "
     "loop. Then twice and five times as many requests come, whatever becomes of them; then half of "
     "the peak. The caller works on the same two cores.",
+    "overload-heavy": "The same with a model whose attention goes over 500 places instead of 50: a list "
+    "costs milliseconds, as with most models in use, so that refusals are cheap beside it and the "
+    "caller keeps up with what it is to offer.",
     "rolling": "Workers of one server, and two servers behind one client, are stopped with SIGTERM "
     "in turn, under an open loop, with `proto/equipoise/v1/service_config.json`.",
     "crashes": "Workers are killed (SIGKILL) and stopped (SIGSTOP) under an open loop; and a server "
