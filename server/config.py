@@ -125,6 +125,11 @@ class ServerSettings(BaseModel):
     max_stream_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
     """How many requests of one RecommendStream are under way at once. More wait with the caller."""
 
+    max_pending_calls: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """How many calls may wait at the door, before this process has looked at them. gRPC refuses those
+    beyond at once, as CANCELLED. Under lasting overload so many always wait: lower it for callers
+    with short deadlines, raise it for large bursts."""
+
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 256
     """How many requests may wait. Higher turns overload into latency instead of refusals."""
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 ITEMS = 2_000
 HISTORY = 50
-LONG_HISTORY = 500
-"""Of so many items the model takes 2 to 3 ms a list: its attention grows with their square."""
+LONG_HISTORY = 1_000
+"""Of so many items the model takes some 3 ms a list: its attention grows with their square."""
 OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows as JSON."
 )
@@ -140,14 +140,16 @@ def overload_heavy(
 def _overload(
     seconds: float, workers: int, retry: bool, fallback: bool, seed: int, history_length: int
 ) -> list[Mark]:
-    from bench.chaos.overload import run
+    from bench.chaos.overload import PENDING, run
     from bench.chaos.rolling import SERVICE_CONFIG
     from bench.progress import bar
     from bench.served import serving, synthetic_bundle
 
     def work(folder: Path) -> list[Mark]:
         bundle = synthetic_bundle(folder / "bundle", items=20_000, history_length=history_length)
-        flags = ("--bundle", str(bundle), "--workers", str(workers))
+        settings = folder / "server.toml"
+        settings.write_text(f"max_pending_calls = {PENDING}\n", encoding="utf-8")
+        flags = ("--bundle", bundle, "--workers", str(workers), "--settings", settings)
         with (
             serving(folder / "server.log", *flags) as served,
             bar("overload", 1.0, left=True) as done,

@@ -17,11 +17,14 @@ import numpy as np
 
 from bench.chaos.marks import Mark, at_least, at_most, none_of
 from bench.chaos.openloop import Spec
-from bench.chaos.samples import OK, RESOURCE_EXHAUSTED, Samples, asked
+from bench.chaos.samples import CANCELLED, OK, RESOURCE_EXHAUSTED, Samples, asked
 from bench.served import Served
 from bench.serving.drive import Run, as_arguments
 
 DEADLINE_MS = 100
+CALLERS = 32
+PENDING = 48
+"""`max_pending_calls` of the server: what fits such a deadline."""
 STEPS = (0.5, 0.7, 0.85, 1.0, 1.15)
 """Of a closed loop's throughput, where the peak is looked for."""
 WINDOW_S = 0.5
@@ -43,8 +46,8 @@ class Peak:
 
 
 def closed_loop(target: str, bundle: Path, lists: int = 3_000, seed: int = 1) -> float:
-    """Lists a second with 64 in flight."""
-    run = Run(target, str(bundle), "unary", 64, lists, seed)
+    """Lists a second with `CALLERS` in flight."""
+    run = Run(target, str(bundle), "unary", CALLERS, lists, seed)
     process = subprocess.Popen(
         as_arguments(run), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -95,7 +98,9 @@ def counts(samples: Samples) -> str:
 
 def marks_of(name: str, over: Samples, seconds: float, peak: Peak, after: Samples) -> list[Mark]:
     """The rows of one overload and what came after it."""
-    rejected = over.answered_ms[over.codes == RESOURCE_EXHAUSTED].tolist()
+    # gRPC itself, which refuses what the server has not looked at, has no other status for it.
+    refused = (over.codes == RESOURCE_EXHAUSTED) | (over.codes == CANCELLED)
+    rejected = over.answered_ms[refused].tolist()
     admitted = over.answered_ms[over.codes == OK].tolist()
     late_ms = percentile(over.late_ms.tolist(), 99)
     rows = [
@@ -146,7 +151,7 @@ def run(
     parts = 1 + len(factors)
     peak = find_peak(spec, closed, min(8.0, seconds), lambda done: progress(done / parts))
     rows = [
-        Mark("closed loop, 64 in flight", f"{closed:,.0f} lists/s"),
+        Mark(f"closed loop, {CALLERS} in flight", f"{closed:,.0f} lists/s"),
         Mark(
             "peak of good answers",
             f"{peak.goodput:,.0f} a second at {peak.rate:,.0f} requests a second",

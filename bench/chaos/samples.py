@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.chaos.openloop import WRONG, Spec, as_arguments
 from bench.refused import InputRefused
 
-OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 4, 8, 14
+OK, CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 1, 4, 8, 14
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 

@@ -302,10 +302,10 @@ class Server:
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 # What this process does not get to, gRPC's own threads refuse: a queue that nobody
-                # looks at would make each answer late. They have no status for it (callers see
-                # CANCELLED), so a burst that the queue has room for must never meet them.
-                ("grpc.server.max_pending_requests", settings.max_queue),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_queue),
+                # looks at would make each answer late. They have no status for it: callers see
+                # CANCELLED.
+                ("grpc.server.max_pending_requests", settings.max_pending_calls),
+                ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),
             ],
         )
         guarded: Any = self._door.onto(server)  # the stubs know servers alone
