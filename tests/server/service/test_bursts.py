@@ -56,7 +56,7 @@ def test_a_larger_one_is_answered_to_callers_with_the_shipped_service_config(
     tmp_path: Path, bundle_path: Path, connections: int
 ) -> None:
     with live_server(tmp_path, bundle_path) as live:
-        calls = 5 * AT_THE_DOOR
+        calls = 2 * AT_THE_DOOR
         assert asyncio.run(_burst(live.target, calls, connections, RETRIES)) == {"OK": calls}
 
 
