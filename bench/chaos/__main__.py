@@ -47,7 +47,7 @@ def finish(
     show(f"{title}, {seconds:.0f} s", marks)
     if out is not None:
         keep(out, kind, marks, seconds, title=title)
-    sys.exit(1 if strict and any(mark.missed for mark in marks) else 0)
+    sys.exit(1 if strict and not all(mark.met for mark in marks) else 0)
 
 
 def in_folder(work: Callable[[Path], Any]) -> Any:

@@ -69,8 +69,8 @@ def page(results: Mapping[str, Any]) -> str:
     parts = [
         "# Under faults and overload\n",
         "Made by `make chaos-evidence` from what `make chaos` left in out/chaos; one run alone: "
-        "`make chaos CHAOS=overload`. PASS, or by how much a mark is missed; rows "
-        "without a mark are told and not judged. All on loopback, caller and server on the same "
+        "`make chaos CHAOS=overload`. PASS, or by how much a mark is missed; void "
+        "where the caller did not keep up; rows without a mark are told and not judged. All on loopback, caller and server on the same "
         "cores.\n",
     ]
     for run, told in results.items():

@@ -16,17 +16,24 @@ from bench.fairness.conditions import conditions
 @dataclass(frozen=True)
 class Mark:
     """One row. missed: by how much, in words; empty where the mark is met. pass_mark: empty for what
-    is told and has none."""
+    is told and has none. void: nothing follows from what was measured, so it is not judged."""
 
     what: str
     measured: str
     pass_mark: str = ""
     missed: str = ""
+    void: bool = False
+
+    @property
+    def met(self) -> bool:
+        return not self.pass_mark or not (self.missed or self.void)
 
     @property
     def verdict(self) -> str:
         if not self.pass_mark:
             return ""
+        if self.void:
+            return "void"
         return f"missed: {self.missed}" if self.missed else "PASS"
 
 

@@ -109,6 +109,10 @@ def marks_of(name: str, over: Samples, seconds: float, peak: Peak, after: Sample
         ),
         at_most(f"{name}: answered, 99th percentile", percentile(admitted, 99), DEADLINE_MS, " ms"),
         at_most(f"{name}: refused, 99th percentile", percentile(rejected, 99), REJECT_MS, " ms"),
+    ]
+    late = late_ms > LATE_MS
+    rows = [replace(row, void=late) for row in rows]
+    rows += [
         at_most(
             f"{name}: all well again after", recovered_s(after, RECOVERY_S * 2), RECOVERY_S, " s", 1
         ),
@@ -118,9 +122,7 @@ def marks_of(name: str, over: Samples, seconds: float, peak: Peak, after: Sample
     if over.fallback.any():
         share = 100 * over.fallback.sum() / max(1, int(over.ok.sum()))
         rows.append(Mark(f"{name}: of the answers, fallback lists", f"{share:.0f} %"))
-    void = (
-        "" if late_ms <= LATE_MS else " VOID: it did not keep up, so less was offered than is said"
-    )
+    void = " VOID: it did not keep up, so less was offered than is said" if late else ""
     rows.append(
         Mark(
             f"{name}: the caller",

@@ -74,6 +74,8 @@ def test_overload_rows_tell_what_is_missed_and_a_caller_that_did_not_keep_up() -
     late = dataclasses.replace(over, sent_ns=over.sent_ns + 10**8)
     rows = {row.what: row for row in overload.marks_of("x", late, 1.0, peak, ill)}
     assert "VOID" in rows["x: the caller"].measured
+    for what in ("goodput, of the peak", "answered, 99th percentile", "refused, 99th percentile"):
+        assert (rows[f"x: {what}"].verdict, rows[f"x: {what}"].met) == ("void", False)
     assert rows["x: all well again after"].missed
 
 
