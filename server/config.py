@@ -168,6 +168,13 @@ class ServerSettings(BaseModel):
     """The least severe log line to write."""
 
 
+def _of_kubernetes(name: str, value: str) -> bool:
+    """Whether it tells of a Service that is called equipoise, as each pod of its namespace gets."""
+    if name == f"{PREFIX}PORT":
+        return "://" in value
+    return name.startswith((f"{PREFIX}SERVICE_HOST", f"{PREFIX}SERVICE_PORT", f"{PREFIX}PORT_"))
+
+
 def _near(key: str) -> str:
     near = difflib.get_close_matches(key, ServerSettings.model_fields, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
@@ -200,7 +207,7 @@ def read_settings(
     variables = {
         name.removeprefix(PREFIX).lower(): value
         for name, value in environment.items()
-        if name.startswith(PREFIX)
+        if name.startswith(PREFIX) and not _of_kubernetes(name, value)
     }
     sources.append(("the environment", variables))
     sources.append(("the flags", {k: v for k, v in flags.items() if v is not None}))

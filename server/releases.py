@@ -29,6 +29,7 @@ LOCK = ".lock"
 PARTIAL = ".partial-"
 KEPT = 5
 """How many earlier releases are kept to go back to, beside those that a server serves still."""
+REMEDY = "remove it, and activate a bundle again (the releases beside it are bundles)"
 LOCK_TRIES, LOCK_TRY_S = 20, 0.005
 
 Check = Callable[[Path], str]
@@ -68,9 +69,9 @@ def read_pointer(root: Path) -> Pointer:
             f"{root} holds no releases: make it with: equipoise bundle activate {root} BUNDLE"
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Refused(f"{path} is damaged or cannot be read: {error}") from error
+        raise Refused(f"{path} is damaged or cannot be read: {error}; {REMEDY}") from error
     if not all(_is_name(one) for one in (active, *earlier)):
-        raise Refused(f"{path} is damaged: it names no releases")
+        raise Refused(f"{path} is damaged: it names no releases; {REMEDY}")
     return Pointer(active, earlier)
 
 
@@ -95,6 +96,7 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
         Refused: the folder is something else, or cannot be written.
     """
     _check_root(root)
+    _check_apart(root, bundle)
     with _told(root):
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
         with _locked(root):
@@ -134,17 +136,18 @@ def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
     before = read_pointer(root)
     with _told(root), _locked(root):
         before = read_pointer(root)
-        passed = []
+        passed, why = [], ""
         for place, bundle_id in enumerate(before.earlier):
             try:
                 check(path_of(root, bundle_id))
-            except Refused:
+            except Refused as refused:
                 passed.append(bundle_id)
+                why = why or f", the last of them {bundle_id}: {refused}"
                 continue
             after = Pointer(bundle_id, before.earlier[place + 1 :])
             point(root, after)
             return after, tuple(passed)
-    none = "none of those before it can be served" if passed else "there is none before it"
+    none = f"none of those before it can be served{why}" if passed else "there is none before it"
     raise Refused(f"cannot go back from {before.active}: {none}")
 
 
@@ -176,6 +179,13 @@ class Serves:
 def _is_served(root: Path, bundle_id: str) -> bool:
     with _lone(root, bundle_id) as alone:
         return not alone
+
+
+def _check_apart(root: Path, bundle: Path) -> None:
+    """Refuse a copy of a folder into itself, which has no end."""
+    inner, outer = root.resolve(), bundle.resolve()
+    if inner == outer or outer in inner.parents:
+        raise Refused(f"the folder of releases {root} is, or lies in, the bundle {bundle}")
 
 
 def _remove(root: Path, bundle_id: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.chaos.marks import Mark, at_least, at_most, none_of
 from bench.chaos.openloop import Spec
-from bench.chaos.samples import CANCELLED, OK, RESOURCE_EXHAUSTED, Samples, asked
+from bench.chaos.samples import CANCELLED, DEADLINE_EXCEEDED, OK, RESOURCE_EXHAUSTED, Samples, asked
 from bench.served import Served
 from bench.serving.drive import Run, as_arguments
 
@@ -59,8 +59,8 @@ def closed_loop(target: str, bundle: Path, lists: int = 3_000, seed: int = 1) ->
 
 
 def goodput(samples: Samples, seconds: float) -> float:
-    """Answers within their deadline, a second."""
-    return float(samples.ok.sum()) / seconds
+    """Answers within their deadline, a second; it runs from when each should have been sent."""
+    return float((samples.ok & (samples.took_ms <= DEADLINE_MS)).sum()) / seconds
 
 
 def find_peak(spec: Spec, around: float, seconds: float, progress: Callable[[float], None]) -> Peak:
@@ -101,13 +101,20 @@ def marks_of(name: str, over: Samples, seconds: float, peak: Peak, after: Sample
     # gRPC itself, which refuses what the server has not looked at, has no other status for it.
     refused = (over.codes == RESOURCE_EXHAUSTED) | (over.codes == CANCELLED)
     rejected = over.answered_ms[refused].tolist()
-    admitted = over.answered_ms[over.codes == OK].tolist()
+    # Who was not refused and had no answer in time counts as well, or no answer could be late.
+    let_in = (over.codes == OK) | (over.codes == DEADLINE_EXCEEDED)
+    admitted = over.answered_ms[let_in].tolist()
     late_ms = percentile(over.late_ms.tolist(), 99)
     rows = [
         at_least(
             f"{name}: goodput, of the peak", 100 * goodput(over, seconds) / peak.goodput, 90, " %"
         ),
-        at_most(f"{name}: answered, 99th percentile", percentile(admitted, 99), DEADLINE_MS, " ms"),
+        at_most(
+            f"{name}: answered or too late, 99th percentile",
+            percentile(admitted, 99),
+            DEADLINE_MS,
+            " ms",
+        ),
         at_most(f"{name}: refused, 99th percentile", percentile(rejected, 99), REJECT_MS, " ms"),
     ]
     late = late_ms > LATE_MS

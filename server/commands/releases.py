@@ -25,6 +25,9 @@ Examples:
 Exit code 0: the release before is active again. 2: there is none that could be served."""
 
 
+CHECKING = "checking it as a server does; the first time compiles, half a minute on an idle machine"
+
+
 def _check(bundle: Path) -> str:
     import asyncio
 
@@ -44,6 +47,7 @@ def activate(root: Path, bundle: Path) -> None:
     """
     from server import releases
 
+    click.echo(CHECKING, err=True)
     pointer = releases.activate(root, bundle, _check)
     before = f", before it {pointer.earlier[0]}" if pointer.earlier else ""
     click.echo(f"{pointer.active} is active{before}")
@@ -59,6 +63,7 @@ def rollback(root: Path) -> None:
     """
     from server import releases
 
+    click.echo(CHECKING, err=True)
     pointer, passed = releases.roll_back(root, _check)
     for bundle_id in passed:
         click.echo(f"{bundle_id} can no longer be served and was passed over", err=True)

@@ -31,6 +31,7 @@ from server.following import Following, first_fit
 from server.ports import MetricsPort, check_port, port_refused
 from server.ready_file import write_ready
 from server.releases import holds_releases
+from server.service import unseen
 from server.service.decode import Limits
 from server.service.exchange import Exchange, made
 from server.service.health import HealthServicer
@@ -56,6 +57,8 @@ KEEPALIVE_TIMEOUT_MS = 20_000
 LAST_TRACES_S = 3.0
 """How long a collector may take at the end for the last spans, if the grace is not over before."""
 IDLE_CHECK_S = 0.01
+LINGER_S = 1.0
+"""What callers have to leave, once their calls are answered."""
 QUIET_CHECKS = 5
 SERVICES = ("", RECOMMENDATION, SERVING, INFERENCE)
 
@@ -170,6 +173,7 @@ class Server:
         metrics_port = self._open_metrics()
         admin_port = await self._open_admin()
         await self._grpc.start()
+        self._count_unseen()
         self._health.become(health_pb2.HealthCheckResponse.SERVING)
         if settings.ready_file is not None:
             write_ready(
@@ -187,6 +191,18 @@ class Server:
             ready_ms=(self._prepare_ns + time.monotonic_ns() - started_ns) // 1_000_000,
         )
         return Addresses(port, metrics_port, admin_port)
+
+    def _count_unseen(self) -> None:
+        counting = asyncio.create_task(
+            unseen.count(self._metrics.unseen, lambda: self._door.active + self._health.watched),
+            name="unseen",
+        )
+
+        async def end() -> None:
+            counting.cancel()
+            await asyncio.wait((counting,))
+
+        self._cleanup.push_async_callback(end)
 
     def show_queue(self) -> None:
         """Put what is held now where scrapes of another process see it."""
@@ -219,9 +235,12 @@ class Server:
         await asyncio.sleep(IDLE_CHECK_S)
         self._door.parted.set()
         self._health.end()
-        hastening = asyncio.create_task(self._cut_short(hurry))
+        others = [
+            asyncio.create_task(self._cut_short(hurry)), asyncio.create_task(self._part())
+        ]  # fmt: skip
         await stopping
-        hastening.cancel()
+        for one in others:
+            one.cancel()
         if self._traces is not None:
             left_s = max(0.0, until - time.monotonic())
             await self._traces.close(min(left_s, LAST_TRACES_S), hurry)
@@ -231,6 +250,14 @@ class Server:
 
     async def _cut_short(self, hurry: asyncio.Event) -> None:
         await hurry.wait()
+        await self._grpc.stop(None)
+
+    async def _part(self) -> None:
+        """Close connections without calls that matter: gRPC would wait for those that never say a word,
+        and for watchers who do not read, until the grace is over."""
+        while self._door.active:
+            await asyncio.sleep(IDLE_CHECK_S)
+        await asyncio.sleep(LINGER_S)
         await self._grpc.stop(None)
 
     async def close(self) -> None:
@@ -291,11 +318,13 @@ class Server:
             options=[
                 # Two servers on one port would share its traffic silently.
                 ("grpc.so_reuseport", int(self._shares_port)),
-                # Only the admin port asks for what it would count.
-                ("grpc.enable_channelz", int(settings.admin_port is not None)),
+                # For the calls that nothing else counts; the admin port tells all of it.
+                ("grpc.enable_channelz", 1),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                # Or between the two it is drawn by lot who is refused.
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.max_concurrent_streams", settings.max_connection_calls),
                 # A caller that vanished without a word must not be held for ever.
                 ("grpc.keepalive_time_ms", int(settings.keepalive_s * 1e3)),

@@ -47,6 +47,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # i
         for changed in self._watchers:
             changed.set()
 
+    @property
+    def watched(self) -> int:
+        """How many watch."""
+        return len(self._watchers)
+
     def serving(self, service: str) -> bool:
         """Whether a service is SERVING."""
         return bool(self._states.get(service) == health_pb2.HealthCheckResponse.SERVING)

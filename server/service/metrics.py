@@ -92,6 +92,11 @@ class ServerMetrics:
             ["grpc_method", "grpc_code"],
             registry=registry,
         )
+        self.unseen = Counter(
+            "equipoise_unseen_calls",
+            "Calls that ended before the process looked at them: the door was full, or it was too late",
+            registry=registry,
+        )
         feedback = Counter(
             "equipoise_feedback_events",
             "Feedback events by what became of them",

@@ -8,6 +8,7 @@ unexpected exception never leaves the process.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import grpc
@@ -21,8 +22,9 @@ from equipoise.v1 import recommendation_pb2 as pb
 from server.errors import EquipoiseError, InvalidField, Reason
 
 DOMAIN = "equipoise"
-# What a caller should wait before it tries again after QUEUE_FULL.
-RETRY_DELAY_MS = 50
+RETRY_DELAY_MS = 25, 100
+"""From and to: how long a caller should wait before it tries again after QUEUE_FULL. Drawn for each,
+so that those who are refused together do not come back together."""
 
 CODES: dict[Reason, grpc.StatusCode] = {
     Reason.INVALID_FIELD: grpc.StatusCode.INVALID_ARGUMENT,
@@ -107,7 +109,9 @@ def recommend_error(
         field_violations=[
             pb.FieldViolation(field=field, description=text) for field, text in failure.violations
         ],
-        retry_delay_ms=RETRY_DELAY_MS if failure.reason is Reason.QUEUE_FULL else 0,
+        retry_delay_ms=random.randint(*RETRY_DELAY_MS)
+        if failure.reason is Reason.QUEUE_FULL
+        else 0,
         request_id=request_id,
     )
 
@@ -129,9 +133,10 @@ def wire_error(error: BaseException, request_id: str) -> WireError:
             )
         )
     if failure.reason is Reason.QUEUE_FULL:
-        delay = Duration(nanos=RETRY_DELAY_MS * 1_000_000)
+        delay_ms = random.randint(*RETRY_DELAY_MS)
+        delay = Duration(nanos=delay_ms * 1_000_000)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-        trailers.append(("grpc-retry-pushback-ms", str(RETRY_DELAY_MS)))
+        trailers.append(("grpc-retry-pushback-ms", str(delay_ms)))
     status = status_pb2.Status(code=failure.number, message=failure.message, details=details)
     trailers.append(("grpc-status-details-bin", status.SerializeToString()))
     return WireError(failure.code, failure.message, tuple(trailers))

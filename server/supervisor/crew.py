@@ -299,7 +299,9 @@ class Crew:
             return
         reason = Reason.EXITED if code >= 0 else Reason.KILLED
         reason = Reason.SILENT if worker.silenced else reason
-        self._log.error("worker died", worker=worker.pid, reason=reason, **told)
+        # One that was asked to end by somebody else, and did, is no fault.
+        tell = self._log.warning if code == 0 else self._log.error
+        tell("worker died", worker=worker.pid, reason=reason, **told)
         self._counts.restarts[reason].inc()
         if worker.phase in (Phase.ORDERED, Phase.SERVING):
             replaced = self._replaces.pop(worker.slot, None)

@@ -63,6 +63,18 @@ def test_the_same_release_again_is_no_other_and_goes_first(root: Path, tmp_path:
     assert read_pointer(root) == Pointer("a", ("b",))
 
 
+def test_a_bundle_that_holds_the_folder_is_not_copied_into_itself(
+    root: Path, tmp_path: Path
+) -> None:
+    activate(root, bundle(tmp_path, "a"), named)
+    (tmp_path / "id").write_text("all")
+    for around in (root, tmp_path):
+        with pytest.raises(Refused, match="is, or lies in, the bundle"):
+            activate(root, around, named)
+    assert read_pointer(root).active == "a"
+    assert list((root / releases.FOLDER).iterdir()) == [path_of(root, "a")]
+
+
 def test_a_damaged_copy_of_the_same_release_is_replaced(root: Path, tmp_path: Path) -> None:
     a = bundle(tmp_path, "a")
     activate(root, a, named)

@@ -43,6 +43,15 @@ def test_a_bad_setting_names_key_source_value_and_what_is_allowed(
     assert message in str(refused.value)
 
 
+def test_what_kubernetes_tells_of_a_service_of_this_name_is_no_setting() -> None:
+    told = {
+        "EQUIPOISE_SERVICE_HOST": "10.0.0.1", "EQUIPOISE_SERVICE_PORT": "50051",
+        "EQUIPOISE_SERVICE_PORT_GRPC": "50051", "EQUIPOISE_PORT": "tcp://10.0.0.1:50051",
+        "EQUIPOISE_PORT_50051_TCP": "tcp://10.0.0.1:50051", "EQUIPOISE_PORT_50051_TCP_PORT": "50051",
+    }  # fmt: skip
+    assert read_settings(None, told, {"bundle": "b"}) == read_settings(None, {}, {"bundle": "b"})
+
+
 def test_an_unknown_key_of_the_file_is_refused_with_the_near_miss(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text('bundle = "b"\nmetric_port = 1\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -13,12 +14,21 @@ from bench.chaos.rolling import SERVICE_CONFIG
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.config import ServerSettings
-from strategies.live import live_server
+from strategies.live import LiveServer, live_server
+from strategies.workers import until
 
 pytestmark = pytest.mark.slow
 AT_THE_DOOR = ServerSettings(bundle=Path("b")).max_pending_calls
 ALONE = ("grpc.use_local_subchannel_pool", 1)
 RETRIES = ("grpc.service_config", SERVICE_CONFIG.read_text(encoding="utf-8"))
+
+
+def metric(live: LiveServer, name: str) -> float:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{live.metrics_port}/metrics", timeout=10
+    ) as page:
+        lines = page.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
 async def _burst(
@@ -68,4 +78,8 @@ def test_what_the_door_has_no_room_for_is_refused_and_the_rest_answered(
         told = asyncio.run(_burst(live.target, 400, 4))
         assert set(told) == {"OK", "CANCELLED"}
         assert told["OK"] >= 4
+        # Nothing else tells an operator of them.
+        page = until(lambda: metric(live, "equipoise_unseen_calls_total") >= told["CANCELLED"])
+        assert page
+        assert metric(live, "equipoise_unseen_calls_total") <= told["CANCELLED"] + 40
         assert asyncio.run(_burst(live.target, 4)) == {"OK": 4}

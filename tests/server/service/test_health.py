@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.serving_pb2 import GetServingInfoRequest
 from equipoise.v1.serving_pb2_grpc import ServingServiceStub
 from strategies.live import LiveServer, failure_of, live_server
@@ -24,6 +27,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 WATCH = "/grpc.health.v1.Health/Watch"
+STREAM = "/equipoise.v1.RecommendationService/RecommendStream"
+STREAMED = pb.RecommendStreamRequest(request=pb.RecommendRequest(count=5)).SerializeToString()
 
 
 @pytest.fixture
@@ -41,10 +46,12 @@ def test_a_watcher_who_does_not_read_holds_up_no_drain(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EQUIPOISE_DRAIN_DELAY_S", "0")
-    monkeypatch.setenv("EQUIPOISE_DRAIN_GRACE_S", "4")
+    monkeypatch.setenv("EQUIPOISE_DRAIN_GRACE_S", "300")
     with (
         live_server(tmp_path, bundle_path) as live,
         call_without_window(live.port, WATCH, b""),
+        # Nor does one who never says a word.
+        socket.create_connection(("127.0.0.1", live.port)),
     ):
         reads = watch(live)
         assert next(reads).status == SERVING
@@ -111,37 +118,47 @@ def test_who_watches_may_not_hold_a_message_for_as_long(server: LiveServer, kept
     watching.cancel()
 
 
-def test_the_admin_port_answers_while_the_server_drains_and_does_not_keep_it(
+def test_the_admin_port_answers_while_callers_are_refused(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EQUIPOISE_DRAIN_DELAY_S", "0")
-    monkeypatch.setenv("EQUIPOISE_DRAIN_GRACE_S", "8")
-    with live_server(tmp_path, bundle_path, "--admin-port", "0") as live:
-        port = json.loads((tmp_path / "ready.json").read_text())["admin_port"]
-        with (
-            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
-            call_without_window(live.port, WATCH, b""),  # Which lasts as long as the grace.
-        ):
-            asked, health = ServingServiceStub(channel), health_pb2_grpc.HealthStub(channel)
-            watching = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
-            assert next(watching).status == SERVING
-            live.process.send_signal(signal.SIGTERM)
-            assert next(watching).status == NOT_SERVING
-            begun_s, left_s = time.monotonic(), None
-            while left_s is None or time.monotonic() < left_s + 1:
-                # Asked all the time, and yet callers are let go long before half of the grace.
-                asked.GetServingInfo(GetServingInfoRequest(), timeout=10)
-                if left_s is None and _refuses(live):
-                    left_s = time.monotonic()
-            assert left_s < begun_s + 4
-        assert live.process.wait(30) == 0
+    monkeypatch.setenv("EQUIPOISE_DRAIN_GRACE_S", "6")
+    with (
+        live_server(tmp_path, bundle_path, "--admin-port", "0") as live,
+        admin(tmp_path) as operators,
+        # Which lasts as long as the grace.
+        call_without_window(live.port, STREAM, STREAMED),
+    ):
+        own, callers = ServingServiceStub(operators), ServingServiceStub(live.channel)
+        watching = health_pb2_grpc.HealthStub(operators).Watch(
+            health_pb2.HealthCheckRequest(), timeout=60
+        )
+        assert next(watching).status == SERVING
+        live.process.send_signal(signal.SIGTERM)
+        assert next(watching).status == NOT_SERVING
+        error, _ = failure_of(lambda: callers.GetServingInfo(GetServingInfoRequest(), timeout=10))
+        assert error.code() is CODE.UNAVAILABLE
+        assert own.GetServingInfo(GetServingInfoRequest(), timeout=10).bundle_id
 
 
-def _refuses(live: LiveServer) -> bool:
-    """Whether it takes no more connections."""
-    with grpc.insecure_channel(live.target, options=[("grpc.enable_retries", 0)]) as channel:
-        try:
-            ServingServiceStub(channel).GetServingInfo(GetServingInfoRequest(), timeout=10)
-        except grpc.RpcError as error:
-            return "shutting down" not in str(error.details())
-    return False
+def test_whoever_asks_the_admin_port_all_the_time_does_not_keep_a_server(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EQUIPOISE_DRAIN_DELAY_S", "0")
+    monkeypatch.setenv("EQUIPOISE_DRAIN_GRACE_S", "200")  # Half of it would pass as well.
+    with live_server(tmp_path, bundle_path, "--admin-port", "0") as live, admin(tmp_path) as asked:
+        live.process.send_signal(signal.SIGTERM)
+        begun_s = time.monotonic()
+        while live.process.poll() is None:
+            with contextlib.suppress(grpc.RpcError):
+                ServingServiceStub(asked).GetServingInfo(GetServingInfoRequest(), timeout=10)
+            assert time.monotonic() < begun_s + 60
+        assert live.process.returncode == 0
+
+
+@contextlib.contextmanager
+def admin(folder: Path) -> Iterator[grpc.Channel]:
+    """A connection to the admin port."""
+    port = json.loads((folder / "ready.json").read_text())["admin_port"]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel

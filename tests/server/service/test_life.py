@@ -150,7 +150,9 @@ def test_a_second_sigterm_hastens(
         )
         assert next(watch).status == SERVING
         # One who takes no answers has a call that never ends by itself.
-        with call_without_window(server.port, "/grpc.health.v1.Health/Watch", b""):
+        asked = pb.RecommendStreamRequest(request=pb.RecommendRequest(count=10)).SerializeToString()
+        stream = "/equipoise.v1.RecommendationService/RecommendStream"
+        with call_without_window(server.port, stream, asked):
             server.process.send_signal(signal.SIGTERM)
             assert next(watch).status == NOT_SERVING
             with pytest.raises(grpc.RpcError):

@@ -214,7 +214,11 @@ def test_a_request_without_room_is_told_so_and_those_before_and_after_it_are_ans
         assert [answer.id for answer in stream.errors] == list(range(2, MESSAGES))
         error = stream.errors[0].outcome.error
         assert error.message == "this request has 7 bytes, others hold 14, allowed: 14 together"
-        assert (error.code, error.retry_delay_ms) == (8, 50)
+        assert error.code == 8
+        delays_ms = {answer.outcome.error.retry_delay_ms for answer in stream.errors}
+        assert all(25 <= delay_ms <= 100 for delay_ms in delays_ms)
+        # Those who are refused together are not to come back together.
+        assert len(delays_ms) > 1
         go.set()
         await running
         assert (sorted(stream.answered), flight.held) == ([0, 1], 0)
