@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
+import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.chaos.marks import Mark, all_of, at_most, none_of
@@ -30,6 +31,7 @@ FLIP_S = 1.0
 SETTLE_S = 1.0
 REPLACED_S = 60.0
 CHECK_S = 0.2
+LOOK_S = 0.005
 
 
 def run(
@@ -49,7 +51,10 @@ def run(
             seen, respawn_ms, fell = _hurt(served, bundle, how, times, rate, seed)
         rows += [
             all_of(f"workers {name}: replaced", len(respawn_ms), times),
-            at_most(f"workers {name}: place filled, longest", max(respawn_ms, default=0), RESPAWN_MS, " ms"),
+            at_most(
+                f"workers {name}: from then until its place is filled, longest",
+                max(respawn_ms, default=0), RESPAWN_MS, " ms",
+            ),
             at_most(
                 f"workers {name}: longest call, deadline {DEADLINE_MS} ms",
                 float(seen.answered_ms.max()), HANG_MS, " ms",
@@ -58,10 +63,24 @@ def run(
             none_of(f"workers {name}: answers that are none", seen.wrong),
             Mark(f"workers {name}: calls ended with", counts(seen)),
         ]  # fmt: skip
-        progress((number + 1) / 3)
+        progress((number + 1) / 4)
+    with serving(folder / "all" / "server.log", "--bundle", bundle, "--workers", "2") as served:
+        rows.append(
+            at_most(
+                "every worker and the spare killed at once: until all places are filled",
+                _all_anew_ms(served), RESPAWN_MS, " ms",
+            )
+        )  # fmt: skip
+    progress(3 / 4)
     with serving(folder / "alone" / "server.log", "--bundle", bundle) as served:
         rows.append(
-            at_most("a server that stands still: health tells", _flip_s(served), FLIP_S, " s", 2)
+            at_most(
+                f"a server that stands still: a check of health with {CHECK_S * 1e3:.0f} ms has failed",
+                _flip_s(served),
+                FLIP_S,
+                " s",
+                2,
+            )
         )
     progress(1.0)
     return rows
@@ -70,13 +89,13 @@ def run(
 def _hurt(
     served: Served, bundle: Path, how: signal.Signals, times: int, rate: float, seed: int
 ) -> tuple[Samples, Sequence[float], int]:
-    """What callers saw, how long each place was empty by the supervisor's log, and how many
-    counters fell."""
+    """What callers saw, how long after each signal the ready file named another worker in the
+    victim's place, and how many counters fell."""
     spec = Spec(
         served.target, str(bundle), rate, times * REPLACED_S, seed, "",
         deadline_ms=DEADLINE_MS, service_config=str(SERVICE_CONFIG),
     )  # fmt: skip
-    replaced = fell = 0
+    fell, respawn_ms = 0, []
     with generator(spec) as caller:
         caller.begin()
         before = _totals(served)
@@ -86,17 +105,31 @@ def _hurt(
             workers = served.workers
             victim = workers[number % len(workers)]
             os.kill(victim, how)
-            until_s = time.monotonic() + REPLACED_S
-            while victim in served.workers and time.monotonic() < until_s:
-                time.sleep(0.02)
-            replaced += victim not in served.workers
+            begun_s = time.monotonic()
+            while victim in served.workers and time.monotonic() < begun_s + REPLACED_S:
+                time.sleep(LOOK_S)
+            if victim not in served.workers:
+                respawn_ms.append((time.monotonic() - begun_s) * 1e3)
             now = _totals(served)
             fell += sum(now.get(name, 0) < value for name, value in before.items())
             before = now
         time.sleep(SETTLE_S)
         seen = caller.end()
-    told = [float(str(event["respawn_ms"])) for event in served.events() if "respawn_ms" in event]
-    return seen, told[:replaced], fell
+    return seen, respawn_ms, fell
+
+
+def _all_anew_ms(served: Served) -> float:
+    """How long after the death of all of them others serve; infinite if not in a minute."""
+    _spare_is_warm(served, 0)
+    victims = [one.pid for one in psutil.Process(served.pid).children()]
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    begun_s = time.monotonic()
+    while set(victims) & set(served.workers):
+        if time.monotonic() > begun_s + REPLACED_S:
+            return float("inf")
+        time.sleep(LOOK_S)
+    return (time.monotonic() - begun_s) * 1e3
 
 
 def _spare_is_warm(served: Served, replaced: int) -> None:

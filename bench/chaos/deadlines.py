@@ -32,6 +32,7 @@ SLACK_MS = 250.0
 SENDING = "ended while the caller sent"
 ALLOWED = {"OK", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED", SENDING}
 AT_ONCE = 64
+HELD = ("equipoise_queue_depth", "equipoise_calls_under_way", "equipoise_bytes_in_flight")
 
 
 @dataclass
@@ -136,7 +137,7 @@ def run(
             "calls that ended in a way that nobody asked for", sum(strange.values()), str(strange)
         ),
         none_of("calls that the server calls its own defect", int(internal)),
-        none_of("requests left in the queue or under way", left),
+        none_of("left in the queue, under way, or bytes in flight", left),
         none_of(
             "lists that differ from before", sum(a != b for a, b in zip(before, after, strict=True))
         ),
@@ -164,4 +165,4 @@ def _left_after_a_while(served: Served) -> int:
 
 def _left(served: Served) -> int:
     told = served.metrics()
-    return int(told["equipoise_queue_depth"] + told["equipoise_calls_under_way"])
+    return int(sum(told[name] for name in HELD))

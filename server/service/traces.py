@@ -44,6 +44,8 @@ ERRORS = frozenset(
     ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 )
 LONGEST_ID = 64
+TOLD_EVERY_S = 60.0
+"""The same again is told once in so long."""
 
 _NO_PARENT = Context()
 
@@ -159,8 +161,7 @@ class Traces:
     def __init__(self, exporter: SpanExporter, ratio: float | None) -> None:
         self._exporter = exporter
         self._log = structlog.get_logger("traces")
-        self._told = _Told()
-        self._told.listen()
+        TOLD.listen()
         sampler = None if ratio is None else ParentBased(TraceIdRatioBased(ratio))
         # It must not be shut down at the end of the process: that may take half a minute.
         self._provider = TracerProvider(sampler, _resource(), shutdown_on_exit=False)
@@ -211,7 +212,7 @@ class Traces:
         hastened = asyncio.create_task(hurry.wait())
         await asyncio.wait((sent, hastened), timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         hastened.cancel()
-        self._told.forget()
+        TOLD.forget()
         if not sent.done():
             self._log.warning("traces not sent", waited_s=within_s)
             # What is under way there fails at once.
@@ -225,6 +226,7 @@ def exporter_of(kind: Literal["otlp", "console"]) -> SpanExporter:
     Raises:
         SettingsRefused: the variables ask for what is not offered.
     """
+    TOLD.listen()
     if kind == "console":
         return ConsoleSpanExporter(
             out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n"
@@ -260,12 +262,19 @@ class _Told(logging.Handler):
         super().__init__(logging.WARNING)
         self._log = structlog.get_logger("traces")
         self._source = logging.getLogger("opentelemetry")
+        self._told_s: dict[str, float] = {}  # by the message without what was filled in
 
     def emit(self, record: logging.LogRecord) -> None:
+        # A caller's metadata may be worth a line each, and he might send it often.
+        now_s = time.monotonic()
+        if now_s < self._told_s.get(record.msg, -TOLD_EVERY_S) + TOLD_EVERY_S:
+            return
+        self._told_s[record.msg] = now_s
         self._log.warning("traces", told=record.getMessage()[:500])
 
     def listen(self) -> None:
         """From now on."""
+        self._told_s.clear()
         self._source.addHandler(self)
         self._source.propagate = False
         # Each try to reach a collector is not worth a line; that it failed is.
@@ -275,3 +284,6 @@ class _Told(logging.Handler):
         """No more."""
         self._source.removeHandler(self)
         self._source.addHandler(logging.NullHandler())
+
+
+TOLD = _Told()

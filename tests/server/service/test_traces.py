@@ -30,7 +30,7 @@ from server.service import app
 from server.service.lists import Call
 from server.service.metrics import ServerMetrics
 from server.service.servicer import RECOMMENDATION, CallDoor
-from server.service.traces import Traces
+from server.service.traces import Traces, exporter_of
 from strategies.collector import Collector, Got, collector
 from strategies.live import LiveServer, live_server
 from strategies.workers import ask, channel_to, log, pids, until
@@ -404,6 +404,31 @@ def test_a_sampler_that_nobody_knows_is_told_in_the_log(
         asyncio.run(traces.close(30.0, asyncio.Event()))
     assert ["some_of_them" in line["told"] for line in logs] == [True]
     assert capsys.readouterr().err == ""
+
+
+def test_a_variable_that_names_no_file_is_a_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/there/is/none")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
+    with structlog.testing.capture_logs() as logs:
+        traces = Traces(exporter_of("otlp"), ratio=0.0)
+        asyncio.run(traces.close(30.0, asyncio.Event()))
+    assert len(logs) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_caller_sends_again_and_again_is_told_once() -> None:
+    with structlog.testing.capture_logs() as logs:
+        traces = Traces(InMemorySpanExporter(), ratio=None)
+        for number in range(20):
+            odd = (
+                ("traceparent", f"00-{new_trace()}-{'1' * 16}-01"),
+                ("tracestate", f"=,{number};="),
+            )
+            traces.call("a/B", odd, 0).ended("OK")
+        asyncio.run(traces.close(30.0, asyncio.Event()))
+    assert len(logs) == 1
 
 
 @pytest.mark.slow
