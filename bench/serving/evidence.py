@@ -64,6 +64,9 @@ def page(result: Result) -> str:
         "seen to be that server's.\n",
         _measured_on(result),
         "## Goals\n",
+        f"{report.met_of(result)} CPython beside gRPC's Python layer costs more a list than Triton's C++ "
+        "front: what is left of a list when the call is shared by sixteen is in the table of "
+        "microseconds below.\n",
         _table(("goal", "ratio", "wanted", "", "from"), report.goal_rows(result)),
         "## Cost\n",
         "A closed loop of one caller on the same cores; what it spent itself stands last. Each "
@@ -81,7 +84,7 @@ def page(result: Result) -> str:
     if grown := report.growth_rows(result):
         parts += [
             "## Growth\n",
-            "Workers are judged by lists per second. The caller works on the same cores: where they "
+            "Workers, of whom the last goal tells, are judged by lists per second. The caller works on the same cores: where they "
             "are all busy, two workers' lists are counted per the share of the machine that the "
             "caller left; one worker and the caller have a core each.\n",
             _table(("16 in flight", "CPU us a list", "p50 ms"), grown),

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from bench.served import Served
-from bench.serving.drive import PHASES, Run, Way, as_arguments
+from bench.serving.drive import Run, Way, as_arguments
 from bench.serving.processes import Tree, foreign_listeners
 
 ITEMS = 20_000
@@ -64,7 +64,7 @@ class Cost:
 
     @property
     def rest_us(self) -> float:
-        """Of the server's CPU, what no phase has: gRPC, event loop, queue, encoding."""
+        """Of the server's CPU, what no phase has: gRPC and the event loop."""
         return self.cpu_us - sum(us for name, us in self.phases_us.items() if name != "queue_ns")
 
 
@@ -115,18 +115,26 @@ def take(
         try:
             if caller.stdout.readline() != "ready\n":
                 raise RuntimeError(f"the caller of {load.name} did not start")
+            encode_us = _encode_us(live)
             before = tree.cpu_us()
             caller.stdin.write("\n")
             caller.stdin.flush()
             told = caller.stdout.readline()
             spent = tree.cpu_us() - before
+            encode_us = _encode_us(live) - encode_us
         except BaseException:
             caller.kill()
             raise
     if caller.returncode or not told:
         raise RuntimeError(f"{load.name}: a wrong answer, or none; see above")
     result: dict[str, Any] = json.loads(told)
+    result["phases_us"]["encode_ns"] = encode_us / result["lists"]
     return result | {"cpu_us": spent / result["lists"]}
+
+
+def _encode_us(live: Served) -> float:
+    """What the server has spent on answers as messages: no answer can tell it of itself."""
+    return live.metrics()['equipoise_phase_seconds_sum{phase="encode"}'] * 1e6
 
 
 def cost(load: Load, rounds: Sequence[dict[str, Any]]) -> Cost:
@@ -141,6 +149,9 @@ def cost(load: Load, rounds: Sequence[dict[str, Any]]) -> Cost:
         p50_us=middle(lambda one: one["latency_us"][0]),
         p99_us=middle(lambda one: one["latency_us"][1]),
         lists_per_s=middle(lambda one: one["lists"] / one["seconds"]),
-        phases_us={name: middle(lambda one, name=name: one["phases_us"][name]) for name in PHASES},  # type: ignore[misc]
+        phases_us={
+            name: median(one["phases_us"][name] for one in rounds)
+            for name in rounds[0]["phases_us"]
+        },
         caller_cpu_us=middle(lambda one: one["caller_cpu_us"]),
     )

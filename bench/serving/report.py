@@ -18,6 +18,7 @@ WHERE = (
     ("features_ns", "candidates and model inputs"),
     ("model_ns", "model (its share of the batch)"),
     ("fair_ns", "fair stage and receipt"),
+    ("encode_ns", "encode: the list as a message"),
 )
 COSTS = ("", "in flight", "CPU us a list", "p50 ms", "p99 ms", "lists/s", "caller us")
 WAYS = {
@@ -95,8 +96,10 @@ def where_rows(told: Mapping[str, Any]) -> tuple[list[str], Rows]:
         if one["load"]["in_flight"] == 1 or one["load"]["way"] == "batch"
     ][:2]
     made = [[words, *(f"{one['phases_us'][name]:.0f}" for one in alone)] for name, words in WHERE]
-    made.append(["gRPC, event loop, queue, encode", *(f"{one['rest_us']:.0f}" for one in alone)])
+    made.append(["gRPC and the event loop", *(f"{one['rest_us']:.0f}" for one in alone)])
     made.append(["together: CPU", *(f"{one['cpu_us']:.0f}" for one in alone)])
+    waited = (f"{one['phases_us']['queue_ns']:.0f}" for one in alone)
+    made.append(["wait in the queue, which is no CPU", *waited])
     return [one["name"] for one in alone], made
 
 
@@ -112,6 +115,13 @@ def goal_rows(told: Mapping[str, Any]) -> Rows:
         ]
         for one in told["goals"]
     ]
+
+
+def met_of(told: Mapping[str, Any]) -> str:
+    """How many goals are met, as a sentence."""
+    return (
+        f"Of {len(told['goals'])} goals {sum(bool(one['met']) for one in told['goals'])} are met."
+    )
 
 
 def growth_rows(told: Mapping[str, Any]) -> Rows:
@@ -142,6 +152,7 @@ def show(told: Mapping[str, Any]) -> None:
         _table(console, ("16 in flight", "CPU us a list", "p50 ms"), grown)
     console.print()
     _table(console, ("goal", "ratio", "wanted", "", "from"), goal_rows(told))
+    console.print(met_of(told))
 
 
 def _table(console: Console, columns: Sequence[str], lines: Rows) -> None:

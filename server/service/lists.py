@@ -117,9 +117,11 @@ class ListMaker:
             )
             if asked.call.span is not None:
                 asked.call.span.list_made(asked.release.id, cast(Batched[Answer], batched))
+        begun_ns = time.monotonic_ns()
         response = encode.recommend_response(
             query, batched, asked.release.bundle, asked.decode_ns, asked.call.spent_ns()
         )
+        self._metrics.encoded(time.monotonic_ns() - begun_ns)
         if isinstance(made, Answer) and made.shown is not None:
             response.next_page_token = asked.release.pages.token(asked.request, made.shown)
         return response

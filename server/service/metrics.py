@@ -134,6 +134,7 @@ class ServerMetrics:
             phase.labels(name).observe
             for name in ("decode", "queue", "history", "features", "model", "fair")
         )
+        self._encode = phase.labels("encode").observe
         self._lists = Children(lists)
         self._unmet = Children(unmet)
         self._exposure = Children(exposure)
@@ -146,6 +147,10 @@ class ServerMetrics:
         manifest = bundle.manifest
         labels = manifest.bundle_id, manifest.model.digest, __version__
         self._info.labels(*labels).set(int(still))
+
+    def encoded(self, spent_ns: int) -> None:
+        """A list became a message in so long."""
+        self._encode(spent_ns / 1e9)
 
     def list_made(
         self, batched: Batched[Answer], surface: str, experiment: str, decode_ns: int

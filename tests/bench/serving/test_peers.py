@@ -29,7 +29,7 @@ from bench.serving.peers.peer import PEERS, Peer, running
 from bench.serving.processes import Tree, foreign_listeners, free_port
 
 PHASES = dict.fromkeys(
-    ("decode_ns", "queue_ns", "history_ns", "features_ns", "model_ns", "fair_ns"), 10.0
+    ("decode_ns", "queue_ns", "history_ns", "features_ns", "model_ns", "fair_ns", "encode_ns"), 10.0
 )
 
 
