@@ -20,8 +20,9 @@ RUNS = {
     "Every answer is compared with the list that the release it names gives for that request, as a "
     "server of that release alone made it beforehand.",
     "overload": "The peak is the most lists a second that came within 100 ms, over steps of an open "
-    "loop, of a server with `max_pending_calls = 48`. Then twice and five times as many requests come, whatever becomes of them; then half of "
-    "the peak. Refused are those that the server answers with RESOURCE_EXHAUSTED and those that gRPC "
+    "loop, of a server with `max_pending_calls = 48`. Then requests come at twice and "
+    "five times the rate at which the peak was found, whatever becomes of them; then at half of it. "
+    "Refused are those that the server answers with RESOURCE_EXHAUSTED and those that gRPC "
     "turns away at its door (CANCELLED). The caller works on the same two cores.",
     "overload-heavy": "The same with a model whose attention goes over 1,000 places instead of 50: a list "
     "costs milliseconds, as with most models in use, so that refusals are cheap beside it and the "

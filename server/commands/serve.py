@@ -15,6 +15,7 @@ Examples:
   equipoise serve --bundle B --workers 4
 
 Settings come from defaults, then the TOML file, then EQUIPOISE_* variables, then flags.
+Few have a flag; --show-settings tells all of them.
 SIGTERM drains: health says NOT_SERVING, calls under way end, exit code 0. A second one hastens.
 Exit code 2: the bundle or a setting was refused, and the line says why."""
 
