@@ -100,7 +100,8 @@ class Following:
             if wanted == before:
                 return
             self._log.info("release found", release=wanted)
-            serves = Serves(self._root, wanted)
+            # In another thread, for it may have to wait for who looks at the release.
+            serves = await asyncio.to_thread(Serves, self._root, wanted)
             told = await self._adopt(path_of(self._root, wanted), wanted)
         except Exception as error:
             # Whatever is wrong with a release that does not serve yet, the old one goes on; and the

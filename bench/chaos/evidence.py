@@ -25,7 +25,7 @@ RUNS = {
     "Refused are those that the server answers with RESOURCE_EXHAUSTED and those that gRPC "
     "turns away at its door (CANCELLED). The caller works on the same two cores.",
     "overload-heavy": "The same with a model whose attention goes over 1,000 places instead of 50: a list "
-    "costs milliseconds, as with most models in use, so that refusals are cheap beside it and the "
+    "costs milliseconds, so that refusals are cheap beside it and the "
     "caller keeps up with what it is to offer.",
     "rolling": "Workers of one server, and two servers behind one client, are stopped with SIGTERM "
     "in turn, under an open loop, with `proto/equipoise/v1/service_config.json`.",

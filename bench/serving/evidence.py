@@ -64,9 +64,7 @@ def page(result: Result) -> str:
         "seen to be that server's.\n",
         _measured_on(result),
         "## Goals\n",
-        f"{report.met_of(result)} CPython beside gRPC's Python layer costs more a list than Triton's C++ "
-        "front: what is left of a list when the call is shared by sixteen is in the table of "
-        "microseconds below.\n",
+        f"{report.met_of(result)}\n",
         _table(("goal", "ratio", "wanted", "", "from"), report.goal_rows(result)),
         "## Cost\n",
         "A closed loop of one caller on the same cores; what it spent itself stands last. Each "

@@ -25,7 +25,7 @@ Examples:
 Exit code 0: the release before is active again. 2: there is none that could be served."""
 
 
-CHECKING = "checking it as a server does; the first time compiles, half a minute on an idle machine"
+CHECKING = "checking it as a server does; the first time on a machine compiles, and takes a while"
 
 
 def _check(bundle: Path) -> str:
