@@ -125,14 +125,19 @@ def test_there_is_no_admin_port_unless_it_is_asked_for(live: LiveServer) -> None
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def start(bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """A start that fails."""
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli", "serve", "--bundle", bundle, *flags],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
 def test_a_taken_admin_port_is_one_line(bundle_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         flags = ("--port", "0", "--metrics-port", "off", "--admin-port", port)
-        run = subprocess.run(
-            [sys.executable, "-m", "server.cli", "serve", "--bundle", bundle_path, *flags],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        run = start(bundle_path, *flags)
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()
     assert line.startswith(f"Error: cannot open the admin port 127.0.0.1:{port}")
@@ -144,10 +149,7 @@ def test_a_port_that_only_a_spare_would_have_and_is_taken_is_one_line_at_once(
     last = _free_ports(3) + 2
     with socket.create_server(("127.0.0.1", last)):
         flags = ("--port", "0", "--admin-port", str(last - 2), "--workers", "2")
-        run = subprocess.run(
-            [sys.executable, "-m", "server.cli", "serve", "--bundle", bundle_path, *flags],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        run = start(bundle_path, *flags)
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()
     assert line.startswith(f"Error: cannot open the admin port 127.0.0.1:{last}")
@@ -155,10 +157,7 @@ def test_a_port_that_only_a_spare_would_have_and_is_taken_is_one_line_at_once(
 
 def test_more_workers_than_ports_are_refused(bundle_path: Path) -> None:
     flags = ("--port", "0", "--metrics-port", "off", "--admin-port", "65534", "--workers", "2")
-    run = subprocess.run(
-        [sys.executable, "-m", "server.cli", "serve", "--bundle", bundle_path, *flags],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    run = start(bundle_path, *flags)
     assert run.returncode == 2
     assert "admin_port: got 65534" in run.stderr
     assert "allowed: 65533 or less" in run.stderr
