@@ -25,6 +25,8 @@ Examples:
 What follows -- is for Envoy. Needs the extra web, but for --show-config.
 Exit code 2: an option was refused, and the line says why."""
 
+REFUSALS = 16
+"""How many refusals, each with a delay of its own, the gateway has to choose from."""
 TEMPLATE = Path(__file__).resolve().parents[1] / "envoy" / "gateway.yaml"
 
 
@@ -156,4 +158,29 @@ def _config(
         timeout_s=f"{timeout_s:.3f}s",
         max_message_bytes=max_message_bytes,
         descriptors=json.dumps(str(files("equipoise.v1") / "descriptors.binpb")),
+        refusals=_refusals(),
     )
+
+
+def _refusals() -> str:
+    """What stands for a server's refusal where the server had no words, as a table of Lua."""
+    import base64
+
+    from server.errors import QueueFull
+    from server.service.status import wire_error
+
+    def headers() -> dict[str, str]:
+        told = wire_error(QueueFull("too many calls wait at the server's door; try again"), "")
+        return {"grpc-status": str(told.code.value[0]), "grpc-message": told.message} | {
+            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            for name, value in told.trailers
+        }
+
+    # A string of JSON, if it is plain, is one of Lua too.
+    tables = [
+        ", ".join(
+            f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers().items()
+        )
+        for _ in range(REFUSALS)
+    ]
+    return "{" + ", ".join(f"{{{table}}}" for table in tables) + "}"

@@ -55,6 +55,40 @@ def test_overload_is_429_and_says_when_to_try_again(tmp_path: Path, bundle_path:
     assert 0.025 <= float(kinds["RetryInfo"]["retry_delay"].rstrip("s")) <= 0.1
 
 
+def test_a_full_door_is_told_as_a_full_queue(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC itself turns calls away there, as CANCELLED and without a word."""
+    monkeypatch.setenv("EQUIPOISE_MAX_PENDING_CALLS", "1")
+    with (
+        live_server(tmp_path, bundle_path, "--max-batch", "1") as server,
+        live_gateway(tmp_path, "--server", server.target) as gateway,
+        ThreadPoolExecutor(24) as callers,
+    ):
+
+        def refused() -> list[HttpAnswer]:
+            calls = [callers.submit(gateway.json, "Recommend", {"count": 3}) for _ in range(48)]
+            return [answer for call in calls if (answer := call.result(60)).status != 200]
+
+        def refused_on_the_web() -> list[HttpAnswer]:
+            calls = [callers.submit(gateway.web, "Recommend", LIST) for _ in range(48)]
+            return [
+                answer for call in calls if "grpc-status" in (answer := call.result(60)).headers
+            ]
+
+        told: list[HttpAnswer] = until(refused, 60)
+        on_the_web: list[HttpAnswer] = until(refused_on_the_web, 60)
+    exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert {answer.status for answer in told} == {429}
+    for answer in told:
+        assert answer.json["code"] == exhausted
+        kinds = {detail["@type"].rpartition(".")[2]: detail for detail in answer.json["details"]}
+        assert kinds["ErrorInfo"]["reason"] == "QUEUE_FULL"
+        assert 0.025 <= float(kinds["RetryInfo"]["retry_delay"].rstrip("s")) <= 0.1
+    assert {answer.headers["grpc-status"] for answer in on_the_web} == {str(exhausted)}
+    assert all(25 <= int(answer.headers["grpc-retry-pushback-ms"]) <= 100 for answer in on_the_web)
+
+
 def test_a_server_that_hangs_costs_a_deadline_and_is_then_left_alone(
     tmp_path: Path, bundle_path: Path
 ) -> None:
