@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from server.errors import SettingsRefused, shown
 
 PREFIX = "EQUIPOISE_"
+ENVIRONMENT = "the environment"
 CAN_BE_OFF = ("metrics_port", "admin_port")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -183,7 +184,9 @@ def _near(key: str) -> str:
 def _check_keys(source: str, keys: Mapping[str, Any]) -> None:
     for key in keys:
         if key not in ServerSettings.model_fields:
-            raise SettingsRefused(f"unknown setting {key!r} in {source}{_near(key)}")
+            # What other files of this kind have sections for.
+            hint = "; settings are in no table" if isinstance(keys[key], dict) else _near(key)
+            raise SettingsRefused(f"unknown setting {key!r} in {source}{hint}")
 
 
 def read_settings(
@@ -209,13 +212,13 @@ def read_settings(
         for name, value in environment.items()
         if name.startswith(PREFIX) and not _of_kubernetes(name, value)
     }
-    sources.append(("the environment", variables))
+    sources.append((ENVIRONMENT, variables))
     sources.append(("the flags", {k: v for k, v in flags.items() if v is not None}))
     for name, values in sources:
         _check_keys(name, values)
         for key, value in values.items():
             merged[key] = None if key in CAN_BE_OFF and value == "off" else value
-            origin[key] = name
+            origin[key] = f"{PREFIX}{key.upper()}" if name == ENVIRONMENT else name
     try:
         return ServerSettings.model_validate(merged)
     except ValidationError as invalid:

@@ -105,6 +105,7 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
                 shutil.rmtree(left, ignore_errors=True)
             partial = root / FOLDER / f"{PARTIAL}{os.getpid()}"
             try:
+                _check_room(root, bundle)
                 shutil.copytree(bundle, partial, symlinks=True)
                 bundle_id = check(partial)
                 _sync(partial)
@@ -186,6 +187,24 @@ def _check_apart(root: Path, bundle: Path) -> None:
     inner, outer = root.resolve(), bundle.resolve()
     if inner == outer or outer in inner.parents:
         raise Refused(f"the folder of releases {root} is, or lies in, the bundle {bundle}")
+
+
+def _check_room(root: Path, bundle: Path) -> None:
+    """Refuse what the disk has no room for, before it is full."""
+    needed = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise Refused(
+            f"{bundle} has {needed:,} bytes, and the disk of {root} has room for {free:,}; "
+            "the pointer was not changed"
+        )
+
+
+def left_over(root: Path, pointer: Pointer) -> tuple[str, ...]:
+    """The ids of bundles that lie there though the pointer does not name them, such as one that a
+    rollback left; the next activation removes those that no server serves."""
+    found = (entry.name for entry in (root / FOLDER).iterdir() if _is_name(entry.name))
+    return tuple(sorted(set(found) - {pointer.active, *pointer.earlier}))
 
 
 def _remove(root: Path, bundle_id: str) -> None:

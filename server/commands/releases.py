@@ -74,13 +74,20 @@ def rollback(root: Path) -> None:
 @ROOT
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def releases(root: Path, as_json: bool) -> None:
-    """Tell which release of ROOT is active, and which it can go back to."""
-    from server.releases import path_of, read_pointer
+    """Tell which release of ROOT is active, and which it can go back to.
+
+    Those marked left are neither: a rollback went back over them. The next activation removes
+    them, but for those that a server serves.
+    """
+    from server.releases import left_over, path_of, read_pointer
 
     pointer = read_pointer(root)
+    left = left_over(root, pointer)
     if as_json:
-        click.echo(json.dumps({"active": pointer.active, "earlier": pointer.earlier}))
+        click.echo(json.dumps({"active": pointer.active, "earlier": pointer.earlier, "left": left}))
         return
     click.echo(f"active   {pointer.active}   {path_of(root, pointer.active)}")
     for bundle_id in pointer.earlier:
         click.echo(f"earlier  {bundle_id}   {path_of(root, bundle_id)}")
+    for bundle_id in left:
+        click.echo(f"left     {bundle_id}   {path_of(root, bundle_id)}")

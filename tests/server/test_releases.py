@@ -75,6 +75,20 @@ def test_a_bundle_that_holds_the_folder_is_not_copied_into_itself(
     assert list((root / releases.FOLDER).iterdir()) == [path_of(root, "a")]
 
 
+def test_a_bundle_that_the_disk_has_no_room_for_is_refused_before_it_is_copied(
+    root: Path, tmp_path: Path
+) -> None:
+    activate(root, bundle(tmp_path, "a"), named)
+    huge = bundle(tmp_path, "huge")
+    with (huge / "model.onnx").open("wb") as file:
+        # A hole: it takes no room itself, and more than any disk has if it were copied.
+        os.truncate(file.fileno(), 2**43)
+    with pytest.raises(Refused, match=r"huge has 8,796,093,\d{3},\d{3} bytes, .* has room for"):
+        activate(root, huge, named)
+    assert read_pointer(root) == Pointer("a")
+    assert [path.name for path in (root / "releases").iterdir()] == ["a"]
+
+
 def test_a_damaged_copy_of_the_same_release_is_replaced(root: Path, tmp_path: Path) -> None:
     a = bundle(tmp_path, "a")
     activate(root, a, named)
@@ -181,8 +195,10 @@ def test_a_look_whether_a_release_is_served_does_not_keep_a_server_from_saying_s
 def test_going_back_passes_over_what_can_no_longer_be_served(root: Path, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         activate(root, bundle(tmp_path, name), named)
+    assert releases.left_over(root, read_pointer(root)) == ()
     shutil.rmtree(path_of(root, "b"))
     assert roll_back(root, named) == (Pointer("a", ()), ("b",))
+    assert releases.left_over(root, read_pointer(root)) == ("c",)
     assert read_pointer(root) == Pointer("a", ())
     with pytest.raises(Refused, match="cannot go back from a: there is none before it"):
         roll_back(root, named)

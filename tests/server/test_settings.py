@@ -29,7 +29,7 @@ def test_a_flag_that_was_not_given_changes_nothing() -> None:
     [
         ({"EQUIPOISE_MAX_QEUE": "3"}, {}, "max_qeue' in the environment; did you mean 'max_queue'"),
         ({}, {"port": 70_000}, "'port' from the flags: got 70000"),
-        ({"EQUIPOISE_PORT": "http"}, {}, "'port' from the environment: got 'http'"),
+        ({"EQUIPOISE_PORT": "http"}, {}, "'port' from EQUIPOISE_PORT: got 'http'"),
         ({}, {"clock": "moon"}, "got 'moon'; input should be 'wall' or 'data-end'"),
         ({}, {"max_batch": 0}, "'max_batch' from the flags: got 0"),
         ({}, {"workers": 0}, "'workers' from the flags: got 0"),
@@ -56,6 +56,13 @@ def test_an_unknown_key_of_the_file_is_refused_with_the_near_miss(tmp_path: Path
     file = tmp_path / "server.toml"
     file.write_text('bundle = "b"\nmetric_port = 1\n')
     with pytest.raises(SettingsRefused, match=r"metric_port.*did you mean 'metrics_port'"):
+        read_settings(file, {}, {})
+
+
+def test_a_table_in_the_file_is_refused_with_a_hint(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('[server]\nbundle = "b"\n')
+    with pytest.raises(SettingsRefused, match=r"'server' in .*; settings are in no table"):
         read_settings(file, {}, {})
 
 

@@ -113,7 +113,11 @@ def test_the_commands_point_and_the_server_follows(
         # gRPC tells of a fork beside its threads, in which checks would crash now and then.
         assert "fork" not in served.log.read_text()
     code, told = said("bundle", "releases", root, "--json")
-    assert json.loads(told) == {"active": bundle_id(one), "earlier": []}
+    assert json.loads(told) == {
+        "active": bundle_id(one),
+        "earlier": [],
+        "left": [bundle_id(other)],
+    }
 
 
 def test_a_refused_release_is_told_once_and_tried_again_when_asked(
