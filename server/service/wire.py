@@ -181,6 +181,12 @@ class Door:
                     return await behaviour(request, context)
                 finally:
                     self.active -= 1
+            except grpc.aio.AbortError as abort:
+                # gRPC keeps it with the call, and it the call: what its traceback and the error before
+                # it hold, the request among them, would stay until the garbage collector comes by.
+                del arrived, request
+                abort.__context__ = None
+                raise abort.with_traceback(None) from None
             finally:
                 flight.give(size)
 
