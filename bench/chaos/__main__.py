@@ -93,7 +93,6 @@ def swaps(
 @click.option("--seconds", type=click.FloatRange(min=1), default=60, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True)
 @click.option("--retry", is_flag=True, help="Callers with the shipped service config.")
-@click.option("--fallback", is_flag=True, help="Ask under a policy that declares a fallback.")
 @SEED
 @OUT
 @STRICT
@@ -101,17 +100,14 @@ def overload(
     seconds: float,
     workers: int,
     retry: bool,
-    fallback: bool,
     seed: int,
     out: Path | None,
     strict: bool,
 ) -> None:
     """T4: twice and five times the peak, from an open loop."""  # fmt: skip
     began_s = time.monotonic()
-    rows = _overload(seconds, workers, retry, fallback, seed, HISTORY)
-    kinds = (
-        f"{workers} worker(s), {'' if retry else 'no '}retries{', fallback' if fallback else ''}"
-    )
+    rows = _overload(seconds, workers, retry, seed, HISTORY)
+    kinds = f"{workers} worker(s), {'' if retry else 'no '}retries"
     finish(
         f"overload for {seconds:g} s each, {kinds}", "chaos_overload", rows, began_s, out, strict
     )
@@ -120,25 +116,42 @@ def overload(
 @main.command("overload-heavy")
 @click.option("--seconds", type=click.FloatRange(min=1), default=60, show_default=True)
 @click.option("--retry", is_flag=True, help="Callers with the shipped service config.")
-@click.option("--fallback", is_flag=True, help="Ask under a policy that declares a fallback.")
 @SEED
 @OUT
 @STRICT
-def overload_heavy(
-    seconds: float, retry: bool, fallback: bool, seed: int, out: Path | None, strict: bool
-) -> None:
+def overload_heavy(seconds: float, retry: bool, seed: int, out: Path | None, strict: bool) -> None:
     """T4 with a model that takes milliseconds for a list, so that the caller keeps up."""
     began_s = time.monotonic()
-    rows = _overload(seconds, 1, retry, fallback, seed, LONG_HISTORY)
-    kinds = f"{'' if retry else 'no '}retries{', fallback' if fallback else ''}"
+    rows = _overload(seconds, 1, retry, seed, LONG_HISTORY)
     finish(
-        f"overload of a heavy model for {seconds:g} s each, {kinds}",
+        f"overload of a heavy model for {seconds:g} s each, {'' if retry else 'no '}retries",
         "chaos_overload_heavy", rows, began_s, out, strict,
     )  # fmt: skip
 
 
+@main.command("overload-fallback")
+@click.option("--seconds", type=click.FloatRange(min=1), default=60, show_default=True)
+@SEED
+@OUT
+@STRICT
+def overload_fallback(seconds: float, seed: int, out: Path | None, strict: bool) -> None:
+    """The same under a policy that declares a fallback list for requests without time."""
+    began_s = time.monotonic()
+    rows = _overload(seconds, 1, False, seed, LONG_HISTORY, fallback=True)
+    finish(
+        f"overload of a heavy model for {seconds:g} s each, with a declared fallback",
+        "chaos_overload_fallback", rows, began_s, out, strict,
+    )  # fmt: skip
+
+
 def _overload(
-    seconds: float, workers: int, retry: bool, fallback: bool, seed: int, history_length: int
+    seconds: float,
+    workers: int,
+    retry: bool,
+    seed: int,
+    history_length: int,
+    *,
+    fallback: bool = False,
 ) -> list[Mark]:
     from bench.chaos.overload import PENDING, run
     from bench.chaos.rolling import SERVICE_CONFIG
@@ -156,8 +169,7 @@ def _overload(
         ):
             return run(
                 served, bundle, seconds=seconds, seed=seed, progress=done,
-                policy="provider-tiers-or-fallback" if fallback else "",
-                service_config=str(SERVICE_CONFIG) if retry else "",
+                fallback=fallback, service_config=str(SERVICE_CONFIG) if retry else "",
             )  # fmt: skip
 
     rows: list[Mark] = in_folder(work)

@@ -27,6 +27,9 @@ RUNS = {
     "overload-heavy": "The same with a model whose attention goes over 1,000 places instead of 50: a list "
     "costs milliseconds, so that refusals are cheap beside it and the "
     "caller keeps up with what it is to offer.",
+    "overload-fallback": "The same under the policy `provider-tiers-or-fallback`, which declares what a "
+    "request without time gets: a precomputed list that keeps its bounds. Such lists count as answers, "
+    "and their receipts name them; what the door refuses is refused as ever.",
     "rolling": "Workers of one server, and two servers behind one client, are stopped with SIGTERM "
     "in turn, under an open loop, with `proto/equipoise/v1/service_config.json`.",
     "crashes": "Workers are killed (SIGKILL) and stopped (SIGSTOP) under an open loop; and a server "

@@ -22,6 +22,7 @@ from bench.served import Served
 from bench.serving.drive import Run, as_arguments
 
 DEADLINE_MS = 100
+FALLBACK_POLICY = "provider-tiers-or-fallback"
 CALLERS = 32
 PENDING = 48
 """`max_pending_calls` of the server: what fits such a deadline."""
@@ -64,16 +65,21 @@ def goodput(samples: Samples, seconds: float) -> float:
 
 
 def find_peak(spec: Spec, around: float, seconds: float, progress: Callable[[float], None]) -> Peak:
-    """The best of the steps."""
-    best = Peak(0.0, 0.0)
+    """The best of the steps.
+
+    Raises:
+        RuntimeError: none had a good answer.
+    """
+    best, seen = Peak(0.0, 0.0), ""
     for number, step in enumerate(STEPS, start=1):
         rate = step * around
-        got = goodput(
-            asked(replace(spec, rate=rate, seconds=seconds, seed=spec.seed + number)), seconds
-        )
+        samples = asked(replace(spec, rate=rate, seconds=seconds, seed=spec.seed + number))
+        got, seen = goodput(samples, seconds), counts(samples)
         if got > best.goodput:
             best = Peak(got, rate)
         progress(number / len(STEPS))
+    if not best.goodput:
+        raise RuntimeError(f"no answer came within {DEADLINE_MS} ms; calls ended with {seen}")
     return best
 
 
@@ -96,8 +102,10 @@ def counts(samples: Samples) -> str:
     return ", ".join(f"{NAMES.get(code, code)} {n:,}" for code, n in samples.by_code().items())
 
 
-def marks_of(name: str, over: Samples, seconds: float, peak: Peak, after: Samples) -> list[Mark]:
-    """The rows of one overload and what came after it."""
+def marks_of(
+    name: str, over: Samples, seconds: float, peak: Peak, after: Samples, *, fallback: bool = False
+) -> list[Mark]:
+    """The rows of one overload and what came after it. fallback: the policy declares one."""
     # gRPC itself, which refuses what the server has not looked at, has no other status for it.
     refused = (over.codes == RESOURCE_EXHAUSTED) | (over.codes == CANCELLED)
     rejected = over.answered_ms[refused].tolist()
@@ -118,7 +126,8 @@ def marks_of(name: str, over: Samples, seconds: float, peak: Peak, after: Sample
         at_most(f"{name}: refused, 99th percentile", percentile(rejected, 99), REJECT_MS, " ms"),
     ]
     late = late_ms > LATE_MS
-    rows = [replace(row, void=late) for row in rows]
+    if late:
+        rows = [replace(row, void=True, measured="-", missed="") for row in rows]
     rows += [
         at_most(
             f"{name}: all well again after", recovered_s(after, RECOVERY_S * 2), RECOVERY_S, " s", 1
@@ -126,9 +135,12 @@ def marks_of(name: str, over: Samples, seconds: float, peak: Peak, after: Sample
         none_of(f"{name}: answers that are none", over.wrong + after.wrong),
         Mark(f"{name}: ended with", counts(over)),
     ]
-    if over.fallback.any():
+    if fallback:
         share = 100 * over.fallback.sum() / max(1, int(over.ok.sum()))
-        rows.append(Mark(f"{name}: of the answers, fallback lists", f"{share:.0f} %"))
+        none = "" if over.fallback.any() else "there are none"
+        rows.append(
+            Mark(f"{name}: of the answers, fallback lists", f"{share:.0f} %", "> 0 %", none)
+        )
     void = " VOID: it did not keep up, so less was offered than is said" if late else ""
     rows.append(
         Mark(
@@ -145,18 +157,17 @@ def run(
     *,
     seconds: float,
     factors: Sequence[float] = (2, 5),
-    candidates: int = 200,
-    policy: str = "",
+    fallback: bool = False,
     service_config: str = "",
     seed: int = 1,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[Mark]:
-    """All rows of a server."""
+    """All rows of a server. fallback: ask under a policy that declares one, without candidates of
+    the caller's own, for which there is none."""
     closed = closed_loop(served.target, bundle)
-    spec = Spec(
-        served.target, str(bundle), 0, 0, seed, "", deadline_ms=DEADLINE_MS, candidates=candidates,
-        policy=policy,
-    )  # fmt: skip
+    spec = Spec(served.target, str(bundle), 0, 0, seed, "", deadline_ms=DEADLINE_MS)
+    if fallback:
+        spec = replace(spec, candidates=0, policy=FALLBACK_POLICY)
     parts = 1 + len(factors)
     peak = find_peak(spec, closed, min(8.0, seconds), lambda done: progress(done / parts))
     rows = [
@@ -176,6 +187,8 @@ def run(
         after = asked(
             replace(spec, rate=peak.rate / 2, seconds=RECOVERY_S * 2, seed=seed + 100 * number + 1)
         )
-        rows += marks_of(f"{factor:g} times the peak", over, seconds, peak, after)
+        rows += marks_of(
+            f"{factor:g} times the peak", over, seconds, peak, after, fallback=fallback
+        )
         progress((1 + number) / parts)
     return rows

@@ -74,7 +74,11 @@ def main(out: Path, port: int, metrics_port: int) -> None:
             process.terminate()
             sys.exit(process.wait(STOP_TIMEOUT_S))
         except KeyboardInterrupt:
-            # The terminal sent the signal to the server too: it drains.
+            # The terminal sent the signal to the server too: it drains. Whoever sent it to this
+            # process alone has the server stopped as well.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                sys.exit(process.wait(STOP_TIMEOUT_S))
+            process.terminate()
             sys.exit(process.wait(STOP_TIMEOUT_S))
 
 

@@ -166,9 +166,7 @@ def mutants(modules: tuple[str, ...], folder: Path, out: Path | None, as_json: b
         known = ", ".join(settings.modules)
         raise click.BadParameter(f"got {unknown!r}; allowed: {known}", param_hint="'--module'")
     if importlib.util.find_spec("cosmic_ray") is None:
-        raise click.ClickException(
-            "needs Cosmic Ray: pip install 'equipoise[mutants]', or make mutants"
-        )
+        raise click.ClickException("needs Cosmic Ray: pip install '.[mutants]', or make mutants")
     with bar("mutants", 1.0, left=True) as progress:
         try:
             fates, seconds = hunt(settings, folder.resolve(), modules or settings.modules, progress)

@@ -172,9 +172,11 @@ def evidence(results: Path) -> None:
     """Keep the result in docs/evidence and make docs/performance.md of it."""
     from bench.serving.evidence import PAGE, collect, read, write
 
-    collect(results)
     try:
+        collect(results)
         write(read())
+    except ValueError as partial:
+        raise click.ClickException(str(partial)) from partial
     except FileNotFoundError as missing:
         raise click.ClickException(f"{missing.filename}: run the command first") from missing
     click.echo(f"made {PAGE.name}")

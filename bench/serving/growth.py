@@ -24,7 +24,7 @@ from bench.serving.work import ListMaker
 IDS_DRAWN = 100_000
 """Item ids in all messages of a step: with many candidates each, fewer differ."""
 FULL = 0.9
-"""Of the cores, how much must be busy for a caller to be in the server's way."""
+"""Of the cores, how much two workers and the caller must have had for their throughput to tell."""
 
 
 @dataclass(frozen=True)
@@ -148,41 +148,41 @@ def by_workers(
             )
     one, two = (_middle(own) for own in taken.values())
     cores = len(os.sched_getaffinity(0))
-    ratio = median(workers_ratio(a, b, cores) for a, b in zip(taken[1], taken[2], strict=True))
     note = "; ".join(
         f"{own.workers}: {own.lists_per_s:,.0f} lists/s, server {own.server_cores:.2f} cores, "
         f"caller {own.caller_cores:.2f}"
         for own in (one, two)
     )
     return {
-        "ratio": ratio,
+        "ratio": workers_ratio(one, two, cores),
         "raw_ratio": two.lists_per_s / one.lists_per_s,
         "cores": cores,
-        "note": f"{note}; raw {two.lists_per_s / one.lists_per_s:.2f}",
+        "note": f"{note}; raw {two.lists_per_s / one.lists_per_s:.2f}; of {cores} cores one "
+        f"worker's {one.server_cores:.2f} leave room for {cores / one.server_cores:.2f} times its lists",
         "steps": [asdict(one), asdict(two)],
     }
 
 
-def workers_ratio(one: Throughput, two: Throughput, cores: int) -> float:
+def workers_ratio(one: Throughput, two: Throughput, cores: int) -> float | None:
     """How many times more lists two workers make, were the caller elsewhere.
 
-    A caller takes time from a server only where the cores are all busy: then the server had
+    Where there are no more cores than workers the caller takes time from them: the server had
     cores - caller of them, and its lists are counted per that share of the machine. One worker and
-    the caller have a core each, so that its figure stands as it is.
+    the caller have a core each, so that its figure stands as it is. None where the cores were not
+    all busy: something else used them, or the caller did not keep up, and nothing follows.
 
     >>> one = Throughput(1, 4000.0, 1.0, 0.5)
     >>> round(workers_ratio(one, Throughput(2, 6000.0, 1.5, 0.5), cores=2), 2)
     2.0
     >>> workers_ratio(one, Throughput(2, 6000.0, 1.5, 0.5), cores=4)
     1.5
+    >>> workers_ratio(one, Throughput(2, 5000.0, 1.3, 0.4), cores=2)
     """
-    return _accounted(two, cores) / _accounted(one, cores)
-
-
-def _accounted(own: Throughput, cores: int) -> float:
-    busy = own.server_cores + own.caller_cores
-    in_the_way = own.workers >= cores and busy >= FULL * cores
-    return own.lists_per_s / ((1 - own.caller_cores / cores) if in_the_way else 1.0)
+    if cores > two.workers:
+        return two.lists_per_s / one.lists_per_s
+    if two.server_cores + two.caller_cores < FULL * cores:
+        return None
+    return two.lists_per_s / (1 - two.caller_cores / cores) / one.lists_per_s
 
 
 def _middle(own: Sequence[Throughput]) -> Throughput:

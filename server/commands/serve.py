@@ -96,8 +96,15 @@ def command(settings_file: Path | None, show_settings: bool, **flags: Any) -> in
     import os
 
     from server.config import ServerSettings, read_settings
+    from server.errors import SettingsRefused
 
-    settings = read_settings(settings_file, os.environ, flags)
+    try:
+        settings = read_settings(settings_file, os.environ, flags)
+    except SettingsRefused:
+        if not show_settings or flags["bundle"]:
+            raise
+        # To look at them none is needed.
+        settings = read_settings(settings_file, os.environ, flags | {"bundle": Path("BUNDLE")})
     if show_settings:
         _show(ServerSettings, settings)
         return 0

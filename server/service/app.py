@@ -417,7 +417,7 @@ def _traces(settings: ServerSettings) -> Traces | None:
     except ModuleNotFoundError as error:
         raise SettingsRefused(
             f"traces {settings.traces!r}: {error.name} is not installed; "
-            "pip install 'equipoise[otel]' brings it"
+            "pip install '.[otel]' brings it"
         ) from error
     except ValueError as error:  # of its limits, some of which it reads when it is imported
         raise SettingsRefused(

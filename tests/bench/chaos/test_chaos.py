@@ -12,7 +12,7 @@ from bench.chaos import crashes, deadlines, overload, rolling
 from bench.chaos.marks import Mark
 from bench.chaos.openloop import WRONG, Spec, arrivals_s
 from bench.chaos.samples import Samples, asked
-from bench.served import serving
+from bench.served import serving, synthetic_bundle
 from strategies.bundles import tiny_bundle
 
 SHORT = {"history": 10, "candidates": 40}
@@ -102,9 +102,21 @@ def test_an_open_loop_counts_every_request_and_checks_each_answer(
 @pytest.mark.slow
 def test_under_overload_answers_stay_right_and_nothing_breaks(bundle: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "s.log", "--bundle", str(bundle)) as served:
-        rows = overload.run(served, bundle, seconds=1.5, factors=(2,), candidates=60)
+        rows = overload.run(served, bundle, seconds=1.5, factors=(2,))
     assert missed(rows, "answers that are none") == []
     assert len(rows) == 9
+
+
+@pytest.mark.slow
+def test_a_declared_fallback_is_seen_in_the_answers(tmp_path: Path) -> None:
+    bundle = synthetic_bundle(tmp_path / "bundle", items=2_000, history_length=500)
+    settings = tmp_path / "s.toml"
+    settings.write_text("max_pending_calls = 48\n", encoding="utf-8")
+    flags = ("--bundle", str(bundle), "--settings", str(settings))
+    with serving(tmp_path / "s.log", *flags) as served:
+        rows = overload.run(served, bundle, seconds=1, factors=(4,), fallback=True)
+    assert missed(rows, "fallback lists", "answers that are none") == []
+    assert sum("fallback lists" in row.what for row in rows) == 1
 
 
 @pytest.mark.slow

@@ -77,3 +77,27 @@ def test_the_result_is_kept_and_the_page_is_written(
     made = CliRunner().invoke(main, ["evidence", "--results", str(tmp_path)])
     assert made.exit_code == 0, made.output
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == evidence.page(result)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "told"),
+    [
+        ({"short": True}, "all but a short run"),
+        ({"growth": {}}, "growth"),
+        ({"peer_versions": {"triton": "x"}}, "bentoml"),
+    ],
+)
+def test_a_part_does_not_take_the_place_of_the_whole(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    result: dict[str, Any],
+    lacks: dict[str, Any],
+    told: str,
+) -> None:
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path / "kept")
+    monkeypatch.setattr(evidence, "PAGE", tmp_path / "page.md")
+    (tmp_path / "cost.json").write_text(json.dumps(result | lacks), encoding="utf-8")
+    made = CliRunner().invoke(main, ["evidence", "--results", str(tmp_path)])
+    assert made.exit_code == 1
+    assert f"lacks {told}" in made.output
+    assert not (tmp_path / "page.md").exists()
