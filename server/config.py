@@ -105,13 +105,17 @@ class ServerSettings(BaseModel):
     """How many bytes the requests that one process has read and not answered may have together; the
     next gets RESOURCE_EXHAUSTED before it is parsed. One alone may have more."""
 
+    max_unread_bytes: Annotated[int, Field(ge=1024, le=64 * 1024**3)] = 8 * 1024 * 1024
+    """How many bytes of answers one connection may leave unread; its next calls get
+    RESOURCE_EXHAUSTED before any work. Streams wait instead."""
+
     max_connection_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """How many calls of one connection are under way at once, streams among them. More wait with
     the caller."""
 
     keepalive_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     """How long a connection may be silent before it is asked whether it is still there; one that
-    does not answer within 20 s is closed, and its calls with it."""
+    does not answer within as long, at most 20 s, is closed, and its calls with it."""
 
     page_key_file: Path | None = None
     """A file with at least 16 random bytes that signs page tokens. Without it each server makes its

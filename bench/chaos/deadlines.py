@@ -32,7 +32,8 @@ SLACK_MS = 250.0
 SENDING = "ended while the caller sent"
 ALLOWED = {"OK", "DEADLINE_EXCEEDED", "CANCELLED", "RESOURCE_EXHAUSTED", SENDING}
 AT_ONCE = 64
-HELD = ("equipoise_queue_depth", "equipoise_calls_under_way", "equipoise_bytes_in_flight")
+HELD = ("equipoise_queue_depth", "equipoise_calls_under_way", "equipoise_bytes_in_flight",
+        "equipoise_bytes_unread")  # fmt: skip
 
 
 @dataclass

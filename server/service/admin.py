@@ -50,7 +50,7 @@ class AdminPort:
             ]
         )
         # A door of its own, which never closes: a drain neither refuses these calls nor waits for them.
-        guarded: Any = Door(metrics, settings.max_bytes_in_flight).onto(self._server)
+        guarded: Any = Door(metrics, settings).onto(self._server)
         serving_pb2_grpc.add_ServingServiceServicer_to_server(
             ServingServicer(current, metrics), guarded
         )

@@ -194,7 +194,7 @@ class Server:
 
     def _count_unseen(self) -> None:
         counting = asyncio.create_task(
-            unseen.count(self._metrics.unseen, lambda: self._door.active + self._health.watched),
+            unseen.count(self._metrics.unseen, lambda: self._door.unended + self._health.watched),
             name="unseen",
         )
 
@@ -209,6 +209,7 @@ class Server:
         self._metrics.queue_depth.set(self._batcher.depth)
         self._metrics.under_way.set(self._door.active)
         self._metrics.bytes_in_flight.set(self._door.flight.held)
+        self._metrics.bytes_unread.set(self._door.unread.held)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Drain: NOT_SERVING first, then finish the calls under way, then close the stores.
@@ -313,7 +314,9 @@ class Server:
     def _make_grpc(self, committer: GroupCommitter | None) -> grpc.aio.Server:
         settings, metrics = self._settings, self._metrics
         traces = self._traces
-        self._door = Door(metrics, settings.max_bytes_in_flight, traces)
+        keepalive_ms = int(settings.keepalive_s * 1e3)
+        keepalive_timeout_ms = min(keepalive_ms, KEEPALIVE_TIMEOUT_MS)
+        self._door = Door(metrics, settings, traces)
         server = grpc.aio.server(
             options=[
                 # Two servers on one port would share its traffic silently.
@@ -327,8 +330,10 @@ class Server:
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.max_concurrent_streams", settings.max_connection_calls),
                 # A caller that vanished without a word must not be held for ever.
-                ("grpc.keepalive_time_ms", int(settings.keepalive_s * 1e3)),
-                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.keepalive_time_ms", keepalive_ms),
+                # Of a connection on which nothing comes, and of one that answers no ping.
+                ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+                ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
                 ("grpc.keepalive_permit_without_calls", 1),
                 # What this process does not get to, gRPC's own threads refuse: a queue that nobody
                 # looks at would make each answer late. They have no status for it: callers see
@@ -396,6 +401,7 @@ class Server:
         self._metrics.queue_depth.set_function(lambda: self._batcher.depth)
         self._metrics.under_way.set_function(lambda: self._door.active)
         self._metrics.bytes_in_flight.set_function(lambda: self._door.flight.held)
+        self._metrics.bytes_unread.set_function(lambda: self._door.unread.held)
         # Alone, this process is its own only worker.
         WorkerCounts(self._metrics.registry).serving.set(1)
         self._metrics_port = MetricsPort(

@@ -91,8 +91,10 @@ class ListMaker:
         self._metrics = metrics
         self._log = structlog.get_logger("service")
 
-    def ask(self, request: pb.RecommendRequest, call: Call) -> Asked:
-        """Check the request and queue it.
+    def ask(
+        self, request: pb.RecommendRequest, call: Call, release: Release | None = None
+    ) -> Asked:
+        """Check the request and queue it. release: which makes it; None: the current one.
 
         Raises:
             InvalidField, PageTokenInvalid: the request is outside the contract.
@@ -100,7 +102,7 @@ class ListMaker:
         """
         deadline_ns, background = call.deadline_ns, call.background
         self._batcher.check_room(deadline_ns, background=background)
-        release = self._current.release
+        release = release or self._current.release
         query = decode.recommend_query(request, call.request_id, self._limits, deadline_ns)
         if request.page_token:
             query = replace(query, after=release.pages.page(request))

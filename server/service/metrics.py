@@ -122,6 +122,12 @@ class ServerMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.bytes_unread = Gauge(
+            "equipoise_bytes_unread",
+            "Bytes of answers that callers have not read yet",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.bytes_in_flight = Gauge(
             "equipoise_bytes_in_flight",
             "Bytes of the requests that were read and not answered",

@@ -163,11 +163,13 @@ class RecommendationServicer(recommendation_pb2_grpc.RecommendationServiceServic
         self, requests: Sequence[recommendation_pb2.RecommendRequest], batch: Call
     ) -> list[recommendation_pb2.RecommendOutcome]:
         asked: list[tuple[Call, Asked | Exception]] = []
+        # A response is of one release, also if another takes its place meanwhile.
+        release = self._current.release
         try:
             for place, request in enumerate(requests):
                 call = batch.part(request.request_id)
                 try:
-                    asked.append((call, self._lists.ask(request, call)))
+                    asked.append((call, self._lists.ask(request, call, release)))
                 except Exception as error:
                     asked.append((call, error))
                 if place % TURN == TURN - 1:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from google.protobuf.message import DecodeError
 
+from server.config import ServerSettings
 from server.errors import EquipoiseError, InvalidField, NotServing
 from server.service.call_metrics import MethodCounts
-from server.service.inflight import Arrived, BytesInFlight
+from server.service.inflight import Arrived, BytesInFlight, Unread
 from server.service.metrics import ServerMetrics
 from server.service.status import wire_error
 
@@ -87,17 +88,21 @@ class Door:
     closing: set when the server drains. active: calls being answered. refused: since it closed.
     parted: set when gRPC takes no more calls. A refused call is held until then (at most
         `HOLD_S`), so that a caller who asks again at once is not among those that gRPC cancels.
+    unended: calls that gRPC has not ended: those, and those whose answers it has not sent.
     flight: the bytes of the requests that are held. A stream's messages are `Arrived` to its
         servicer, which counts them itself; the others hold theirs until they are answered.
+    unread: the bytes of answers that are not sent yet, but for those on streams.
     """
 
     def __init__(
-        self, metrics: ServerMetrics, max_bytes: int, traces: Traces | None = None
+        self, metrics: ServerMetrics, settings: ServerSettings, traces: Traces | None = None
     ) -> None:
         self._calls = metrics.calls
         self._traces = traces
-        self.flight = BytesInFlight(max_bytes)
+        self.flight = BytesInFlight(settings.max_bytes_in_flight)
+        self.unread = Unread(settings.max_unread_bytes)
         self.active = 0
+        self.unended = 0
         self.refused = 0
         self.closing = asyncio.Event()
         self.parted = asyncio.Event()
@@ -117,15 +122,14 @@ class Door:
         parse, serialise = _lenient(parse, counts.received), _counted(serialise, counts.sent)
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
-                self._guarded(f"{service}/{name}", counts, handler.stream_stream, alone=False),
+                self._guarded(f"{service}/{name}", counts, handler.stream_stream),
                 request_deserializer=parse,
                 response_serializer=serialise,
             )
         assert handler.unary_unary is not None
         return grpc.unary_unary_rpc_method_handler(
-            self._guarded(f"{service}/{name}", counts, handler.unary_unary, alone=True),
+            self._guarded(f"{service}/{name}", counts, handler.unary_unary, serialise),
             request_deserializer=self._with_room(parse, counts.received),
-            response_serializer=serialise,
         )
 
     def _with_room(
@@ -147,15 +151,25 @@ class Door:
         method: str,
         counts: MethodCounts,
         behaviour: Callable[[Any, Any], Any],
-        *,
-        alone: bool,
+        serialise: Callable[[Any], bytes] | None = None,
     ) -> Callable[[Any, Any], Any]:
-        """alone: it is given one `Arrived`, else what gives them."""
-        flight = self.flight
+        """serialise: where it is given one `Arrived` and has one answer; else it is given what gives
+        them, and writes."""
+        flight, unread = self.flight, self.unread
 
         async def guarded(arrived: Any, context: Context) -> Any:
-            # Nothing else runs between the look for room and this, or two might take the same.
-            request, size = arrived if alone else (_Messages(context), 0)
+            # gRPC's own: it ends when the answer is sent, or nobody waits for it.
+            call = cast("asyncio.Task[Any]", asyncio.current_task())
+            self.unended += 1
+            call.add_done_callback(self._ended)
+            request: Any
+            if serialise is None:
+                request, size = _Messages(context), 0
+            else:
+                connection = context.peer()
+                # Nothing else runs between the look for room and this, or two might take the same.
+                request, size = arrived
+                request = unread.full(connection) or request
             if isinstance(request, EquipoiseError):
                 size = 0  # Or those that are refused would take the room of others.
             flight.take(size)
@@ -178,7 +192,14 @@ class Door:
                                 method, context.invocation_metadata(), began_ns
                             ).ended(failure.code.name, request.reason.value)
                         await context.abort(failure.code, failure.message, failure.trailers)
-                    return await behaviour(request, context)
+                    answer = await behaviour(request, context)
+                    if serialise is None:
+                        return answer
+                    body = serialise(answer)
+                    size_sent = len(body)
+                    unread.take(connection, size_sent)
+                    call.add_done_callback(lambda _: unread.give(connection, size_sent))
+                    return body
                 finally:
                     self.active -= 1
             except grpc.aio.AbortError as abort:
@@ -191,6 +212,9 @@ class Door:
                 flight.give(size)
 
         return guarded
+
+    def _ended(self, _call: object) -> None:
+        self.unended -= 1
 
     async def _hold(self) -> NotServing:
         self.refused += 1

@@ -22,6 +22,7 @@ from grpc_status import rpc_status
 from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from server.config import ServerSettings
 from server.errors import NotServing
 from server.features import N_FEATURES
 from server.service.metrics import ServerMetrics
@@ -78,7 +79,10 @@ def tell(story: Callable[[Ask, Answering, Door], Awaitable[None]]) -> None:
     """With a door of `LIMIT` bytes before one method, over a real socket."""
 
     async def run() -> None:
-        door, method = Door(ServerMetrics(1), LIMIT), Answering()
+        settings = ServerSettings(bundle=Path("b")).model_copy(
+            update={"max_bytes_in_flight": LIMIT}
+        )
+        door, method = Door(ServerMetrics(1), settings), Answering()
         server = grpc.aio.server()
         handler = grpc.unary_unary_rpc_method_handler(method, method.parse, bytes)
         guarded: Any = door.onto(server)
