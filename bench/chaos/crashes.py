@@ -27,7 +27,6 @@ from bench.served import Served, serving
 DEADLINE_MS = 500
 HANG_MS = DEADLINE_MS + 100
 RESPAWN_MS = 2_000
-FLIP_S = 1.0
 SETTLE_S = 1.0
 REPLACED_S = 60.0
 CHECK_S = 0.2
@@ -74,12 +73,9 @@ def run(
     progress(3 / 4)
     with serving(folder / "alone" / "server.log", "--bundle", bundle) as served:
         rows.append(
-            at_most(
+            Mark(
                 f"a server that stands still: a check of health with {CHECK_S * 1e3:.0f} ms has failed",
-                _flip_s(served),
-                FLIP_S,
-                " s",
-                2,
+                f"{_flip_s(served):.2f} s",
             )
         )
     progress(1.0)

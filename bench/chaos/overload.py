@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,15 @@ import numpy as np
 
 from bench.chaos.marks import Mark, at_least, at_most, none_of
 from bench.chaos.openloop import Spec
-from bench.chaos.samples import CANCELLED, DEADLINE_EXCEEDED, OK, RESOURCE_EXHAUSTED, Samples, asked
+from bench.chaos.samples import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    OK,
+    RESOURCE_EXHAUSTED,
+    Samples,
+    asked,
+    generator,
+)
 from bench.served import Served
 from bench.serving.drive import Run, as_arguments
 
@@ -151,6 +160,18 @@ def marks_of(
     return rows
 
 
+def one_after_the_other(flood: Spec, calm: Spec) -> tuple[Samples, Samples]:
+    """What both saw. The second caller is connected before the first begins, and begins at the moment
+    at which the first is to have sent all and stops: what the flood leaves behind is his to see."""
+    with generator(calm) as next_one, generator(flood) as first:
+        began_s = time.monotonic()
+        first.begin()
+        time.sleep(max(0.0, began_s + flood.seconds - time.monotonic()))
+        first.stop()
+        next_one.begin()
+        return first.samples(), next_one.samples()
+
+
 def run(
     served: Served,
     bundle: Path,
@@ -178,15 +199,14 @@ def run(
         ),
     ]
     for number, factor in enumerate(factors, start=1):
-        over = asked(
-            replace(
-                spec, rate=factor * peak.rate, seconds=seconds, service_config=service_config,
-                seed=seed + 100 * number,
-            )
+        flood = replace(
+            spec, rate=factor * peak.rate, seconds=seconds, service_config=service_config,
+            seed=seed + 100 * number,
         )  # fmt: skip
-        after = asked(
-            replace(spec, rate=peak.rate / 2, seconds=RECOVERY_S * 2, seed=seed + 100 * number + 1)
+        calm = replace(
+            spec, rate=peak.rate / 2, seconds=RECOVERY_S * 2, seed=seed + 100 * number + 1
         )
+        over, after = one_after_the_other(flood, calm)
         rows += marks_of(
             f"{factor:g} times the peak", over, seconds, peak, after, fallback=fallback
         )

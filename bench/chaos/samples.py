@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -90,13 +91,22 @@ class Generator:
 
     def begin(self) -> None:
         """Start sending, now."""
+        self._say()
+
+    def stop(self) -> None:
+        """Send no more, however much was to be sent still."""
+        self._say()
+
+    def _say(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        # One that has sent all may be gone.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
 
     def end(self) -> Samples:
         """Stop sending, and wait for the last answer."""
-        self.begin()
+        self.stop()
         return self.samples()
 
     def samples(self) -> Samples:

@@ -55,6 +55,17 @@ def test_overload_is_429_and_says_when_to_try_again(tmp_path: Path, bundle_path:
     assert 0.025 <= float(kinds["RetryInfo"]["retry_delay"].rstrip("s")) <= 0.1
 
 
+@pytest.mark.parametrize("deadline", ["0S", "0m"])
+def test_a_deadline_that_is_over_is_told_as_one(
+    tmp_path: Path, live: LiveServer, deadline: str
+) -> None:
+    with live_gateway(tmp_path, "--server", live.target) as gateway:
+        answer = gateway.json("Recommend", {"count": 3}, grpc_timeout=deadline)
+        web = gateway.web("Recommend", LIST, grpc_timeout=deadline)
+    assert (answer.status, answer.json["code"]) == (504, 4)
+    assert (web.status, web.headers["grpc-status"]) == (200, "4")
+
+
 def test_a_full_door_is_told_as_a_full_queue(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
