@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.bundle import load_bundle, write_bundle
-from server.engine import Engine, Scored, ScoreQuery
+from server.bundle import Bundle, load_bundle, write_bundle
+from server.engine import Answer, Engine, RecommendQuery, Scored, ScoreQuery
 from server.engine.together import least_together
+from server.events import EventKind, StoredHistory
 from server.features import N_FEATURES
 from server.model import Feed, OnnxScorer, pair_ports, sequence_ports
-from strategies.bundles import N_ITEMS, sequence_parts, tiny_model, tiny_sequence_model
+from strategies.bundles import (
+    DATA_UNTIL_MS,
+    N_ITEMS,
+    sequence_parts,
+    tiny_model,
+    tiny_sequence_model,
+)
 
 LONG = 9  # so long that onnxruntime adds up one list's history in another order than those of two
 
@@ -87,10 +94,15 @@ def test_a_model_that_differs_at_every_size_runs_on_each_list_by_itself() -> Non
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path: Path = tmp_path_factory.mktemp("long") / "bundle"
     write_bundle(replace(sequence_parts(4, LONG), name="long"), path)
-    return Engine(load_bundle(path))
+    return load_bundle(path)
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Bundle) -> Engine:
+    return Engine(bundle)
 
 
 def test_an_engine_gives_each_the_bits_that_it_gets_alone(engine: Engine) -> None:
@@ -105,4 +117,37 @@ def test_an_engine_gives_each_the_bits_that_it_gets_alone(engine: Engine) -> Non
     for one, other in zip(alone, engine.run_batch(queries), strict=True):
         assert isinstance(one, Scored)
         assert isinstance(other, Scored)
+        assert one.scores.tobytes() == other.scores.tobytes()
+
+
+def bought(rng: np.random.Generator, n: int) -> StoredHistory:
+    return StoredHistory(
+        item_ids=tuple(f"item-{item:03}" for item in rng.integers(0, N_ITEMS, n)),
+        times_ms=DATA_UNTIL_MS - rng.integers(1, 10**9, n),
+        kinds=np.full(n, EventKind.PURCHASE, np.int8),
+        quantities=np.ones(n, np.float32),
+    )
+
+
+@pytest.mark.parametrize(("scorer", "least"), [(OnnxScorer, 2), (Moody, None)])
+def test_a_recommended_list_has_the_scores_that_it_gets_alone(
+    bundle: Bundle,
+    scorer: type[OnnxScorer],
+    least: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.engine.engine.OnnxScorer", scorer)
+    engine, rng = Engine(bundle), np.random.default_rng(3)
+    assert engine.least_together == least
+    queries = [
+        RecommendQuery(
+            count=20, policy="none", as_of_ms=DATA_UNTIL_MS, history=bought(rng, LONG + 3)
+        )
+        for _ in range(12)
+    ]
+    alone = [engine.run_batch([query])[0] for query in queries]
+    for one, other in zip(alone, engine.run_batch(queries), strict=True):
+        assert isinstance(one, Answer)
+        assert isinstance(other, Answer)
+        assert one.item_ids == other.item_ids
         assert one.scores.tobytes() == other.scores.tobytes()

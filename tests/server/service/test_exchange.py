@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import time
 import weakref
 from pathlib import Path
 
@@ -16,15 +17,16 @@ from equipoise.oip.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server import releases
+from server.batcher import Batched
 from server.config import ServerSettings
-from server.engine import Answer, RecommendQuery
-from server.errors import BundleRefused
+from server.engine import Answer, Degraded, Outcome, RecommendQuery
+from server.errors import BundleRefused, QueueFull
 from server.events import Event, SqliteEventStore
 from server.exposures import ExposureLedger
 from server.service.app import Server
 from server.service.exchange import Exchange, made
-from server.service.release import Current, Job, Release, ReleaseMaker
-from strategies.bundles import tiny_bundle
+from server.service.release import Current, Job, Release, ReleaseMaker, run_jobs
+from strategies.bundles import tiny_bundle, tiny_parts
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     return [(folder / str(n), tiny_bundle(folder / str(n), seed=n).bundle_id) for n in (1, 2)]
 
 
-def maker_of(bundles: list[tuple[Path, str]], store: SqliteEventStore) -> ReleaseMaker:
+def maker_of(
+    bundles: list[tuple[Path, str]], store: SqliteEventStore | None = None
+) -> ReleaseMaker:
     settings = ServerSettings(bundle=bundles[0][0], clock="data-end")
     return ReleaseMaker(settings, store, ExposureLedger(None), b"k" * 32)
 
@@ -108,6 +112,76 @@ def test_what_is_refused_or_dropped_changes_nothing(
 
     with SqliteEventStore(tmp_path / "events.db") as store:
         asyncio.run(main(store))
+
+
+def scored(outcome: Outcome | BaseException) -> tuple[tuple[str, ...], bytes]:
+    assert isinstance(outcome, Answer), outcome
+    return outcome.item_ids, outcome.scores.tobytes()
+
+
+def test_of_a_batch_with_lists_of_two_releases_each_is_made_by_its_own(
+    bundles: list[tuple[Path, str]],
+) -> None:
+    async def main() -> None:
+        maker = maker_of(bundles)
+        old, new = (made(maker, *bundle) for bundle in bundles)
+        queries = [RecommendQuery(count=10, policy=policy) for policy in ("none", "tiers")]
+        jobs = [Job(release, query) for query in queries for release in (old, new)]
+        alone = [scored(run_jobs([job])[0]) for job in jobs]
+        assert len(set(alone)) == len(jobs)
+        batcher = Current(old, maker.settings).batcher
+        waiting = [batcher.enqueue(job) for job in jobs]
+        batcher.start()  # not before all of them wait
+        batched = [await one.future for one in waiting]
+        assert len({one.formed_ns for one in batched}) == 1
+        assert [scored(one.result) for one in batched] == alone
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_with_a_release_come_its_best_batch_and_its_fallback_and_with_it_they_go(
+    tmp_path: Path,
+) -> None:
+    late = tiny_parts().policies["tiers"].replace("\n", '\non_late = "fallback"\n', 1)
+    tiny_bundle(tmp_path / "plain", best_batch=1)
+    tiny_bundle(tmp_path / "late", best_batch=3, policies={"tiers": late})
+    query = RecommendQuery(count=5, policy="tiers")
+
+    async def main() -> None:
+        settings = ServerSettings(bundle=tmp_path, clock="data-end")
+        maker = ReleaseMaker(settings, None, ExposureLedger(None), b"k" * 32)
+        plain, falling_back = (maker.make(tmp_path / name) for name in ("plain", "late"))
+        current = Current(plain, settings)
+        batcher = current.batcher
+        batcher._pace.took(10**13)  # hours, so that no deadline below leaves time or passes
+
+        def queued(release: Release) -> list[asyncio.Future[Batched[Outcome]]]:
+            return [batcher.enqueue(Job(release, query)).future for _ in range(3)]
+
+        async def sizes(waiting: list[asyncio.Future[Batched[Outcome]]]) -> list[int]:
+            return [one.batch_size for one in await asyncio.gather(*waiting)]
+
+        current.swap(falling_back)
+        soon_ns = time.monotonic_ns() + 10**12
+        waiting = queued(falling_back)
+        batcher.check_room(soon_ns)
+        instead = batcher.enqueue(Job(falling_back, query), soon_ns).future
+        batcher.start()
+        answer = (await instead).result
+        assert isinstance(answer, Answer)
+        assert Degraded.FALLBACK in answer.degraded
+        # It took the first place of the first batch.
+        assert await sizes(waiting) == [3, 3, 1]
+
+        current.swap(plain)
+        waiting = queued(plain)
+        with pytest.raises(QueueFull, match="the deadline leaves"):
+            batcher.check_room(soon_ns)
+        assert await sizes(waiting) == [1, 1, 1]
+        await batcher.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.slow
