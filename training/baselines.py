@@ -1,6 +1,6 @@
 """The baselines that every model is compared with, by full ranking.
 
-Owns six ways to score all items for a user from the purchases before a cut. Must
+Owns eight ways to score all items for a user from the purchases before a cut. Must
 not know metrics, features or the ranker.
 
     for baseline in BASELINES:
@@ -9,41 +9,58 @@ not know metrics, features or the ranker.
 Each score is per item of the dataset; lists are the best k by (score descending,
 item ascending), once over all items and once without the user's own.
 EASE is Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019,
-eq. 8. Its scores are taken in the dual: with B = I - P diag(1 / diag P),
-P = (X'X + lambda I)^-1 and M = (XX' + lambda I)^-1 the Woodbury identity gives
-XP = MX and lambda diag(P) = 1 - diag(X'MX), so the scores of all users are
-`XB = X - MX / diag(P)`: only a users x users matrix is inverted, and B, which has a
-number for each pair of items, is never formed.
+eq. 8. With B = I - P diag(1 / diag P) and P = (X'X + lambda I)^-1 the scores of
+all users are `XB = X - XP / diag(P)`. Where there are fewer users than items they are
+taken in the dual: with M = (XX' + lambda I)^-1 the Woodbury identity gives XP = MX and
+lambda diag(P) = 1 - diag(X'MX), so that only a users x users matrix is inverted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from server.features.types import DAY_MS, Float32, Int32
 from training.data.dataset import Dataset
+from training.itemitem import inverse_of
+from training.neighbours import Tifu, tifu_scores
 
 WEEK_MS = 7 * DAY_MS
 RECENT_WEEKS = 4
 DECAY_PER_WEEK = 0.95
 EASE_LAMBDA = 200.0
+IALS_ROUNDS = 15
 
 Scorer = Callable[[Int32], Float32]
 """Users `[b] int32` to scores `[b, n_items] float32`."""
 
 
+Fit = Callable[[Dataset, int], Scorer]
+"""The purchases up to a cut, and the cut in Unix ms, to what scores users."""
+
+
 @dataclass(frozen=True)
 class Baseline:
-    """One baseline: its name in results, in prose, and how it is fitted."""
+    """One baseline: its name in results, in prose, and how it is fitted.
+
+    fit: with its first settings. others: further settings by how they are told; whoever compares
+    with it takes those that are best on validation.
+    """
 
     name: str
     title: str
-    fit: Callable[[Dataset, int], Scorer]
+    fit: Fit
+    settings: str = ""
+    others: tuple[tuple[str, Fit], ...] = ()
+
+    def choices(self) -> tuple[Baseline, ...]:
+        """The same baseline with each of its settings, and no others."""
+        each = ((self.settings, self.fit), *self.others)
+        return tuple(Baseline(self.name, self.title, fit, told) for told, fit in each)
 
     def rank(
         self,
@@ -146,19 +163,16 @@ def _log_counts(history: Dataset) -> sp.csr_matrix:
 
 def _ease(history: Dataset, now_ms: int) -> Scorer:
     logs = _log_counts(history)
-    inverse = ridge_inverse(logs, EASE_LAMBDA)
-    by_item = logs.tocsc()
-    mapped = np.asarray((by_item.T @ inverse).T, np.float32)
-    own = np.asarray(by_item.multiply(mapped).sum(axis=0), np.float32).ravel()
-    return lambda users: logs[users].toarray() - mapped[users] * (EASE_LAMBDA / (1.0 - own))
-
-
-def ridge_inverse(logs: sp.csr_matrix, regularization: float) -> Float32:
-    """`(X X' + lambda I)^-1`, `[n_users, n_users] float32`, of X `[n_users, n_items]`."""
-    gram = (logs @ logs.T).toarray().astype(np.float64)
-    gram[np.diag_indices_from(gram)] += regularization
-    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)
-    return np.asarray(scipy.linalg.cho_solve(factor, np.eye(len(gram))), np.float32)
+    if logs.shape[0] < logs.shape[1]:
+        inverse = inverse_of(logs @ logs.T, EASE_LAMBDA)
+        by_item = logs.tocsc()
+        mapped = np.asarray((by_item.T @ inverse).T, np.float32)
+        own = np.asarray(by_item.multiply(mapped).sum(axis=0), np.float32).ravel()
+        factor = EASE_LAMBDA / (1.0 - own)
+        return lambda users: logs[users].toarray() - mapped[users] * factor
+    inverse = inverse_of(logs.T @ logs, EASE_LAMBDA)
+    per_item = inverse / np.diagonal(inverse)
+    return lambda users: np.asarray(logs[users].toarray() - logs[users] @ per_item, np.float32)
 
 
 def _item_knn(history: Dataset, now_ms: int) -> Scorer:
@@ -175,11 +189,52 @@ def _item_knn(history: Dataset, now_ms: int) -> Scorer:
     )
 
 
+def _tifu(settings: Tifu) -> tuple[str, Fit]:
+    return str(settings), lambda history, now_ms: tifu_scores(history, settings)
+
+
+def _ials(factors: int, regularization: float, weight: float) -> tuple[str, Fit]:
+    """iALS: Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008."""
+
+    def fit(history: Dataset, now_ms: int) -> Scorer:
+        from implicit.als import AlternatingLeastSquares
+
+        # It warns of libraries that start threads within its own.
+        with threadpool_limits(1, "blas"):
+            model = AlternatingLeastSquares(
+                factors=factors, regularization=regularization, alpha=weight,
+                iterations=IALS_ROUNDS, random_state=0,
+            )  # fmt: skip
+            model.fit(_log_counts(history), show_progress=False)
+        of_users, of_items = model.user_factors, model.item_factors
+        return lambda users: np.asarray(of_users[users] @ of_items.T, np.float32)
+
+    return f"{factors} factors, regularization {regularization:g}, weight {weight:g}", fit
+
+
+def _several(name: str, title: str, choices: Sequence[tuple[str, Fit]]) -> Baseline:
+    (settings, fit), *others = choices
+    return Baseline(name, title, fit, settings, tuple(others))
+
+
 BASELINES = (
     Baseline("popularity", "popularity", _popularity),
     Baseline("popularity_4_weeks", "popularity, last 4 weeks", _popularity_recent),
     Baseline("item_knn", "item-kNN cosine", _item_knn),
     Baseline("personal_frequency", "personal frequency + popularity", _personal_frequency),
     Baseline("recency_frequency", "recency-weighted frequency", _recency_frequency),
+    _several(
+        "tifu_knn",
+        "TIFU-KNN",
+        [
+            _tifu(one)
+            for one in (
+                Tifu(),
+                Tifu(group=3, within=1.0, between=0.9, neighbours=100, mine=0.95),
+                Tifu(neighbours=100, mine=0.1),
+            )
+        ],
+    ),
     Baseline("ease", "EASE, log counts", _ease),
+    _several("ials", "iALS", [_ials(64, 1.0, 1.0), _ials(128, 10.0, 1.0), _ials(128, 10.0, 10.0)]),
 )

@@ -18,6 +18,7 @@ The results file `quality.json` (schema_version 1):
                     price_of_fairness_POLICY = 1 - that; catalogue_coverage_at_20 and
                     item_exposure_gini (no interval: low and high are null)
     baselines       name -> metric -> estimate
+    baseline_settings  name -> which of several settings, chosen on validation
     groups          user attribute -> label -> metric -> estimate; of a group of fewer than
                     protocol.min_users users only n_users, and `withheld` says so
     group_counts    user attribute -> label -> users, targets, hits (a rate rests on its hits)
@@ -45,7 +46,7 @@ from server.bundle import Bundle
 from server.engine.engine import Engine
 from server.errors import Refused
 from server.features.types import Int32, Int64
-from training.baselines import BASELINES
+from training.baselines import BASELINES, Baseline
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
 from training.data.split import Targets, targets_between
@@ -161,7 +162,8 @@ def evaluate(
     ranker = task.measured(to_data[before.items], to_data[novel.items], k)
 
     baselines: dict[str, PerUser] = {}
-    for baseline in BASELINES:
+    compared = [chosen(baseline, prepared, k, on_step) for baseline in BASELINES]
+    for baseline in compared:
         lists, novel_lists = baseline.rank(
             task.history,
             users,
@@ -220,6 +222,7 @@ def evaluate(
             name: {metric: sample.mean(v).as_json() for metric, v in values.items()}
             for name, values in baselines.items()
         },
+        "baseline_settings": {one.name: one.settings for one in compared if one.settings},
         "groups": by_group,
         "group_counts": group_counts(
             task.targets, to_data[before.items], groups, protocol.min_users
@@ -238,6 +241,21 @@ def evaluate(
         **{f"group/{name}": labels for name, labels in groups.items()},
     }
     return Evaluation(results, per_user)
+
+
+def chosen(baseline: Baseline, prepared: Prepared, k: int, on_step: OnStep) -> Baseline:
+    """The baseline with those of its settings that have the highest NDCG on validation."""
+    if not baseline.others:
+        return baseline
+    task = task_of(prepared, "validation")
+    users, best = task.targets.users, (-1.0, baseline)
+    for one in baseline.choices():
+        told = partial(_told, on_step, f"{one.title}, settings", len(users))
+        lists, novel_lists = one.rank(task.history, users, task.cut_ms, k, on_users=told)
+        value = float(task.measured(lists, novel_lists, k)[f"ndcg_at_{k}"].mean())
+        if value > best[0]:
+            best = value, one
+    return best[1]
 
 
 def made_of(bundle: Bundle, prepared: Prepared) -> dict[str, Any]:

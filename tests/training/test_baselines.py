@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from server.features.types import DAY_MS
-from strategies.purchases import shop_rows, tables
+from strategies.purchases import Row, purchase_rows, shop_rows, tables
 from training.baselines import BASELINES, DECAY_PER_WEEK, EASE_LAMBDA, top
 from training.data.clean import Rules, clean
 from training.data.dataset import Dataset, dataset_of
 from training.itemitem import fit_item_item
+from training.neighbours import Tifu, tifu_scores
 
 WEEK_MS = 7 * DAY_MS
 K = 10
@@ -97,6 +98,56 @@ def test_ease_in_the_dual_equals_the_weights_of_the_paper(shop: Dataset) -> None
     b = -p / np.diag(p)
     np.fill_diagonal(b, 0)
     np.testing.assert_allclose(scores_of("ease", shop, shop.last_ms), x @ b, atol=1e-4)
+
+
+@given(purchase_rows(min_size=3), st.integers(1, 3), st.integers(1, 4), st.floats(0, 1))
+def test_tifu_knn_is_that_of_the_papers_equations(
+    rows: list[Row], group: int, neighbours: int, mine: float
+) -> None:
+    shop = dataset_of(clean(tables(rows), Rules())[0])
+    settings = Tifu(group, 0.8, 0.5, neighbours, mine)
+    own = np.zeros((shop.n_users, shop.n_items))
+    for user in range(shop.n_users):
+        part = slice(shop.user_ptr[user], shop.user_ptr[user + 1])
+        baskets = [
+            shop.items[part][shop.baskets[part] == number]
+            for number in dict.fromkeys(shop.baskets[part].tolist())
+        ][::-1]  # the newest first
+        groups = [baskets[at : at + group] for at in range(0, len(baskets), group)]
+        for age, members in enumerate(groups):
+            for place, items in enumerate(members):
+                weight = 0.8**place / len(members) * 0.5**age / len(groups)
+                own[user, items] += weight
+    found = tifu_scores(shop, settings)(np.arange(shop.n_users, dtype=np.int32))
+    distance = ((own[:, None] - own[None]) ** 2).sum(-1)
+    for user in range(shop.n_users):
+        others = [one for one in range(shop.n_users) if one != user]
+        near = sorted(others, key=lambda one: distance[user, one])[:neighbours]
+        last = distance[user, near[-1]] if near else 0.0
+        if sum(distance[user, others] <= last + 1e-6) > len(near):
+            continue  # who of equals is nearer is no question of the paper's
+        mixed = mine * own[user] + (1 - mine) * (own[near].mean(0) if near else 0)
+        assert found[user] == pytest.approx(mixed, abs=1e-5)
+
+
+def test_ials_finds_who_buys_what() -> None:
+    """Two kinds of people and of items: each gets what those like him buy."""
+    rows = [
+        (f"{kind}{person}", f"{kind}-item{item}", float(item), f"{person}-{item}")
+        for kind in "ab"
+        for person in range(12)
+        for item in range(8)
+        if item != person % 8
+    ]
+    shop = dataset_of(clean(tables(rows), Rules())[0])
+    scores = scores_of("ials", shop, shop.last_ms)
+    kinds = [name[0] for name in shop.item_ids]
+    for user, name in enumerate(shop.user_ids):
+        missing = shop.item_index[f"{name[0]}-item{int(name[1:]) % 8}"]
+        others = [place for place, kind in enumerate(kinds) if kind != name[0]]
+        assert scores[user, missing] > scores[user, others].max() + 0.1
+    again = scores_of("ials", shop, shop.last_ms)
+    assert (scores == again).all(), "of the same seed"
 
 
 def test_ease_scores_agree_with_the_weights_that_a_bundle_carries() -> None:

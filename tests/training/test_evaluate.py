@@ -26,12 +26,13 @@ from strategies.fairness import document
 from strategies.purchases import shop_rows, tables
 from training import options
 from training.audit.audit import Protocol as AuditProtocol
-from training.baselines import BASELINES
+from training.baselines import BASELINES, Baseline, Scorer
 from training.commands import evaluate as command
+from training.data.dataset import Dataset
 from training.data.prepare import Prepared, prepare_tables
 from training.data.split import targets_between
 from training.data.tables import users_from
-from training.evaluate import Evaluation, Protocol, evaluate
+from training.evaluate import Evaluation, Protocol, chosen, evaluate, task_of
 from training.metrics import ndcg
 from training.report import text, write_results
 from training.served import served_lists
@@ -337,3 +338,22 @@ def test_a_bundle_that_knows_nothing_of_the_data_is_refused(
     )
     with pytest.raises(Refused, match="knows none of the"):
         evaluate(bundle, dataclasses.replace(prepared, dataset=foreign), PROTOCOL)
+
+
+def test_a_baseline_with_several_settings_is_chosen_on_validation(prepared: Prepared) -> None:
+    def always(*first: int) -> Baseline:
+        def fit(history: Dataset, now_ms: int) -> Scorer:
+            scores = np.zeros(history.n_items, np.float32)
+            scores[list(first)] = range(len(first), 0, -1)
+            return lambda users: np.repeat(scores[None], len(users), axis=0)
+
+        return Baseline("x", "x", fit, str(first))
+
+    task = task_of(prepared, "validation")
+    counts = np.bincount(task.targets.items, minlength=prepared.dataset.n_items)
+    best, worst = np.argsort(-counts, kind="stable")[[0, -1]].tolist()
+    bad, good = always(worst), always(best)
+    both = dataclasses.replace(bad, others=((good.settings, good.fit),))
+    found = chosen(both, prepared, 5, lambda what, done, total: None)
+    assert (found.settings, found.others) == (good.settings, ())
+    assert chosen(bad, prepared, 5, lambda what, done, total: None) is bad

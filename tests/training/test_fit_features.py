@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from server.features import FeatureState, SparseWeights
 from server.features.types import DAY_MS
 from strategies.purchases import Row, purchase_rows, shop_rows, tables
+from training import itemitem
 from training.data.dataset import Dataset, dataset_of
 from training.fit_features import attribute_codes, fit_features, with_levels
 from training.itemitem import ItemItem, fit_item_item
@@ -54,16 +55,38 @@ def log_counts(pairs: list[tuple[int, int]], n_items: int = 9) -> np.ndarray:
 events = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8)), min_size=1, max_size=60)
 
 
-@given(events, st.integers(1, 10))
-def test_ease_weights_are_those_of_the_papers_equation_8(
-    pairs: list[tuple[int, int]], block: int
-) -> None:
-    x = log_counts(pairs)
-    p = np.linalg.inv(x.T @ x + 3.0 * np.eye(9))
+def equation_8(x: np.ndarray) -> np.ndarray:
+    p = np.linalg.inv(x.T @ x + 3.0 * np.eye(x.shape[1]))
     b = -p / np.diag(p)
     together = (x > 0).T.astype(int) @ (x > 0)
-    b[(together == 0) | np.eye(9, dtype=bool) | (b < 0)] = 0
-    assert dense(fitted(pairs, block=block).ease, 9) == pytest.approx(b, abs=2e-6)
+    b[(together == 0) | np.eye(x.shape[1], dtype=bool) | (b < 0)] = 0
+    return np.asarray(b)
+
+
+@pytest.mark.parametrize("n_items", [4, 9], ids=["fewer than users", "more than users"])
+@given(pairs=events, block=st.integers(1, 10))
+def test_ease_weights_are_those_of_the_papers_equation_8(
+    n_items: int, pairs: list[tuple[int, int]], block: int
+) -> None:
+    pairs = [(user, item % n_items) for user, item in pairs]
+    wanted = equation_8(log_counts(pairs, n_items))
+    found = dense(fitted(pairs, n_items, block=block).ease, n_items)
+    assert found == pytest.approx(wanted, abs=2e-6)
+
+
+@given(events)
+def test_where_both_sides_are_large_the_items_bought_most_have_ease_weights(
+    pairs: list[tuple[int, int]],
+) -> None:
+    x = log_counts(pairs)
+    known = np.sort(np.argsort(-(x > 0).sum(0), kind="stable")[:5])
+    wanted = np.zeros((9, 9))
+    wanted[np.ix_(known, known)] = equation_8(x[:, known])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(itemitem, "MAX_SIDE", 5)
+        found = fitted(pairs)
+    assert dense(found.ease, 9) == pytest.approx(wanted, abs=2e-6)
+    assert dense(found.cosine, 9) == pytest.approx(dense(fitted(pairs).cosine, 9))
 
 
 @given(events)
