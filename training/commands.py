@@ -25,6 +25,7 @@ from training.options import (
     json_option,
     min_users_option,
     prepared_source,
+    protocol_option,
     tables_of_source,
 )
 
@@ -82,6 +83,7 @@ and an example."""
 @dataset_option
 @interactions_option
 @events_option
+@protocol_option
 @items_option
 @click.option(
     "--out",
@@ -114,6 +116,7 @@ def train(
     dataset: str | None,
     interactions: Path | None,
     events: Path | None,
+    protocol: str | None,
     items: Path | None,
     out: Path,
     name: str | None,
@@ -131,7 +134,7 @@ def train(
     from training.pipeline import Pipeline, day_of
     from training.settings import TrainSettings
 
-    prepared = prepared_source(dataset, interactions, events, items, None, cache)
+    prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol)
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(str(prepared.cleaning), markup=False)
     source = dataset or (interactions or events or out).stem
@@ -205,6 +208,7 @@ def _bundle_name(source: str) -> str:
 @dataset_option
 @interactions_option
 @events_option
+@protocol_option
 @items_option
 @click.option(
     "--users",
@@ -225,6 +229,13 @@ def _bundle_name(source: str) -> str:
     help="Which held-out part; validation while something is still being tuned.",
 )
 @click.option(
+    "--length",
+    type=click.IntRange(1, 100),
+    default=20,
+    show_default=True,
+    help="How long lists are: the k of NDCG@k.",
+)
+@click.option(
     "--group-by",
     help="User attributes to report groups of, such as income,age.  [default: all with few values]",
 )
@@ -243,10 +254,12 @@ def evaluate(
     dataset: str | None,
     interactions: Path | None,
     events: Path | None,
+    protocol: str | None,
     items: Path | None,
     users: Path | None,
     out: Path,
     on: str,
+    length: int,
     group_by: str | None,
     min_users: int,
     resamples: int,
@@ -267,15 +280,16 @@ def evaluate(
     from training.requests import request_lines
 
     bundle = load_bundle(bundle_path)
-    prepared = prepared_source(dataset, interactions, events, items, users, cache)
+    prepared = prepared_source(dataset, interactions, events, items, users, cache, protocol)
     attributes = (
         None if group_by is None else tuple(n.strip() for n in group_by.split(",") if n.strip())
     )
-    protocol = Protocol(
-        on=on, resamples=resamples, seed=seed, user_attributes=attributes, min_users=min_users
-    )
+    how = Protocol(
+        on=on, k=length, resamples=resamples, seed=seed, user_attributes=attributes,
+        min_users=min_users,
+    )  # fmt: skip
     with steps() as on_step:
-        evaluation = measure(bundle, prepared, protocol, on_step)
+        evaluation = measure(bundle, prepared, how, on_step)
     written = write_results(evaluation, out)
     if requests_out is not None:
         until_ms = bundle.manifest.data.until_unix_ms

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from training.data.tables import Tables
 
 COMPLETE_JOURNEY = "complete-journey"
+SEQUENCES = ".txt"
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -27,7 +28,15 @@ dataset_option = click.option(
 interactions_option = click.option(
     "--interactions",
     type=EXISTING_FILE,
-    help="Or your own: a .parquet or .csv table with user, item, time.",
+    help="Or your own: a .parquet or .csv table with user, item, time; or a .txt with one user a line: "
+    "user item item ..., oldest first.",
+)
+LEAVE_ONE_OUT = "leave-one-out"
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(["time", LEAVE_ONE_OUT]),
+    help="What is held out of your own data: the last weeks, or each user's last two events, of which "
+    "only the order counts.  [default: leave-one-out for a .txt, else time]",
 )
 events_option = click.option(
     "--events",
@@ -76,21 +85,41 @@ def prepared_source(
     items: Path | None,
     users: Path | None,
     cache: Path | None,
+    protocol: str | None = None,
 ) -> Prepared:
     """The tables cleaned, coded and split."""
     from server.events import SqliteEventStore
-    from training.data.prepare import prepare_complete_journey, prepare_files, prepare_tables
+    from training.data.prepare import (
+        prepare_complete_journey,
+        prepare_files,
+        prepare_in_order,
+        prepare_tables,
+    )
+    from training.data.sequences import in_order, read_sequences
     from training.data.stored import tables_of
-    from training.data.tables import read_items, read_users
+    from training.data.tables import read_items, read_tables, read_users
 
     _one_of(dataset=dataset, interactions=interactions, events=events)
+    described = read_items(items) if items is not None else None
+    people = read_users(users) if users is not None else None
+    if interactions is not None and interactions.suffix == SEQUENCES:
+        if protocol == "time":
+            raise click.UsageError(f"{interactions.name} has no times: --protocol {LEAVE_ONE_OUT}.")
+        return prepare_in_order(read_sequences(interactions, described, people))
     if interactions is not None:
+        if protocol == LEAVE_ONE_OUT:
+            return prepare_in_order(in_order(read_tables(interactions, items, users)))
         return prepare_files(interactions, items, users)
     if events is not None:
-        described = read_items(items) if items is not None else None
-        people = read_users(users) if users is not None else None
         with SqliteEventStore(events, create=False) as opened:
-            return prepare_tables(tables_of(opened, described, people))
+            tables = tables_of(opened, described, people)
+        return (
+            prepare_in_order(in_order(tables))
+            if protocol == LEAVE_ONE_OUT
+            else prepare_tables(tables)
+        )
+    if protocol is not None:
+        raise click.UsageError("--protocol goes with --interactions or --events.")
     if items is not None or users is not None:
         raise click.UsageError("--items and --users go with --interactions or --events.")
     return prepare_complete_journey(cache)

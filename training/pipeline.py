@@ -123,6 +123,7 @@ class Pipeline:
             groups=groups,
             policies=chosen,
             settings=settings,
+            horizon_days=max(1, round(split.horizon_ms / DAY_MS)),
             quality={
                 "protocol": split.protocol,
                 "settings": settings.name,
@@ -138,7 +139,7 @@ class Pipeline:
 
     def _cuts(self, until_ms: int) -> list[Lists]:
         """Lists at cuts one horizon apart, the last of which looks ahead to `until_ms`."""
-        count, step_ms = self._settings.cuts, self._settings.horizon_days * DAY_MS
+        count, step_ms = self._settings.cuts, self._split.horizon_ms
         return [
             self._lists(
                 f"cut {number} of {count}",

@@ -114,6 +114,7 @@ def assemble(
     groups: tuple[GroupTable, ...],
     policies: ChosenPolicies,
     settings: TrainSettings,
+    horizon_days: int,
     quality: Mapping[str, Any],
 ) -> BundleParts:
     """The parts of a bundle made from `data`, the events up to `until_ms`."""
@@ -148,8 +149,8 @@ def assemble(
         golden_inputs={"features": inputs},
         golden_outputs=scorer.score({"features": inputs}),
         warmups=made,
-        model_card=_card(name, data, settings, quality, policies),
-        horizon_days=settings.horizon_days,
+        model_card=_card(name, data, settings, horizon_days, quality, policies),
+        horizon_days=horizon_days,
         quality=quality,
         made_with={
             "python": platform.python_version(),
@@ -175,6 +176,7 @@ def _card(
     name: str,
     data: Dataset,
     settings: TrainSettings,
+    horizon_days: int,
     quality: Mapping[str, Any],
     policies: ChosenPolicies,
 ) -> str:
@@ -186,7 +188,7 @@ def _card(
     return f"""# {name}
 
 ## What it does
-Ranks items for one user by the estimated probability of a purchase within {settings.horizon_days}
+Ranks items for one user by the estimated probability of a purchase within {horizon_days}
 days: an MLP over {len(FEATURE_NAMES)} features of the pair (user's history, item). Candidates are the
 items of the history and {settings.n_novel} others by EASE; the fair stage comes last.
 

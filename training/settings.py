@@ -29,10 +29,8 @@ class TrainSettings:
     its counts are told: more hides individuals better and knows fewer rare items."""
 
     cuts: int = 3
-    """Training cuts: each adds lists of another moment, and a fit of the item statistics."""
-
-    horizon_days: int = 14
-    """What counts as bought after a cut; cuts are this far apart, so no purchase is a label twice."""
+    """Training cuts: each adds lists of another moment, and a fit of the item statistics. They are as
+    far apart as the validation window is long, so that no purchase is a label twice."""
 
     short_share: float = 0.1
     """The share of users that also train with only their last few events (0 to 5), so that new

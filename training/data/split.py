@@ -34,6 +34,12 @@ class Split:
     test_until_ms: int
     protocol: str
 
+    @property
+    def horizon_ms(self) -> int:
+        """How long the validation window is: what a model foretells, and how far its training cuts
+        are apart."""
+        return self.validation_until_ms - self.train_until_ms
+
     def __post_init__(self) -> None:
         if not 0 <= self.train_until_ms < self.validation_until_ms < self.test_until_ms:
             raise ValueError(
