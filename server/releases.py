@@ -103,6 +103,9 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
             before = read_pointer(root) if holds_releases(root) else None
             for left in (root / FOLDER).glob(f"{PARTIAL}*"):
                 shutil.rmtree(left, ignore_errors=True)
+            for entry in root.iterdir():
+                if _is_aside(entry.name):
+                    entry.unlink(missing_ok=True)
             partial = root / FOLDER / f"{PARTIAL}{os.getpid()}"
             try:
                 _check_room(root, bundle)
@@ -243,7 +246,8 @@ def _check_root(root: Path) -> None:
     if not root.is_dir():
         raise Refused(f"{root} is not a folder")
     # A crash before the first pointer leaves these.
-    strange = {entry.name for entry in root.iterdir()} - {FOLDER, SERVED, LOCK}
+    names = {entry.name for entry in root.iterdir() if not _is_aside(entry.name)}
+    strange = names - {FOLDER, SERVED, LOCK}
     if strange:
         raise Refused(
             f"{root} holds {min(strange)!r} and no {POINTER}: it is no folder of releases; name "
@@ -288,12 +292,22 @@ def point(root: Path, pointer: Pointer) -> None:
     """Set the pointer, in one step; nothing is checked."""
     aside = root / f"{POINTER}.{os.getpid()}"
     content = json.dumps({"active": pointer.active, "earlier": pointer.earlier}, indent=1)
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(content + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(root / POINTER)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(content + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(root / POINTER)
+    except BaseException:  # a full disk
+        aside.unlink(missing_ok=True)
+        raise
     _sync_folder(root)
+
+
+def _is_aside(name: str) -> bool:
+    """Whether `point` wrote the file, and died before it took the pointer's place."""
+    stem, _, pid = name.rpartition(".")
+    return stem == POINTER and pid.isdecimal()
 
 
 def _sync(folder: Path) -> None:
