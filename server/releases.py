@@ -34,6 +34,8 @@ LOCK_TRIES, LOCK_TRY_S = 20, 0.005
 
 Check = Callable[[Path], str]
 """The id of the bundle in a folder; BundleRefused where a server would not serve it."""
+Waits = Callable[[], None]
+"""Called once where another writer holds the folder, before it is waited for."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def version_of(root: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def activate(root: Path, bundle: Path, check: Check) -> Pointer:
+def activate(root: Path, bundle: Path, check: Check, *, waits: Waits = lambda: None) -> Pointer:
     """Copy a bundle into the folder, check the copy, and point to it.
 
     The folder is made when missing. Releases that the pointer no longer names are removed, but for
@@ -99,7 +101,7 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
     _check_apart(root, bundle)
     with _told(root):
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
-        with _locked(root):
+        with _locked(root, waits):
             before = read_pointer(root) if holds_releases(root) else None
             for left in (root / FOLDER).glob(f"{PARTIAL}*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -128,7 +130,9 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
     return after
 
 
-def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
+def roll_back(
+    root: Path, check: Check, *, waits: Waits = lambda: None
+) -> tuple[Pointer, tuple[str, ...]]:
     """Point to the last release before the active one that can be served.
 
     Returns:
@@ -138,7 +142,7 @@ def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
         Refused: there is none; nothing was changed.
     """
     before = read_pointer(root)
-    with _told(root), _locked(root):
+    with _told(root), _locked(root, waits):
         before = read_pointer(root)
         passed, why = [], ""
         for place, bundle_id in enumerate(before.earlier):
@@ -265,11 +269,15 @@ def _told(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path, waits: Waits) -> Iterator[None]:
     """One writer at a time; the kernel takes the lock from one that dies."""
     handle = os.open(root / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
