@@ -50,24 +50,31 @@ async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
     asked = StopSignals().asked
 
     preparing: set[asyncio.Task[None]] = set()
+    offered = dropped = 0
 
-    async def prepare(bundle: Path) -> None:
+    async def prepare(number: int, bundle: Path) -> None:
         try:
             await server.exchange.prepare(bundle, bundle.name)
         except Exception as error:
             # The one that serves goes on, whatever is wrong with this one.
-            link.tell(Word.UNFIT, _line_of(error))
+            link.tell(Word.UNFIT, f"{number} {_line_of(error)}")
         else:
-            link.tell(Word.READY)
+            if number <= dropped:  # while it was made
+                server.exchange.drop()
+            link.tell(Word.READY, str(number))
 
     def heard(word: Word, text: str) -> None:
+        nonlocal offered, dropped
         if word is Word.PREPARE:
-            task = asyncio.create_task(prepare(Path(text)))
+            number, _, path = text.partition(" ")
+            offered = int(number)
+            task = asyncio.create_task(prepare(offered, Path(path)))
             preparing.add(task)
             task.add_done_callback(preparing.discard)
         elif word is Word.TAKE:
             server.exchange.take()
         elif word is Word.DROP:
+            dropped = offered
             server.exchange.drop()
         else:
             {Word.SERVE: ordered, Word.STOP: asked, Word.HURRY: hurry}[word].set()

@@ -194,7 +194,9 @@ async def _following(
         serving=lambda: crew.release,
         adopt=adopt,
         became=counts.count,
+        set_anew=crew.try_at_once,
     )
+    crew.on_unfit = following.fall_back
     on_hang_up(following.look_now)
 
     async def follow() -> None:
