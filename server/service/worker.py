@@ -32,14 +32,28 @@ def main() -> int:
     orders = Orders.receive(line)
     try:
         lease = Lease(orders.folder)
-    except FileNotFoundError:
-        return 0  # The supervisor is gone, and so are those that it had started before.
+    except OSError as error:
+        if _is_ended(line):
+            return 0  # The supervisor is gone, and so are those that it had started before.
+        why = f"the folder that the workers share: {error.filename}: {error.strerror}"
+        Link.tell_before(line, Word.REFUSED, why)
+        return REFUSED
     # Before the first metric is made.
     count_in_files(metrics_folder(orders.folder), orders.slot)
     from server.service.logs import configure_logs
 
     configure_logs(orders.settings.log_level)
     return run_serving(_work(line, orders, lease))
+
+
+def _is_ended(line: socket.socket) -> bool:
+    """Whether nobody is at the other end."""
+    try:
+        return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:

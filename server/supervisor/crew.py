@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from server.config import ServerSettings
-from server.errors import Refused
+from server.errors import Refused, in_one_line
 from server.supervisor.backoff import Backoff
 from server.supervisor.counts import Reason, WorkerCounts
 from server.supervisor.link import Word
@@ -265,7 +265,7 @@ class Crew:
             except OSError as error:
                 if not self._told:
                     raise
-                self._log.error("worker not started", error=error.strerror)
+                self._log.error("worker not started", error=in_one_line(error))
                 self._backoff.died(now_s, settled=False)
                 return
             self._workers[slot] = worker

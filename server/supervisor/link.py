@@ -78,6 +78,11 @@ class Link(asyncio.Protocol):
         self._rest = b""
         self.ended = asyncio.Event()
 
+    @staticmethod
+    def tell_before(line: socket.socket, word: Word, text: str) -> None:
+        """Say one thing on a line that no link has taken over."""
+        line.sendall(json.dumps([word, text]).encode() + b"\n")
+
     @classmethod
     async def over(cls, line: socket.socket, heard: Callable[[Word, str], None]) -> Link:
         """Take over the socket; `close` or the other end closes it."""

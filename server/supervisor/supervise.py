@@ -137,6 +137,10 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         ready = _Ready(settings, port, metrics_port)
 
         async def start(slot: int, heard: Heard) -> Worker:
+            if missing := folder.mend():
+                # Those that live hold what was removed open: what they count is seen no more.
+                gone = [str(path) for path in missing]
+                log.error("shared files were removed and are made again", missing=gone)
             own = of_workers.model_copy(
                 update={"bundle": crew.bundle, "admin_port": admin_port_of(settings, slot)}
             )

@@ -18,8 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from server.config import ServerSettings
+from server.supervisor.link import Orders, Word
 from strategies.live import LiveServer, live_server
-from strategies.workers import ask, channel_to, log, pids, until
+from strategies.workers import ask, channel_to, log, pids, spare, until
 
 pytestmark = pytest.mark.slow
 
@@ -187,3 +189,62 @@ def test_a_stop_that_comes_while_workers_load_is_obeyed(
         assert process.wait(30) == 0
         assert "worker serving" not in (tmp_path / "log").read_text()
     assert list(temporary.glob("equipoise-*")) == []
+
+
+def test_a_shared_folder_that_is_removed_is_told_and_made_again(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        (folder,) = temporary.glob("equipoise-*")
+        key = (folder / "page-key").read_text()
+        shutil.rmtree(folder)
+        before = psutil.Process(server.process.pid).children()
+        for worker in before:
+            worker.kill()
+        dead = {worker.pid for worker in before}
+        until(lambda: len(pids(server)) == 2 and not dead & {*pids(server)})
+        (told,) = log(server, "shared files were removed and are made again")
+        assert told["missing"][0] == str(folder)
+        assert (folder / "page-key").read_text() == key
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert server.terminate() == 0
+    assert list(temporary.glob("equipoise-*")) == []
+
+
+def test_a_shared_folder_that_cannot_be_made_again_is_named_in_the_log(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        victim, other = pids(server)
+        spare(server)
+        shutil.rmtree(temporary)
+        for worker in psutil.Process(server.process.pid).children():
+            if worker.pid != other:
+                worker.kill()
+        told = until(lambda: log(server, "worker not started"))
+        assert str(temporary) in told[0]["error"]
+        temporary.mkdir()
+        until(lambda: len(pids(server)) == 2 and victim not in pids(server))
+
+
+def test_a_worker_without_its_folder_tells_why_unless_it_is_an_orphan(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    for orphan in (False, True):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            Orders(ServerSettings(bundle=bundle_path), 0, gone).give(ours)
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "server.service.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+            )
+            theirs.close()
+            if orphan:
+                ours.close()
+                assert worker.wait(60) == 0
+            else:
+                word, why = json.loads(ours.makefile().readline())
+                assert word == Word.REFUSED
+                assert str(gone) in why
+                assert worker.wait(60) == 2
