@@ -19,6 +19,7 @@ from types import TracebackType
 
 from server.config import ServerSettings
 from server.errors import SettingsRefused
+from server.supervisor.counts import FILE_BYTES, KINDS
 
 
 def metrics_folder(folder: Path) -> Path:
@@ -30,10 +31,11 @@ class SharedFolder:
     """A new folder, mode 0700, removed at the end of the `with` block.
 
     Raises:
-        SettingsRefused: there is no temporary folder to make it in.
+        SettingsRefused: there is no temporary folder to make it in, or no room for the counts of so
+            many processes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int) -> None:
         self._page_key = secrets.token_hex(32)
         try:
             self.path = Path(tempfile.mkdtemp(prefix="equipoise-"))
@@ -41,9 +43,17 @@ class SharedFolder:
             raise _no_place(error) from error
         try:
             self.mend()
+            self._see_room(processes * KINDS * FILE_BYTES)
         except OSError as error:
             shutil.rmtree(self.path, ignore_errors=True)
             raise _no_place(error) from error
+
+    def _see_room(self, size_bytes: int) -> None:
+        """Raises:
+        OSError: there is none for so much.
+        """
+        with tempfile.TemporaryFile(dir=self.path) as file:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
 
     def mend(self) -> list[Path]:
         """Make again what somebody removed, such as one who cleans temporary folders.
@@ -102,7 +112,7 @@ class SharedFolder:
 def _no_place(error: OSError) -> SettingsRefused:
     return SettingsRefused(
         f"workers: cannot make a folder for them: {error.strerror}; "
-        "name one that can be written in TMPDIR"
+        "name one that can be written, and has room, in TMPDIR"
     )
 
 

@@ -122,7 +122,7 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
     with contextlib.ExitStack() as opened:
         held = opened.enter_context(hold_port(settings.host, settings.port))
         port: int = held.getsockname()[1]
-        folder = opened.enter_context(SharedFolder())
+        folder = opened.enter_context(SharedFolder(settings.workers + settings.spare_workers))
         registry = CollectorRegistry()
         registry.register(Sums(metrics_folder(folder.path)))
         counts = WorkerCounts(registry)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -21,7 +23,7 @@ from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.config import ServerSettings
 from server.supervisor.link import Orders, Word
 from strategies.live import LiveServer, live_server
-from strategies.workers import ask, channel_to, log, pids, spare, until
+from strategies.workers import ask, channel_to, log, metrics, pids, spare, until
 
 pytestmark = pytest.mark.slow
 
@@ -248,3 +250,53 @@ def test_a_worker_without_its_folder_tells_why_unless_it_is_an_orphan(
                 assert word == Word.REFUSED
                 assert str(gone) in why
                 assert worker.wait(60) == 2
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of a few MiB, in which servers make their folders."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    monkeypatch.setenv("TMPDIR", str(disk))
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk: Path, leave_bytes: int) -> None:
+    with (disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - leave_bytes)
+
+
+def test_a_full_disk_costs_no_worker(tmp_path: Path, bundle_path: Path, small: Path) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        first = pids(server)
+        waiting = spare(server)
+        fill(small, 0)
+        for pid in first:
+            with channel_to(server, pid) as channel:
+                for surface in range(400):  # new labels, for which the files would have to grow
+                    assert len(ask(channel, surface=f"s{surface}").items) == 10
+        assert pids(server) == first
+        assert metrics(server)["equipoise_workers"] == 2
+        # Whoever starts now has no more room.
+        for pid in (*first, waiting):
+            psutil.Process(pid).kill()
+        until(lambda: len(pids(server)) == 2 and not {*first, waiting} & {*pids(server)})
+        for pid in pids(server):
+            with channel_to(server, pid) as channel:
+                assert len(ask(channel).items) == 10
+        assert not [line for line in log(server, "worker died") if line.get("signal") == "SIGBUS"]
+        assert metrics(server)["equipoise_workers"] == 2
+
+
+def test_no_room_for_the_counts_is_refused_at_the_start(bundle_path: Path, small: Path) -> None:
+    fill(small, 256 * 1024)
+    (line,) = refused("--bundle", bundle_path, "--port", "0", *WORKERS)
+    assert "No space left on device" in line
+    assert "TMPDIR" in line
+    assert [path.name for path in small.iterdir()] == ["filler"]
