@@ -34,6 +34,8 @@ LOCK_TRIES, LOCK_TRY_S = 20, 0.005
 
 Check = Callable[[Path], str]
 """The id of the bundle in a folder; BundleRefused where a server would not serve it."""
+Waits = Callable[[], None]
+"""Called once where another writer holds the folder, before it is waited for."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def version_of(root: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def activate(root: Path, bundle: Path, check: Check) -> Pointer:
+def activate(root: Path, bundle: Path, check: Check, *, waits: Waits = lambda: None) -> Pointer:
     """Copy a bundle into the folder, check the copy, and point to it.
 
     The folder is made when missing. Releases that the pointer no longer names are removed, but for
@@ -99,10 +101,13 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
     _check_apart(root, bundle)
     with _told(root):
         (root / FOLDER).mkdir(parents=True, exist_ok=True)
-        with _locked(root):
+        with _locked(root, waits):
             before = read_pointer(root) if holds_releases(root) else None
             for left in (root / FOLDER).glob(f"{PARTIAL}*"):
                 shutil.rmtree(left, ignore_errors=True)
+            for entry in root.iterdir():
+                if _is_aside(entry.name):
+                    entry.unlink(missing_ok=True)
             partial = root / FOLDER / f"{PARTIAL}{os.getpid()}"
             try:
                 _check_room(root, bundle)
@@ -125,7 +130,9 @@ def activate(root: Path, bundle: Path, check: Check) -> Pointer:
     return after
 
 
-def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
+def roll_back(
+    root: Path, check: Check, *, waits: Waits = lambda: None
+) -> tuple[Pointer, tuple[str, ...]]:
     """Point to the last release before the active one that can be served.
 
     Returns:
@@ -135,7 +142,7 @@ def roll_back(root: Path, check: Check) -> tuple[Pointer, tuple[str, ...]]:
         Refused: there is none; nothing was changed.
     """
     before = read_pointer(root)
-    with _told(root), _locked(root):
+    with _told(root), _locked(root, waits):
         before = read_pointer(root)
         passed, why = [], ""
         for place, bundle_id in enumerate(before.earlier):
@@ -243,7 +250,8 @@ def _check_root(root: Path) -> None:
     if not root.is_dir():
         raise Refused(f"{root} is not a folder")
     # A crash before the first pointer leaves these.
-    strange = {entry.name for entry in root.iterdir()} - {FOLDER, SERVED, LOCK}
+    names = {entry.name for entry in root.iterdir() if not _is_aside(entry.name)}
+    strange = names - {FOLDER, SERVED, LOCK}
     if strange:
         raise Refused(
             f"{root} holds {min(strange)!r} and no {POINTER}: it is no folder of releases; name "
@@ -261,11 +269,15 @@ def _told(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path, waits: Waits) -> Iterator[None]:
     """One writer at a time; the kernel takes the lock from one that dies."""
     handle = os.open(root / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -288,12 +300,22 @@ def point(root: Path, pointer: Pointer) -> None:
     """Set the pointer, in one step; nothing is checked."""
     aside = root / f"{POINTER}.{os.getpid()}"
     content = json.dumps({"active": pointer.active, "earlier": pointer.earlier}, indent=1)
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(content + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(root / POINTER)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(content + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(root / POINTER)
+    except BaseException:  # a full disk
+        aside.unlink(missing_ok=True)
+        raise
     _sync_folder(root)
+
+
+def _is_aside(name: str) -> bool:
+    """Whether `point` wrote the file, and died before it took the pointer's place."""
+    stem, _, pid = name.rpartition(".")
+    return stem == POINTER and pid.isdecimal()
 
 
 def _sync(folder: Path) -> None:

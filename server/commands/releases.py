@@ -36,6 +36,16 @@ def _check(bundle: Path) -> str:
     return asyncio.run(check_apart(bundle))
 
 
+def _tell_that_it_waits(root: Path) -> None:
+    from server.apart import TIMEOUT_S
+
+    click.echo(
+        f"waiting for another activate or rollback of {root}, whose checks take up to "
+        f"{TIMEOUT_S:.0f} s each",
+        err=True,
+    )
+
+
 @click.command("activate", epilog=ACTIVATE_EXAMPLES)
 @ROOT
 @click.argument("bundle", type=click.Path(path_type=Path, file_okay=False, exists=True))
@@ -48,7 +58,7 @@ def activate(root: Path, bundle: Path) -> None:
     from server import releases
 
     click.echo(CHECKING, err=True)
-    pointer = releases.activate(root, bundle, _check)
+    pointer = releases.activate(root, bundle, _check, waits=lambda: _tell_that_it_waits(root))
     before = f", before it {pointer.earlier[0]}" if pointer.earlier else ""
     click.echo(f"{pointer.active} is active{before}")
 
@@ -64,7 +74,7 @@ def rollback(root: Path) -> None:
     from server import releases
 
     click.echo(CHECKING, err=True)
-    pointer, passed = releases.roll_back(root, _check)
+    pointer, passed = releases.roll_back(root, _check, waits=lambda: _tell_that_it_waits(root))
     for bundle_id in passed:
         click.echo(f"{bundle_id} can no longer be served and was passed over", err=True)
     click.echo(f"{pointer.active} is active again")

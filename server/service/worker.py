@@ -32,14 +32,28 @@ def main() -> int:
     orders = Orders.receive(line)
     try:
         lease = Lease(orders.folder)
-    except FileNotFoundError:
-        return 0  # The supervisor is gone, and so are those that it had started before.
+    except OSError as error:
+        if _is_ended(line):
+            return 0  # The supervisor is gone, and so are those that it had started before.
+        why = f"the folder that the workers share: {error.filename}: {error.strerror}"
+        Link.tell_before(line, Word.REFUSED, why)
+        return REFUSED
     # Before the first metric is made.
     count_in_files(metrics_folder(orders.folder), orders.slot)
     from server.service.logs import configure_logs
 
     configure_logs(orders.settings.log_level)
     return run_serving(_work(line, orders, lease))
+
+
+def _is_ended(line: socket.socket) -> bool:
+    """Whether nobody is at the other end."""
+    try:
+        return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
@@ -50,24 +64,31 @@ async def _work(line: socket.socket, orders: Orders, lease: Lease) -> int:
     asked = StopSignals().asked
 
     preparing: set[asyncio.Task[None]] = set()
+    offered = dropped = 0
 
-    async def prepare(bundle: Path) -> None:
+    async def prepare(number: int, bundle: Path) -> None:
         try:
             await server.exchange.prepare(bundle, bundle.name)
         except Exception as error:
             # The one that serves goes on, whatever is wrong with this one.
-            link.tell(Word.UNFIT, _line_of(error))
+            link.tell(Word.UNFIT, f"{number} {_line_of(error)}")
         else:
-            link.tell(Word.READY)
+            if number <= dropped:  # while it was made
+                server.exchange.drop()
+            link.tell(Word.READY, str(number))
 
     def heard(word: Word, text: str) -> None:
+        nonlocal offered, dropped
         if word is Word.PREPARE:
-            task = asyncio.create_task(prepare(Path(text)))
+            number, _, path = text.partition(" ")
+            offered = int(number)
+            task = asyncio.create_task(prepare(offered, Path(path)))
             preparing.add(task)
             task.add_done_callback(preparing.discard)
         elif word is Word.TAKE:
             server.exchange.take()
         elif word is Word.DROP:
+            dropped = offered
             server.exchange.drop()
         else:
             {Word.SERVE: ordered, Word.STOP: asked, Word.HURRY: hurry}[word].set()

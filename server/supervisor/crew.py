@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from server.config import ServerSettings
-from server.errors import Refused
+from server.errors import Refused, in_one_line
 from server.supervisor.backoff import Backoff
 from server.supervisor.counts import Reason, WorkerCounts
 from server.supervisor.link import Word
@@ -30,6 +30,8 @@ STOPPED_S = 0.3
 """How long a worker may be stopped by a signal. That is a fact, and no guess from its silence."""
 SETTLED_S = 2.0
 """A worker that dies sooner after it was warm died of its start."""
+REFUSALS = 3
+"""So many in succession cannot start: then it is no coincidence, though others serve still."""
 CLOSING_S = 5.0
 """What workers may take beyond their grace, to write down what they hold."""
 HASTE_S = 2.0
@@ -78,6 +80,8 @@ class Crew:
         self.all_served = asyncio.Event()  # once, for the first time
         self._release = ""
         self._follows = False
+        self._refusals = 0  # of what is to be served, one after another
+        self.on_unfit: Callable[[], None] = lambda: None
         self._catching_up: set[asyncio.Task[None]] = set()
         self._told: list[int] = []
         self._failure: str | None = None
@@ -95,8 +99,14 @@ class Crew:
         return self._release
 
     def begin_with(self, bundle: Path, release: str) -> None:
-        """Before `keep`: serve this release, and later what `change` says."""
+        """Before `keep`: serve this release, and later what `change` says. `on_unfit` is called where
+        what was good can no longer be started, and would soon be served by nobody."""
         self.bundle, self._release, self._follows = bundle, release, True
+
+    def try_at_once(self) -> None:
+        """Something is other than it was: the next start waits for no deaths of before."""
+        self._backoff = Backoff()
+        self._news.set()
 
     async def change(self, bundle: Path, release: str) -> None:
         """Have all workers serve another release. One after another makes it beside its own, so that
@@ -105,6 +115,8 @@ class Crew:
         Raises:
             Refused: one would not have it, or two died of it. All go on with what they serve.
         """
+        if release == self._release:
+            return
         ready: list[Worker] = []
         dead: list[Worker] = []
         try:
@@ -121,6 +133,8 @@ class Crew:
                 worker.drop()
             raise
         self.bundle, self._release = bundle, release
+        self._refusals = 0
+        self.try_at_once()
         for worker in ready:
             worker.take(release)
 
@@ -251,7 +265,7 @@ class Crew:
             except OSError as error:
                 if not self._told:
                     raise
-                self._log.error("worker not started", error=error.strerror)
+                self._log.error("worker not started", error=in_one_line(error))
                 self._backoff.died(now_s, settled=False)
                 return
             self._workers[slot] = worker
@@ -263,6 +277,8 @@ class Crew:
     def _hear(self, worker: Worker, word: Word) -> None:
         if word is Word.WARM:
             self._release = self._release or worker.release
+            if worker.release == self._release:
+                self._refusals = 0
             if worker.release != self._release and not self._follows:
                 worker.error = (
                     f"a worker found bundle {worker.release} where {self._release} is served: "
@@ -308,3 +324,12 @@ class Crew:
             self._vacancies.append(replaced or _Vacancy(worker.pid, now_s))
         settled = worker.warm_at_s is not None and now_s - worker.warm_at_s >= SETTLED_S
         self._backoff.died(now_s, settled=settled)
+        if worker.phase is Phase.STARTING and not worker.doomed and worker.bundle == self.bundle:
+            self._refused_at_start()
+
+    def _refused_at_start(self) -> None:
+        self._refusals += 1
+        loaded = any(one.release == self._release for one in self._workers.values())
+        if self._follows and (self._refusals >= REFUSALS or not loaded):
+            self._refusals = 0
+            self.on_unfit()

@@ -6,16 +6,20 @@ key of page tokens.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from types import TracebackType
 
 from server.config import ServerSettings
 from server.errors import SettingsRefused
+from server.supervisor.counts import FILE_BYTES, KINDS
 
 
 def metrics_folder(folder: Path) -> Path:
@@ -27,18 +31,57 @@ class SharedFolder:
     """A new folder, mode 0700, removed at the end of the `with` block.
 
     Raises:
-        SettingsRefused: there is no temporary folder to make it in.
+        SettingsRefused: there is no temporary folder to make it in, or no room for the counts of so
+            many processes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int) -> None:
+        self._page_key = secrets.token_hex(32)
         try:
             self.path = Path(tempfile.mkdtemp(prefix="equipoise-"))
         except OSError as error:
-            raise SettingsRefused(
-                f"workers: cannot make a folder for them: {error.strerror}; "
-                "name one that can be written in TMPDIR"
-            ) from error
-        metrics_folder(self.path).mkdir()
+            raise _no_place(error) from error
+        try:
+            self.mend()
+            self._see_room(processes * KINDS * FILE_BYTES)
+        except OSError as error:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise _no_place(error) from error
+
+    def _see_room(self, size_bytes: int) -> None:
+        """Raises:
+        OSError: there is none for so much.
+        """
+        with tempfile.TemporaryFile(dir=self.path) as file:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+
+    def mend(self) -> list[Path]:
+        """Make again what somebody removed, such as one who cleans temporary folders.
+
+        Returns what was missing.
+
+        Raises:
+            OSError: it cannot be made, or another has taken its place.
+        """
+        missing = []
+        for folder in (self.path, metrics_folder(self.path)):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+                missing.append(folder)
+        found = self.path.lstat()
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
+            raise PermissionError(errno.EPERM, "belongs to somebody else", str(self.path))
+        if not self._key_file.exists():
+            aside = self._key_file.with_suffix(".new")
+            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                file.write(self._page_key)
+            aside.replace(self._key_file)
+            missing.append(self._key_file)
+        return missing
+
+    @property
+    def _key_file(self) -> Path:
+        return self.path / "page-key"
 
     def __enter__(self) -> SharedFolder:
         return self
@@ -53,11 +96,6 @@ class SharedFolder:
 
     def settings_of_workers(self, settings: ServerSettings, port: int) -> ServerSettings:
         """How each worker runs: what the supervisor has is off, what would be its own is shared."""
-        key = settings.page_key_file
-        if key is None:
-            key = self.path / "page-key"
-            with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
         return settings.model_copy(
             update={
                 # A link that is set on another release must not change what a later worker serves.
@@ -65,10 +103,17 @@ class SharedFolder:
                 "port": port,
                 "metrics_port": None,
                 "ready_file": None,
-                "page_key_file": key,
+                "page_key_file": settings.page_key_file or self._key_file,
                 "exposures": settings.exposures or self.path / "exposures.db",
             }
         )
+
+
+def _no_place(error: OSError) -> SettingsRefused:
+    return SettingsRefused(
+        f"workers: cannot make a folder for them: {error.strerror}; "
+        "name one that can be written, and has room, in TMPDIR"
+    )
 
 
 class Lease:

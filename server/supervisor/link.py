@@ -4,7 +4,8 @@ Owns what the two say to each other. The supervisor gives orders, once, before t
 anything heavy, and later says SERVE, STOP and HURRY. The worker says WARM when its lists are those recorded,
 SERVING, and REFUSED with the reason why it ends; from WARM on its event loop says BEAT so often.
 For another release the supervisor says PREPARE; the worker makes it beside its own and says READY, or
-UNFIT with the reason; then TAKE or DROP. The end of the line is a word too: the other process is gone.
+UNFIT with the reason; then TAKE or DROP. Preparations are numbered, for the answer to one that was
+given up may come late. The end of the line is a word too: the other process is gone.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ BEAT_S = 0.1
 
 
 class Word(StrEnum):
-    """What is said. WARM comes with the release's id, PREPARE with the folder of one, whose name is
-    its id; REFUSED and UNFIT with a line for people."""
+    """What is said. WARM comes with the release's id; PREPARE with a number, a space and the folder of
+    one, whose name is its id; READY with that number, UNFIT with it, a space and a line for people;
+    REFUSED with such a line."""
 
     SERVE = "serve"
     STOP = "stop"
@@ -75,6 +77,11 @@ class Link(asyncio.Protocol):
         self._heard = heard
         self._rest = b""
         self.ended = asyncio.Event()
+
+    @staticmethod
+    def tell_before(line: socket.socket, word: Word, text: str) -> None:
+        """Say one thing on a line that no link has taken over."""
+        line.sendall(json.dumps([word, text]).encode() + b"\n")
 
     @classmethod
     async def over(cls, line: socket.socket, heard: Callable[[Word, str], None]) -> Link:

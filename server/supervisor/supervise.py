@@ -122,7 +122,7 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
     with contextlib.ExitStack() as opened:
         held = opened.enter_context(hold_port(settings.host, settings.port))
         port: int = held.getsockname()[1]
-        folder = opened.enter_context(SharedFolder())
+        folder = opened.enter_context(SharedFolder(settings.workers + settings.spare_workers))
         registry = CollectorRegistry()
         registry.register(Sums(metrics_folder(folder.path)))
         counts = WorkerCounts(registry)
@@ -137,6 +137,10 @@ async def _supervise(settings: ServerSettings, module: str) -> int:
         ready = _Ready(settings, port, metrics_port)
 
         async def start(slot: int, heard: Heard) -> Worker:
+            if missing := folder.mend():
+                # Those that live hold what was removed open: what they count is seen no more.
+                gone = [str(path) for path in missing]
+                log.error("shared files were removed and are made again", missing=gone)
             own = of_workers.model_copy(
                 update={"bundle": crew.bundle, "admin_port": admin_port_of(settings, slot)}
             )
@@ -194,7 +198,9 @@ async def _following(
         serving=lambda: crew.release,
         adopt=adopt,
         became=counts.count,
+        set_anew=crew.try_at_once,
     )
+    crew.on_unfit = following.fall_back
     on_hang_up(following.look_now)
 
     async def follow() -> None:

@@ -37,7 +37,7 @@ class Worker:
 
     silent_s: since it was last heard; counted by the supervisor, so that a machine that stands
         still does not count. warm_at_s: when it was warm, or None. release: what it serves, when it
-        is warm. error: why it ended, where that is known. doomed: it was killed from here; silenced: for
+        is warm. bundle: what it was started with. error: why it ended, where that is known. doomed: it was killed from here; silenced: for
         its silence.
     """
 
@@ -47,12 +47,14 @@ class Worker:
         self.silent_s = 0.0
         self.warm_at_s: float | None = None
         self.release = ""
+        self.bundle = Path()
         self.error = ""
         self.doomed = False
         self.silenced = False
         self._process = process
         self._link: Link
         self._ready: asyncio.Future[None] | None = None
+        self._prepared = 0
 
     @classmethod
     async def start(
@@ -75,6 +77,7 @@ class Worker:
             )
             unless_started.pop_all()
         worker = cls(orders.slot, process)
+        worker.bundle = orders.settings.bundle
 
         def hear(word: Word, text: str) -> None:
             worker._hear(word, text)
@@ -98,9 +101,14 @@ class Worker:
         elif word is Word.REFUSED:
             self.error = text
         elif word is Word.READY:
-            self._be_ready(None)
+            self._answered(text, None)
         elif word is Word.UNFIT:
-            self._be_ready(Refused(text))
+            number, _, why = text.partition(" ")
+            self._answered(number, Refused(why))
+
+    def _answered(self, number: str, refused: Refused | None) -> None:
+        if int(number) == self._prepared:  # and not about one that was given up
+            self._be_ready(refused)
 
     def _be_ready(self, refused: Refused | None) -> None:
         if self._ready is None or self._ready.done():
@@ -115,16 +123,22 @@ class Worker:
 
         Raises:
             WorkerEnded: it is dead.
-            Refused: it would not, or took too long. It serves what it served.
+            Refused: it would not, or took too long. It serves what it served. Cancelled, it has it
+                forget that release.
         """
         if self._link.ended.is_set():
             raise WorkerEnded(f"worker {self.pid} ended")
         self._ready = asyncio.get_running_loop().create_future()
-        self._link.tell(Word.PREPARE, str(bundle))
+        self._prepared += 1
+        self._link.tell(Word.PREPARE, f"{self._prepared} {bundle}")
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ready
+        except asyncio.CancelledError:
+            self.drop()
+            raise
         except TimeoutError as error:
+            self.drop()
             raise Refused(
                 f"worker {self.pid} took longer than {timeout_s:.0f} s to load it"
             ) from error

@@ -24,6 +24,8 @@ class Server:
         self.asked: list[str] = []
         self.became: list[str] = []
         self.bad: dict[str, Exception] = {}
+        self.hangs: set[str] = set()
+        self.given_up: list[str] = []
         self.following = Following(
             root,
             poll_s=0.01,
@@ -35,6 +37,12 @@ class Server:
     async def _adopt(self, path: Path, release: str) -> dict[str, object]:
         assert path == path.parents[1] / releases.FOLDER / release
         self.asked.append(release)
+        if release in self.hangs:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.given_up.append(release)
+                raise
         if release in self.bad:
             raise self.bad[release]
         self.serving = release
@@ -110,6 +118,58 @@ def test_back_to_what_serves_is_no_swap(root: Path) -> None:
             releases.point(root, Pointer("c"))
             await until(lambda: server.serving == "c")
             assert server.asked == ["b", "c"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("other", ["c", "a"])
+def test_a_trial_is_given_up_when_the_pointer_names_another(root: Path, other: str) -> None:
+    async def main() -> None:
+        server = Server(root)
+        server.hangs.add("b")
+        async with server.running():
+            releases.point(root, Pointer("b", ("a",)))
+            await until(lambda: server.asked == ["b"])
+            # The same once more, or a question, is no other.
+            releases.point(root, Pointer("b", ("a",)))
+            server.following.look_now()
+            await asyncio.sleep(0.1)
+            assert (server.asked, server.given_up) == (["b"], [])
+            releases.point(root, Pointer(other, ("b",)))
+            await until(lambda: server.given_up == ["b"])
+            await until(lambda: server.serving == other)
+            assert "refused" not in server.became
+        assert server.asked == ["b", *(["c"] if other == "c" else [])]
+
+    asyncio.run(main())
+
+
+def test_an_end_gives_up_what_is_tried(root: Path) -> None:
+    async def main() -> None:
+        server = Server(root)
+        server.hangs.add("b")
+        async with server.running():
+            releases.point(root, Pointer("b", ("a",)))
+            await until(lambda: server.asked == ["b"])
+        assert server.given_up == ["b"]
+
+    asyncio.run(main())
+
+
+def test_what_can_no_longer_be_started_gives_way_to_the_last_that_fits(root: Path) -> None:
+    async def main() -> None:
+        server = Server(root)
+        releases.point(root, Pointer("a", ("b", "c")))
+        server.bad |= {"a": BundleRefused("model.onnx", "is bad"), "b": Refused("gone")}
+        async with server.running():
+            server.following.fall_back()
+            await until(lambda: server.serving == "c")
+            await asyncio.sleep(0.1)
+            # The pointer is as it was: the bad one is not tried again.
+            assert (server.asked, server.became) == (["a", "b", "c"], ["refused"] * 2)
+            server.bad.clear()
+            server.following.look_now()
+            await until(lambda: server.serving == "a")
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -247,6 +248,40 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="holds no releases"):
         read_pointer(other)
     assert sorted(path.name for path in other.iterdir()) == ["letter"]
+
+
+def test_a_full_disk_at_the_first_pointer_leaves_nothing_that_a_retry_would_refuse(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = bundle(tmp_path, "a")
+    sync = os.fsync
+
+    def full(handle: int) -> None:
+        if releases.POINTER in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(Refused, match="No space left on device; the pointer was not changed"):
+            activate(root, a, named)
+    assert not any(path.name.startswith(releases.POINTER) for path in root.iterdir())
+    activate(root, a, named)
+    assert read_pointer(root) == Pointer("a")
+
+
+def test_what_a_crash_before_the_first_pointer_left_is_removed_by_the_next_activation(
+    root: Path, tmp_path: Path
+) -> None:
+    root.mkdir()
+    left = root / f"{releases.POINTER}.6477"
+    left.write_text("{")
+    activate(root, bundle(tmp_path, "a"), named)
+    assert not left.exists()
+    other = root / f"{releases.POINTER}.mine"
+    other.write_text("a copy that somebody made")
+    activate(root, bundle(tmp_path, "b"), named)
+    assert other.exists()
 
 
 DIES = """

@@ -2,7 +2,7 @@
 
 crash: end before it is warm; hold: be warm when it is gone; other: have another release; release: have
 this one; stuck: let the event loop hang once it serves; deaf: do not stop when asked. Of another
-release's folder: unfit: refuse it; fatal: end of it, one worker for each `fatal`, `fatal2`; mute: say
+release's folder: late: answer when it is gone; unfit: refuse it; fatal: end of it, one worker for each `fatal`, `fatal2`; mute: say
 nothing. What it took and dropped it tells in files `take-PID` and `drop-PID` of that folder; that it was
 told to serve before it had what it was offered, in `early-PID`.
 """
@@ -25,19 +25,27 @@ async def work(line: socket.socket, orders: Orders) -> int:
     folder = orders.settings.bundle
     said: set[Word] = set()
     offered: list[Path] = []
+    answers: list[asyncio.Task[None]] = []
+
+    async def answer(number: str, release: Path) -> None:
+        while (release / "late").exists():
+            await asyncio.sleep(BEAT_S / 10)
+        if (release / "unfit").exists():
+            link.tell(Word.UNFIT, f"{number} it is unfit")
+        elif not (release / "mute").exists():
+            link.tell(Word.READY, number)
+            (release / f"ready-{os.getpid()}").touch()
 
     def heard(word: Word, text: str) -> None:
         said.add(word)
         if word is Word.PREPARE:
-            offered.append(Path(text))
+            number, _, path = text.partition(" ")
+            offered.append(Path(path))
             for fatal in ("fatal", "fatal2"):
                 if (offered[-1] / fatal).exists():
                     (offered[-1] / fatal).unlink()
                     os._exit(CRASHED)
-            if (offered[-1] / "unfit").exists():
-                link.tell(Word.UNFIT, "it is unfit")
-            elif not (offered[-1] / "mute").exists():
-                link.tell(Word.READY)
+            answers.append(asyncio.create_task(answer(number, offered[-1])))
         elif word is Word.SERVE and offered and Word.TAKE not in said:
             (offered[-1] / f"early-{os.getpid()}").touch()
         elif word in (Word.TAKE, Word.DROP):

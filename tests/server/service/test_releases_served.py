@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from server.cli import command as equipoise
 from strategies.bundles import DATA_UNTIL_MS, reseal, tiny_bundle
 from strategies.hostile import endless
 from strategies.live import failure_of
+from strategies.workers import until as until_said
 
 pytestmark = pytest.mark.slow
 
@@ -189,6 +193,56 @@ def test_a_dead_worker_is_replaced_while_the_pointer_names_a_bad_release(
         assert served.metrics()['equipoise_bundle_swaps_total{outcome="refused"}'] == 1
 
 
+def test_where_the_active_release_is_damaged_and_all_workers_die_the_last_good_one_serves(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, (one, other) = tmp_path / "root", bundles
+    for bundle in (one, other):
+        releases.activate(root, bundle, bundle_id)
+    flags = ("--bundle", str(root), "--workers", "2")
+    with serving(tmp_path / "s.log", *flags) as served:
+        assert served_id(served) == bundle_id(other)
+        model = releases.path_of(root, bundle_id(other)) / "model.onnx"
+        whole = model.read_bytes()
+        model.write_bytes(whole[:-9])
+        before = psutil.Process(served.process.pid).children()
+        for worker in before:
+            worker.kill()
+        dead = {worker.pid for worker in before}
+        until(lambda: len(served.workers) == 2 and not dead & {*served.workers}, served)
+        assert served_id(served) == bundle_id(one)
+        (fell,) = [line for line in served.events() if line["event"] == "release fell back"]
+        assert (fell["release"], fell["before"]) == (bundle_id(one), bundle_id(other))
+        assert served.metrics()['equipoise_bundle_swaps_total{outcome="refused"}'] == 1
+        model.write_bytes(whole)
+        served.process.send_signal(signal.SIGHUP)
+        until(lambda: served_id(served) == bundle_id(other), served)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_check_that_hangs_keeps_nobody_from_another_release(
+    bundles: tuple[Path, Path], tmp_path: Path, workers: str
+) -> None:
+    root, (one, other) = tmp_path / "root", bundles
+    releases.activate(root, one, bundle_id)
+    hostile = Path(shutil.copytree(one, tmp_path / "hostile"))
+    reseal(hostile, {"model.onnx": endless()})
+    with serving(tmp_path / "s.log", "--bundle", str(root), "--workers", workers) as served:
+        everyone = psutil.Process(served.process.pid)
+        releases.activate(root, hostile, bundle_id)
+        checks = until_found(lambda: [
+            child for child in everyone.children(recursive=True)
+            if "server.commands.check_apart" in child.cmdline()
+        ], served)  # fmt: skip
+        for check in checks:
+            check.suspend()
+        releases.activate(root, other, bundle_id)
+        until(lambda: served_id(served) == bundle_id(other), served)
+        assert not any(check.is_running() for check in checks)
+        given_up = [line for line in served.events() if line["event"] == "release given up"]
+        assert [line["wanted"] for line in given_up] == [bundle_id(other)]
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_serves_is_kept_for_a_restart_whatever_was_activated_and_refused_since(
     bundles: tuple[Path, Path],
@@ -250,6 +304,31 @@ def test_a_stop_ends_a_check_that_would_take_long(
         # Far less than the check's own five minutes.
         assert served.process.wait(60) == 0
         assert not any(check.is_running() for check in checks)
+
+
+@pytest.mark.parametrize("command", ["activate", "rollback"])
+def test_a_command_tells_once_that_it_waits_for_another_one(
+    command: str, bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, (one, other) = tmp_path / "root", bundles
+    for bundle in (one, other):
+        releases.activate(root, bundle, bundle_id)
+    arguments = [command, root, *([one] if command == "activate" else [])]
+    said_so = tmp_path / "stderr"
+    with (root / releases.LOCK).open("w") as held, said_so.open("w") as stderr:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", "bundle", *map(str, arguments)], stderr=stderr
+        )
+        with waiting:
+            try:
+                until_said(lambda: "waiting for another" in said_so.read_text())
+                assert waiting.poll() is None
+            finally:
+                fcntl.flock(held, fcntl.LOCK_UN)
+    assert waiting.returncode == 0
+    assert said_so.read_text().count(f"activate or rollback of {root}") == 1
+    assert releases.read_pointer(root).active == bundle_id(one)
 
 
 def test_the_commands_refuse_with_one_line(bundles: tuple[Path, Path], tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -18,8 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from server.config import ServerSettings
+from server.supervisor.link import Orders, Word
 from strategies.live import LiveServer, live_server
-from strategies.workers import ask, channel_to, log, pids, until
+from strategies.workers import ask, channel_to, log, metrics, pids, spare, until
 
 pytestmark = pytest.mark.slow
 
@@ -187,3 +191,112 @@ def test_a_stop_that_comes_while_workers_load_is_obeyed(
         assert process.wait(30) == 0
         assert "worker serving" not in (tmp_path / "log").read_text()
     assert list(temporary.glob("equipoise-*")) == []
+
+
+def test_a_shared_folder_that_is_removed_is_told_and_made_again(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        (folder,) = temporary.glob("equipoise-*")
+        key = (folder / "page-key").read_text()
+        shutil.rmtree(folder)
+        before = psutil.Process(server.process.pid).children()
+        for worker in before:
+            worker.kill()
+        dead = {worker.pid for worker in before}
+        until(lambda: len(pids(server)) == 2 and not dead & {*pids(server)})
+        (told,) = log(server, "shared files were removed and are made again")
+        assert told["missing"][0] == str(folder)
+        assert (folder / "page-key").read_text() == key
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert server.terminate() == 0
+    assert list(temporary.glob("equipoise-*")) == []
+
+
+def test_a_shared_folder_that_cannot_be_made_again_is_named_in_the_log(
+    tmp_path: Path, bundle_path: Path, temporary: Path
+) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        victim, other = pids(server)
+        spare(server)
+        shutil.rmtree(temporary)
+        for worker in psutil.Process(server.process.pid).children():
+            if worker.pid != other:
+                worker.kill()
+        told = until(lambda: log(server, "worker not started"))
+        assert str(temporary) in told[0]["error"]
+        temporary.mkdir()
+        until(lambda: len(pids(server)) == 2 and victim not in pids(server))
+
+
+def test_a_worker_without_its_folder_tells_why_unless_it_is_an_orphan(
+    tmp_path: Path, bundle_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    for orphan in (False, True):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            Orders(ServerSettings(bundle=bundle_path), 0, gone).give(ours)
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "server.service.worker", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+            )
+            theirs.close()
+            if orphan:
+                ours.close()
+                assert worker.wait(60) == 0
+            else:
+                word, why = json.loads(ours.makefile().readline())
+                assert word == Word.REFUSED
+                assert str(gone) in why
+                assert worker.wait(60) == 2
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of a few MiB, in which servers make their folders."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    monkeypatch.setenv("TMPDIR", str(disk))
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk: Path, leave_bytes: int) -> None:
+    with (disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - leave_bytes)
+
+
+def test_a_full_disk_costs_no_worker(tmp_path: Path, bundle_path: Path, small: Path) -> None:
+    with live_server(tmp_path, bundle_path, *WORKERS) as server:
+        first = pids(server)
+        waiting = spare(server)
+        fill(small, 0)
+        for pid in first:
+            with channel_to(server, pid) as channel:
+                for surface in range(400):  # new labels, for which the files would have to grow
+                    assert len(ask(channel, surface=f"s{surface}").items) == 10
+        assert pids(server) == first
+        assert metrics(server)["equipoise_workers"] == 2
+        # Whoever starts now has no more room.
+        for pid in (*first, waiting):
+            psutil.Process(pid).kill()
+        until(lambda: len(pids(server)) == 2 and not {*first, waiting} & {*pids(server)})
+        for pid in pids(server):
+            with channel_to(server, pid) as channel:
+                assert len(ask(channel).items) == 10
+        assert not [line for line in log(server, "worker died") if line.get("signal") == "SIGBUS"]
+        assert metrics(server)["equipoise_workers"] == 2
+
+
+def test_no_room_for_the_counts_is_refused_at_the_start(bundle_path: Path, small: Path) -> None:
+    fill(small, 256 * 1024)
+    (line,) = refused("--bundle", bundle_path, "--port", "0", *WORKERS)
+    assert "No space left on device" in line
+    assert "TMPDIR" in line
+    assert [path.name for path in small.iterdir()] == ["filler"]

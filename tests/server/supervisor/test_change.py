@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import Refused
+from server.supervisor import backoff
 from server.supervisor.counts import Reason
 from strategies.crews import Kept, until
 
@@ -145,5 +146,56 @@ def test_a_worker_that_was_starting_meanwhile_never_serves_the_old_one(
             assert late.release == "second"
             assert late.pid in told(new, "take")
             assert told(new, "early") == set()
+
+    asyncio.run(main())
+
+
+def test_a_late_answer_about_what_was_given_up_is_no_answer_about_the_next(
+    old: Path, new: Path, tmp_path: Path
+) -> None:
+    third = tmp_path / "third"
+    third.mkdir()
+    for late in (new / "late", third / "late", third / "unfit"):
+        late.touch()
+
+    async def main() -> None:
+        kept = following(old, workers=1)
+        async with kept.running():
+            given_up = asyncio.create_task(kept.crew.change(new, "second"))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.wait((given_up,))
+            change = asyncio.create_task(kept.crew.change(third, "third"))
+            (new / "late").unlink()
+            await until(lambda: told(new, "ready"))
+            assert told(new, "drop") == told(new, "ready")
+            (third / "late").unlink()
+            with pytest.raises(Refused, match="it is unfit"):
+                await change
+            assert kept.crew.release == "first"
+
+    asyncio.run(main())
+
+
+def test_a_new_release_waits_for_no_deaths_of_the_one_before(
+    old: Path, new: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "FIRST_S", 3600.0)
+    monkeypatch.setattr(backoff, "LONGEST_S", 3600.0)
+
+    async def main() -> None:
+        kept = following(old)
+        unfit: list[int] = []
+        kept.crew.on_unfit = lambda: unfit.append(len(kept.started))
+        async with kept.running():
+            (old / "crash").touch()
+            kept.started[0].kill()
+            await until(lambda: kept.restarts(Reason.EXITED) == 1)
+            assert unfit == []  # the other one serves: it may be a coincidence
+            kept.started[1].kill()
+            kept.crew.try_at_once()
+            await until(lambda: unfit)
+            await kept.crew.change(new, "second")
+            await until(lambda: len(kept.complete) == 2)
 
     asyncio.run(main())

@@ -63,3 +63,49 @@ def test_a_scrape_waits_for_a_file_that_a_worker_is_just_making(
     monkeypatch.setattr(counts.time, "sleep", meanwhile)
     assert shown(tmp_path)["lists_total"] == 6.0
     assert len(waited) == 1
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from server.supervisor.counts import count_in_files
+room = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+count_in_files(Path(sys.argv[1]), 0)
+from prometheus_client import Counter, Gauge
+lists = Counter("lists", "Lists", ["surface"])
+for surface in range(2000):
+    lists.labels(f"a surface with a long name, so that the file is soon full: {surface}").inc(1.0)
+lists.labels("a surface with a long name, so that the file is soon full: 0").inc(1.0)
+Gauge("depth", "Depth", multiprocess_mode="livesum").set(3.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("room", "some"), [(1000, False), (1 << 16, True)])
+def test_what_the_disk_has_no_room_for_is_lost_and_told_once(
+    tmp_path: Path, room: int, some: bool
+) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path), str(room)]
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert (done.stdout + done.stderr).count("TMPDIR has no room") == 1
+    registry = CollectorRegistry()
+    registry.register(Sums(tmp_path))
+    samples = [sample for metric in registry.collect() for sample in metric.samples]
+    counted = [sample.value for sample in samples if sample.name == "lists_total"]
+    if some:
+        # What had its place goes on, and other files are not concerned.
+        assert sorted(set(counted)) == [1.0, 2.0]
+        assert len(counted) < 2000
+        assert [sample.value for sample in samples if sample.name == "depth"] == [3.0]
+    else:
+        assert samples == []
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_files_of_counts_have_no_holes(tmp_path: Path) -> None:
+    work(tmp_path, 0, 3.0)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_blocks * 512 >= path.stat().st_size
