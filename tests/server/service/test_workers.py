@@ -14,6 +14,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.chaos.deadlines import HELD
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.bundle import load_bundle
@@ -90,6 +91,8 @@ def test_one_worker_and_several_show_the_same_metrics(tmp_path: Path, bundle_pat
                     ask(channel, policy=policy, candidate_item_ids=EVERYTHING, surface="home")
                     with pytest.raises(grpc.RpcError):
                         ask(channel, count=0)
+            # What workers hold is told ten times a second.
+            until(lambda: not any(metrics(server)[name] for name in HELD))
             told.append(metrics(server))
     assert set(told[0]) == set(told[1])
     counted = [name for name in told[0] if "_seconds_" not in name and name != "equipoise_workers"]
