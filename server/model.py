@@ -24,6 +24,8 @@ Feed = Mapping[str, NDArray[Any]]
 
 ERRORS_ONLY = 3
 BATCH, CANDIDATES = "batch", "n"
+FEATURES, HISTORY, ASKED = "features", "history", "candidates"
+"""Names of inputs."""
 LANES = 16
 """Floats of the widest vector register (AVX-512)."""
 
@@ -46,14 +48,14 @@ SCORES = Port("scores", np.float32, (BATCH, CANDIDATES))
 
 def pair_ports(n_features: int) -> tuple[Port, ...]:
     """What a model over pair features reads: features of each candidate."""
-    return (Port("features", np.float32, (BATCH, CANDIDATES, n_features)),)
+    return (Port(FEATURES, np.float32, (BATCH, CANDIDATES, n_features)),)
 
 
 def sequence_ports(length: int) -> tuple[Port, ...]:
     """What a sequence model reads: the last `length` items of the history, and the candidates."""
     return (
-        Port("history", np.int32, (BATCH, length)),
-        Port("candidates", np.int32, (BATCH, CANDIDATES)),
+        Port(HISTORY, np.int32, (BATCH, length)),
+        Port(ASKED, np.int32, (BATCH, CANDIDATES)),
     )
 
 

@@ -7,6 +7,7 @@ command runs, so that `--help` is quick.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -109,6 +110,14 @@ and an example."""
     help="Learn from the last weeks too, which are otherwise held out for 'evaluate': for the "
     "release after a passed evaluation.",
 )
+@click.option(
+    "--family",
+    type=click.Choice(["pairs", "auto"]),
+    default="pairs",
+    show_default=True,
+    help="'auto' trains a sequence model too, and takes its score among the features if that is "
+    "worth it on validation; it says so.",
+)
 @click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
 @cache_option
 @json_option
@@ -124,6 +133,7 @@ def train(
     default_policy: str | None,
     seed: int,
     final: bool,
+    family: str,
     quick: bool,
     cache: Path | None,
     as_json: bool,
@@ -132,7 +142,7 @@ def train(
     from rich.console import Console
 
     from training.pipeline import Pipeline, day_of
-    from training.settings import TrainSettings
+    from training.settings import SequenceSettings, TrainSettings
 
     prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol)
     console = Console(stderr=True, highlight=False, emoji=False)
@@ -140,6 +150,10 @@ def train(
     source = dataset or (interactions or events or out).stem
     replaced = _bundle_at(out)
     settings = TrainSettings.quick(seed) if quick else TrainSettings(seed=seed)
+    if family == "auto":
+        settings = replace(
+            settings, sequence=SequenceSettings(epochs=2) if quick else SequenceSettings()
+        )
     released = Pipeline(prepared, settings, console).run(
         name=name or _bundle_name(source),
         policies=policies,

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -36,14 +35,24 @@ from server.features.types import DAY_MS
 from training.choose_policies import choose_policies
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
-from training.data.split import targets_between
-from training.export import check_parity, export_onnx, scorer_of
+from training.data.split import Targets, targets_between
+from training.export import check_parity, export_onnx, export_stacked, scorer_of
 from training.fit_features import fit_features, with_levels
+from training.model import FAMILY as PAIRS
 from training.model import PairRanker
 from training.release import assemble, group_tables
-from training.rows import Lists, make_lists
+from training.rows import Lists, make_lists, with_scores, without_scores
+from training.sequence_model import SequenceRanker
+from training.sequence_train import sequence_scores, train_sequences
 from training.settings import TrainSettings
-from training.train import train_ranker
+from training.stacked_model import FAMILY as STACKED
+from training.stacked_model import StackedRanker
+from training.train import Trained, train_ranker
+
+LISTS_WANTED = 20_000
+"""Where one cut has so many, more cuts would teach little more."""
+WORTH = 0.001
+"""Validation NDCG that a sequence model must add: it costs memory, and time for each list."""
 
 
 def day_of(unix_ms: int) -> str:
@@ -70,6 +79,7 @@ class Pipeline:
         self._split = prepared.split
         self._settings = settings
         self._console = console
+        self._sequence_epochs = 0
 
     def run(
         self,
@@ -99,27 +109,36 @@ class Pipeline:
         for never, why in chosen.never_met.items():
             self._console.print(f"policy {never}: {why}", markup=False, emoji=False)
         torch.use_deterministic_algorithms(True)
-        tuning = self._cuts(split.train_until_ms)
         validation = self._lists(
-            "validation", split.train_until_ms, split.validation_until_ms, with_short=False
+            "validation", split.train_until_ms, split.validation_until_ms, for_validation=True
         )
-        tuned = self._train("tuning", tuning, validation, settings.epochs)
+        count = max(1, min(settings.cuts, -(-LISTS_WANTED // len(validation))))
+        tuning = self._cuts(count, split.train_until_ms)
+        tuned, stacked = self._tuned(tuning, validation)
         ndcg = max(tuned.ndcg_by_epoch)
         # One window later: the oldest cut leaves, the validation window comes in.
-        refit = self._cuts(until_ms) if final else [*tuning[1:], validation]
+        refit = self._cuts(count, until_ms) if final else [*tuning[1:], validation]
+        if settings.sequence is not None and not stacked:
+            refit = [without_scores(one) for one in refit]
         ranker = self._train("refit", refit, None, tuned.best_epoch).model
         ranker.scale.copy_(tuned.model.scale)
         ranker.offset.copy_(tuned.model.offset)
         state = self._state("bundle", history, until_ms)
+        whole: PairRanker | StackedRanker = ranker
+        if stacked:
+            whole = StackedRanker(ranker, self._sequence_model("bundle", history, None))
+        length = whole.sequence.length if isinstance(whole, StackedRanker) else 0
         self._console.print("exporting to ONNX, and comparing onnxruntime with torch")
-        model = export_onnx(ranker)
-        parity = check_parity(ranker, scorer_of(model, len(FEATURE_NAMES)), validation)
+        model = export_stacked(whole) if isinstance(whole, StackedRanker) else export_onnx(whole)
+        parity = check_parity(whole, scorer_of(model, len(FEATURE_NAMES), length), validation)
         parts = assemble(
             name=name,
             data=history,
             until_ms=until_ms,
             state=state,
             model=model,
+            family=STACKED if stacked else PAIRS,
+            history_length=length,
             groups=groups,
             policies=chosen,
             settings=settings,
@@ -134,23 +153,24 @@ class Pipeline:
             },
         )
         manifest = write_bundle(parts, out)
-        _save_checkpoint(ranker, out)
+        _save_checkpoint(whole, out)
         return Released(manifest, ndcg, len(validation), tuned.best_epoch, parity)
 
-    def _cuts(self, until_ms: int) -> list[Lists]:
+    def _cuts(self, count: int, until_ms: int) -> list[Lists]:
         """Lists at cuts one horizon apart, the last of which looks ahead to `until_ms`."""
-        count, step_ms = self._settings.cuts, self._split.horizon_ms
+        step_ms = self._split.horizon_ms
         return [
             self._lists(
                 f"cut {number} of {count}",
                 until_ms - (count + 1 - number) * step_ms,
                 until_ms - (count - number) * step_ms,
-                with_short=True,
             )
             for number in range(1, count + 1)
         ]
 
-    def _lists(self, what: str, cut_ms: int, until_ms: int, *, with_short: bool) -> Lists:
+    def _lists(
+        self, what: str, cut_ms: int, until_ms: int, *, for_validation: bool = False
+    ) -> Lists:
         history = self._data.until(cut_ms)
         targets = targets_between(self._data, cut_ms, until_ms)
         if not len(targets):
@@ -162,15 +182,59 @@ class Pipeline:
             )
         state = self._state(what, history, cut_ms)
         with self._bar(f"{what}: lists", len(targets)) as advance:
-            return make_lists(
+            lists = make_lists(
                 history,
                 targets,
                 cut_ms,
                 state,
                 self._settings,
-                with_short=with_short,
+                with_short=not for_validation,
                 on_list=advance,
             )
+        if self._settings.sequence is None:
+            return lists
+        # Of a model that has seen no more than the lists' histories, or its scores would tell too much.
+        model = self._sequence_model(what, history, targets if for_validation else None)
+        return with_scores(lists, sequence_scores(model, lists.recent, lists.items, lists.ptr))
+
+    def _sequence_model(
+        self, what: str, history: Dataset, validation: Targets | None
+    ) -> SequenceRanker:
+        """A sequence model of what is in `history`. validation: what came next, by which the number of
+        epochs is chosen, for this model and all others."""
+        settings = self._settings.sequence
+        assert settings is not None
+        epochs = settings.epochs if validation is not None else self._sequence_epochs
+        with self._bar(f"{what}: sequences", epochs) as advance:
+
+            def on_epoch(epoch: int, ndcg: float) -> None:
+                advance(1)
+                if validation is not None:
+                    self._console.print(f"  epoch {epoch}: of sequences alone NDCG@20 {ndcg:.4f}")
+
+            trained = train_sequences(
+                history, settings, self._settings.seed, epochs, validation, on_epoch
+            )
+        if validation is not None:
+            self._sequence_epochs = trained.best_epoch
+        return trained.model
+
+    def _tuned(self, tuning: list[Lists], validation: Lists) -> tuple[Trained, bool]:
+        """The ranker, and whether the sequence model's score is worth its cost to it."""
+        if self._settings.sequence is None:
+            return self._train("tuning", tuning, validation, self._settings.epochs), False
+        stacked = self._train("tuning, with sequences", tuning, validation, self._settings.epochs)
+        parts = [without_scores(one) for one in tuning]
+        plain = self._train(
+            "tuning, without", parts, without_scores(validation), self._settings.epochs
+        )
+        with_ndcg, ndcg = max(stacked.ndcg_by_epoch), max(plain.ndcg_by_epoch)
+        worth = with_ndcg >= ndcg + WORTH
+        self._console.print(
+            f"sequences: validation NDCG@20 {with_ndcg:.4f} with their score, {ndcg:.4f} without: "
+            + ("they are in" if worth else f"left out, for less than {WORTH} more")
+        )
+        return (stacked, True) if worth else (plain, False)
 
     def _state(self, what: str, history: Dataset, cut_ms: int) -> FeatureState:
         with self._bar(f"{what}: item statistics", history.n_items) as advance:
@@ -178,7 +242,9 @@ class Pipeline:
         warm_up(state)
         return state
 
-    def _train(self, what: str, lists: list[Lists], validation: Lists | None, epochs: int) -> Any:
+    def _train(
+        self, what: str, lists: list[Lists], validation: Lists | None, epochs: int
+    ) -> Trained:
         with self._bar(what, epochs) as advance:
 
             def on_epoch(epoch: int, ndcg: float) -> None:
@@ -211,7 +277,7 @@ class Pipeline:
             progress.update(task, completed=total)
 
 
-def _save_checkpoint(ranker: PairRanker, out: Path) -> None:
+def _save_checkpoint(ranker: torch.nn.Module, out: Path) -> None:
     """The weights as safetensors beside the bundle, whole or not at all."""
     path = out.with_name(f"{out.name}.ranker.safetensors")
     aside = path.with_name(f".{path.name}.{os.getpid()}")

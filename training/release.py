@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,14 @@ from numpy.typing import NDArray
 
 from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup, feed_maker
 from server.fairness import parse_policy
-from server.features import FEATURE_NAMES, FeatureState, generate_candidates, pair_features
+from server.features import FEATURE_NAMES, FeatureState, generate_candidates
 from server.features.types import DAY_MS, History
-from server.model import Feed, OnnxScorer
+from server.model import BATCH, CANDIDATES, Feed, OnnxScorer
 from training import export
 from training.choose_policies import ChosenPolicies
 from training.data.dataset import Dataset
 from training.data.schema import UNKNOWN
 from training.fit_features import attribute_codes
-from training.model import FAMILY
 from training.settings import TrainSettings
 
 # Providers by sales: the fewest that make half are large, the next to 80 % medium.
@@ -37,6 +37,7 @@ WARMUPS = 12
 WARMUP_EVENTS = 80
 WARMUP_DAYS = 180
 TOP = 20
+GOLDEN_CANDIDATES = 32
 
 
 def item_table(data: Dataset) -> ItemTable:
@@ -81,13 +82,12 @@ def warmups(
     now_ms: int,
     n_novel: int,
     seed: int,
-    history_length: int = 0,
 ) -> tuple[Warmup, ...]:
     """Requests of users who do not exist: items drawn by popularity, times evenly."""
     rng = np.random.default_rng(seed)
     popularity = np.expm1(state.popularity.astype(np.float64))
     chance = popularity / popularity.sum()
-    feed = feed_maker(history_length, state)
+    feed = feed_maker(scorer.ports, state)
     made = []
     for number in range(WARMUPS):
         # The first has no history: the non-personal list.
@@ -111,18 +111,22 @@ def assemble(
     until_ms: int,
     state: FeatureState,
     model: bytes,
+    family: str,
+    history_length: int,
     groups: tuple[GroupTable, ...],
     policies: ChosenPolicies,
     settings: TrainSettings,
     horizon_days: int,
     quality: Mapping[str, Any],
 ) -> BundleParts:
-    """The parts of a bundle made from `data`, the events up to `until_ms`."""
-    n_features = len(FEATURE_NAMES)
-    scorer = export.scorer_of(model, n_features)
+    """The parts of a bundle made from `data`, the events up to `until_ms`.
+
+    history_length: of a model that reads the history beside pair features; else 0.
+    """
+    scorer = export.scorer_of(model, len(FEATURE_NAMES), history_length)
     made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed)
-    inputs = _golden_inputs(made, state)
-    measured = export.measured_batches(scorer, _random_features)
+    inputs = _golden_inputs(made, state, scorer)
+    measured = export.measured_batches(scorer, partial(_random_feed, scorer, data.n_items))
     return BundleParts(
         name=name,
         created_unix_ms=time.time_ns() // 1_000_000,
@@ -134,10 +138,11 @@ def assemble(
             interactions=data.n_events,
             digest=data.digest(),
         ),
-        family=FAMILY,
+        family=family,
         model=model,
         opset=export.OPSET,
         feature_names=FEATURE_NAMES,
+        history_length=history_length,
         best_batch=export.best_batch(measured),
         measured_batches=measured,
         n_novel=settings.n_novel,
@@ -146,10 +151,10 @@ def assemble(
         groups=groups,
         policies=policies.documents,
         default_policy=policies.default,
-        golden_inputs={"features": inputs},
-        golden_outputs=scorer.score({"features": inputs}),
+        golden_inputs=inputs,
+        golden_outputs=scorer.score(inputs),
         warmups=made,
-        model_card=_card(name, data, settings, horizon_days, quality, policies),
+        model_card=_card(name, data, settings, horizon_days, history_length, quality, policies),
         horizon_days=horizon_days,
         quality=quality,
         made_with={
@@ -161,15 +166,25 @@ def assemble(
     )
 
 
-def _random_features(lists: int, candidates: int) -> Feed:
-    shape = (lists, candidates, len(FEATURE_NAMES))
-    return {"features": np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)}
+def _random_feed(scorer: OnnxScorer, n_items: int, lists: int, candidates: int) -> Feed:
+    rng = np.random.default_rng(0)
+    sizes = {BATCH: lists, CANDIDATES: candidates}
+    feed: dict[str, NDArray[Any]] = {}
+    for port in scorer.ports:
+        shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in port.axes)
+        drawn = (
+            rng.normal(0, 1, shape)
+            if port.dtype is np.float32
+            else rng.integers(1, n_items + 1, shape)
+        )
+        feed[port.name] = drawn.astype(port.dtype)
+    return feed
 
 
-def _golden_inputs(made: tuple[Warmup, ...], state: FeatureState) -> NDArray[np.float32]:
-    return np.stack(
-        [pair_features(w.history, state.popular[:32], w.now_ms, state) for w in made[:6]]
-    )
+def _golden_inputs(made: tuple[Warmup, ...], state: FeatureState, scorer: OnnxScorer) -> Feed:
+    feed = feed_maker(scorer.ports, state)
+    lists = [feed(one.history, state.popular[:GOLDEN_CANDIDATES], one.now_ms) for one in made[:6]]
+    return {name: np.stack([one[name] for one in lists]) for name in lists[0]}
 
 
 def _card(
@@ -177,9 +192,15 @@ def _card(
     data: Dataset,
     settings: TrainSettings,
     horizon_days: int,
+    history_length: int,
     quality: Mapping[str, Any],
     policies: ChosenPolicies,
 ) -> str:
+    also = (
+        f"\nand the score of a sequence model (SASRec) over the last {history_length} items"
+        if history_length
+        else ""
+    )
     figures = "\n".join(f"- {key}: {value}" for key, value in quality.items())
     lines = "\n".join(
         f"- `{policy}`{' (default)' if policy == policies.default else ''}: {parse_policy(text, policy).reason}"
@@ -189,7 +210,7 @@ def _card(
 
 ## What it does
 Ranks items for one user by the estimated probability of a purchase within {horizon_days}
-days: an MLP over {len(FEATURE_NAMES)} features of the pair (user's history, item). Candidates are the
+days: an MLP over {len(FEATURE_NAMES)} features of the pair (user's history, item){also}. Candidates are the
 items of the history and {settings.n_novel} others by EASE; the fair stage comes last.
 
 ## Data

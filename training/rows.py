@@ -7,18 +7,20 @@ so that training and serving cannot differ.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.features import FeatureState, generate_candidates, pair_features
+from server.features.sequence import sequence
 from server.features.types import Float32, History, Int32, Int64
 from training.data.dataset import Dataset
 from training.data.split import Targets
 from training.settings import TrainSettings
 
 SHORTEST = 6
+_NOTHING = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Lists:
 
     features: `[R, F] float32`; labels: `[R] bool`, bought within the horizon; items: `[R] int32`.
     ptr: `[L + 1] int64`; n_targets: `[L] int64`, distinct items bought, candidates or not.
+    recent: `[L, S] int32`, the history as a sequence model of length S reads it; S may be 0.
     """
 
     features: Float32
@@ -34,6 +37,7 @@ class Lists:
     items: Int32
     ptr: Int64
     n_targets: Int64
+    recent: Int32
 
     def __len__(self) -> int:
         return len(self.ptr) - 1
@@ -55,6 +59,8 @@ def make_lists(
     labels: list[NDArray[np.bool_]] = []
     items: list[Int32] = []
     n_targets: list[int] = []
+    recent: list[Int32] = []
+    length = settings.sequence.length if settings.sequence is not None else 0
     for place, user in enumerate(targets.users.tolist()):
         whole = history.history(user)
         bought = targets.of(place)
@@ -67,6 +73,7 @@ def make_lists(
             labels.append(np.isin(found.items, bought))
             items.append(found.items)
             n_targets.append(len(bought))
+            recent.append(sequence(part, _NOTHING, length)[0])
         on_list(1)
     lengths = [len(part) for part in items]
     return Lists(
@@ -75,7 +82,18 @@ def make_lists(
         np.concatenate(items),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         np.array(n_targets, np.int64),
+        np.stack(recent),
     )
+
+
+def with_scores(lists: Lists, scores: Float32) -> Lists:
+    """The same lists with one feature more, `[R]`."""
+    return replace(lists, features=np.hstack([lists.features, scores[:, None]]))
+
+
+def without_scores(lists: Lists) -> Lists:
+    """The same lists without their last feature."""
+    return replace(lists, features=np.ascontiguousarray(lists.features[:, :-1]))
 
 
 def _last(history: History, events: int) -> History:

@@ -19,7 +19,7 @@ NOWHERE = -1e9
 class _Block(nn.Module):
     """Attention and a feed-forward layer, each after a norm and beside a shortcut."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, feed: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.before_attention = nn.LayerNorm(width)
@@ -27,7 +27,10 @@ class _Block(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.before_feed = nn.LayerNorm(width)
-        self.feed = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.feed = nn.Sequential(
+            nn.Linear(width, feed * width), nn.ReLU(), nn.Linear(feed * width, width)
+        )
+        self.dropout = dropout
 
     def forward(self, places: Tensor, asking: Tensor, bias: Tensor) -> Tensor:
         """`asking [b, q, d]` after a look at all `places [b, L, d]`; bias `[b, 1, q, L]`."""
@@ -37,9 +40,12 @@ class _Block(nn.Module):
         size = query.shape[-1]
         weights = torch.softmax(query @ key.transpose(-1, -2) / size**0.5 + bias, dim=-1)
         seen = (weights @ value).transpose(1, 2).flatten(2)
-        after = asking + self.out(seen)
-        made: Tensor = after + self.feed(self.before_feed(after))
+        after = asking + self._dropped(self.out(seen))
+        made: Tensor = after + self._dropped(self.feed(self.before_feed(after)))
         return made
+
+    def _dropped(self, part: Tensor) -> Tensor:
+        return functional.dropout(part, self.dropout) if self.training else part
 
     def _split(self, part: Tensor) -> Tensor:
         batch, length, width = part.shape
@@ -49,7 +55,8 @@ class _Block(nn.Module):
 class SequenceRanker(nn.Module):
     """History `[batch, L] int32`, candidates `[batch, n] int32` -> probabilities `[batch, n]`.
 
-    n_items: of the catalogue. length: L. scale and offset calibrate the logit, as in `PairRanker`.
+    n_items: of the catalogue. length: L. feed: how many times as wide the inner layers are. dropout:
+    while it is trained. scale and offset calibrate the logit, as in `PairRanker`.
     """
 
     mask: Tensor
@@ -57,19 +64,40 @@ class SequenceRanker(nn.Module):
     offset: Tensor
 
     def __init__(
-        self, n_items: int, length: int, width: int = 64, heads: int = 2, blocks: int = 2
+        self,
+        n_items: int,
+        length: int,
+        width: int = 64,
+        heads: int = 2,
+        blocks: int = 2,
+        feed: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.length = length
         self.items = nn.Embedding(n_items + 1, width, padding_idx=0)
         self.positions = nn.Parameter(torch.randn(length, width) * 0.02)
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_Block(width, heads, feed, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
+        self.dropout = dropout
         nn.init.normal_(self.items.weight, std=0.02)
         later = torch.triu(torch.ones(length, length, dtype=torch.bool), diagonal=1)
         self.register_buffer("mask", later.float() * NOWHERE)
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
+
+    def states(self, history: Tensor, items: Tensor) -> Tensor:
+        """What is known after each place, `[batch, l, width]`, of histories `[batch, l]`, l <= L: for
+        training, which asks at all of them. items: their vectors, `[n_items + 1, width]`."""
+        length = history.shape[1]
+        nothing = (history == 0).float()[:, None, None, :] * NOWHERE
+        places = items[history] + self.positions[-length:]
+        if self.training:
+            places = functional.dropout(places, self.dropout)
+        for block in self.blocks:
+            places = block(places, places, nothing + self.mask[-length:, -length:])
+        made: Tensor = self.norm(places)
+        return made
 
     def user(self, history: Tensor) -> Tensor:
         """The vector `[batch, width]` of each history."""

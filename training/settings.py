@@ -6,6 +6,53 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class SequenceSettings:
+    """Those of the sequence model."""
+
+    length: int = 50
+    """The last items of a history that it reads: more costs time per request."""
+
+    width: int = 64
+    """Of an item's vector: more needs more purchases, and memory in the bundle."""
+
+    heads: int = 2
+    """Attention heads."""
+
+    blocks: int = 2
+    """Attention blocks."""
+
+    feed: int = 4
+    """How many times as wide the inner layers are."""
+
+    dropout: float = 0.4
+    """More is steadier on few data, and slower."""
+
+    learning_rate: float = 1e-3
+    """AdamW's; one cycle, cosine to zero."""
+
+    weight_decay: float = 0.0
+    """AdamW's."""
+
+    users_per_step: int = 128
+    """Histories per optimiser step."""
+
+    epochs: int = 20
+    """The most passes over all histories; the best epoch on validation is kept."""
+
+    patience: int = 5
+    """Epochs without a better validation NDCG before training stops."""
+
+    whole_softmax: int = 20_000
+    """Up to so many items the loss is against all of them."""
+
+    drawn: int = 2_048
+    """Of more, against so many that are drawn for each step."""
+
+    popularity: float = 0.5
+    """They are drawn by this power of how often they were bought."""
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """The settings of one training run; the defaults were chosen on validation weeks."""
 
@@ -56,6 +103,9 @@ class TrainSettings:
 
     patience: int = 4
     """Epochs without a better validation NDCG before training stops."""
+
+    sequence: SequenceSettings | None = None
+    """Whether a sequence model's score is a feature as well, and how it is trained."""
 
     seed: int = 0
     """Everything random comes from it; on CPU the same seed gives the same model."""

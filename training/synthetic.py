@@ -80,9 +80,7 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
         default_policy=policies.default,
         golden_inputs=goldens,
         golden_outputs=scorer.score(goldens),
-        warmups=warmups(
-            state, scorer, CREATED_MS, N_NOVEL, seed, history_length=length if sequences else 0
-        ),
+        warmups=warmups(state, scorer, CREATED_MS, N_NOVEL, seed),
         model_card="# synthetic\n\nAn untrained model over a made-up catalogue, for load tests only.\n",
         horizon_days=14,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The release bundle: one folder, verified byte for byte, without user data."""
 
 from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
-from server.bundle.inputs import feed_maker, ports_of
+from server.bundle.inputs import feed_maker, ports_for, ports_of
 from server.bundle.load import load_bundle, read_manifest
 from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch
 from server.bundle.write import write_bundle
@@ -17,6 +17,7 @@ __all__ = [
     "Warmup",
     "feed_maker",
     "load_bundle",
+    "ports_for",
     "ports_of",
     "read_manifest",
     "write_bundle",

@@ -84,7 +84,7 @@ class Bundle:
 class BundleParts:
     """What a bundle is made of; `policies` are the TOML documents by name.
 
-    A model that reads the history has a `history_length` and no `feature_names`.
+    A model that reads the history has a `history_length`, one that reads pair features their names.
     """
 
     name: str

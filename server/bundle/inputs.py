@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from server.bundle.manifest import ModelInfo
 from server.features import FeatureState, pair_features
 from server.features.sequence import sequence
 from server.features.types import History, Int32
-from server.model import Feed, Port, pair_ports, sequence_ports
+from server.model import ASKED, FEATURES, HISTORY, Feed, Port, pair_ports, sequence_ports
 
 FeedMaker = Callable[[History, Int32, int], Feed]
 """From a history, candidates `[n] int32` and "now" in Unix milliseconds."""
@@ -16,25 +16,27 @@ FeedMaker = Callable[[History, Int32, int], Feed]
 
 def ports_of(model: ModelInfo) -> tuple[Port, ...]:
     """The model's inputs."""
-    if model.history_length:
-        return sequence_ports(model.history_length)
-    return pair_ports(model.n_features)
+    return ports_for(model.n_features, model.history_length)
 
 
-def feed_maker(history_length: int, state: FeatureState) -> FeedMaker:
-    """The step from one list's history and candidates to the model's inputs, without batch axis.
+def ports_for(n_features: int, history_length: int) -> tuple[Port, ...]:
+    """The inputs of a model with so many pair features, or none, and of one that reads the last
+    `history_length` items, or none."""
+    pairs = pair_ports(n_features) if n_features else ()
+    return (*pairs, *sequence_ports(history_length)) if history_length else pairs
 
-    history_length: of a model that reads the history; 0 of one that reads pair features.
-    """
-    if history_length:
 
-        def of_history(history: History, items: Int32, now_ms: int) -> Feed:
-            recent, candidates = sequence(history, items, history_length)
-            return {"history": recent, "candidates": candidates}
+def feed_maker(ports: Sequence[Port], state: FeatureState) -> FeedMaker:
+    """The step from one list's history and candidates to the model's inputs, without batch axis."""
+    names = {port.name for port in ports}
+    length = next((int(port.axes[1]) for port in ports if port.name == HISTORY), 0)
+    pairs = FEATURES in names
 
-        return of_history
+    def made(history: History, items: Int32, now_ms: int) -> Feed:
+        feed = {FEATURES: pair_features(history, items, now_ms, state)} if pairs else {}
+        if length:
+            recent, candidates = sequence(history, items, length)
+            return {**feed, HISTORY: recent, ASKED: candidates}
+        return feed
 
-    def of_pairs(history: History, items: Int32, now_ms: int) -> Feed:
-        return {"features": pair_features(history, items, now_ms, state)}
-
-    return of_pairs
+    return made

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
@@ -58,11 +59,28 @@ class MeasuredBatch(_Part):
     list_us: Annotated[float, Field(ge=0)]
 
 
+Reads = Literal["pair-features", "history", "pair-features-and-history"]
+NEEDS: Mapping[Reads, str] = {
+    "pair-features": "features and no length",
+    "history": "a history_length and no features",
+    "pair-features-and-history": "features and a history_length",
+}
+
+
+def reads_of(n_features: int, history_length: int) -> Reads | None:
+    """What a model with so many features and such a history reads; None where that is nothing."""
+    if n_features and history_length:
+        return "pair-features-and-history"
+    if history_length:
+        return "history"
+    return "pair-features" if n_features else None
+
+
 class ModelInfo(_Part):
     """The model and how to run it.
 
-    reads: features of each candidate (`n_features` of them, `feature_names`), or the last
-        `history_length` items of the history and the candidates.
+    reads: features of each candidate (`n_features` of them, `feature_names`); or the last
+        `history_length` items of the history and the candidates; or all of these.
     best_batch: the batch size measured to be cheapest per list. n_novel: how many items outside
         the history the candidate generator adds.
     measured_batches: what that was chosen from, where the model was made; bundles of before have
@@ -72,7 +90,7 @@ class ModelInfo(_Part):
     family: Name
     file: Literal["model.onnx"]
     digest: Digest
-    reads: Literal["pair-features", "history"]
+    reads: Reads
     opset: Annotated[int, Field(ge=1)]
     feature_names: tuple[Name, ...]
     history_length: Annotated[int, Field(ge=0, le=10_000)]
@@ -93,12 +111,10 @@ class ModelInfo(_Part):
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> ModelInfo:
-        needs = (False, True) if self.reads == "history" else (True, False)
-        if (self.n_features > 0, self.history_length > 0) != needs:
+        if self.reads != reads_of(self.n_features, self.history_length):
             raise ValueError(
                 f"{self.n_features} feature_names and history_length {self.history_length} beside "
-                f"reads = {self.reads!r}, which needs "
-                + ("a history_length and no features" if needs[1] else "features and no length")
+                f"reads = {self.reads!r}, which needs {NEEDS[self.reads]}"
             )
         return self
 

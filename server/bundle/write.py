@@ -35,6 +35,7 @@ from server.bundle.manifest import (
     ModelInfo,
     bundle_id,
     manifest_bytes,
+    reads_of,
     refusal,
 )
 from server.errors import Refused, shown
@@ -93,7 +94,8 @@ def make_manifest(parts: BundleParts, files: dict[str, bytes]) -> Manifest:
                 family=parts.family,
                 file=MODEL,
                 digest=hashlib.sha256(parts.model).hexdigest(),
-                reads="history" if parts.history_length else "pair-features",
+                # Of a model that reads nothing the manifest says so itself.
+                reads=reads_of(len(parts.feature_names), parts.history_length) or "pair-features",
                 opset=parts.opset,
                 feature_names=parts.feature_names,
                 history_length=parts.history_length,

@@ -158,9 +158,9 @@ def show(path: Path, as_json: bool) -> None:
 
 
 def _reads(model: ModelInfo) -> str:
-    if model.reads == "history":
-        return f"reads the last {model.history_length} items of a history"
-    return f"reads the {model.n_features} features of this server"
+    pairs = f"the {model.n_features} features of this server" if model.n_features else ""
+    history = f"the last {model.history_length} items of a history" if model.history_length else ""
+    return f"reads {' and '.join(filter(None, (pairs, history)))}"
 
 
 def _batches(measured: Sequence[MeasuredBatch]) -> list[str]:

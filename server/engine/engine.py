@@ -113,7 +113,7 @@ class Engine:
         model = bundle.manifest.model
         self._scorer = OnnxScorer(bundle.model, ports_of(model))
         self.least_together = least_together(self._scorer, bundle.golden_inputs)
-        self._feed = feed_maker(model.history_length, bundle.state)
+        self._feed = feed_maker(ports_of(model), bundle.state)
         self._index = bundle.items.index
         self._ids = bundle.items.ids
         self._bundle_id = bundle.manifest.bundle_id

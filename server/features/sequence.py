@@ -18,7 +18,7 @@ def sequence(history: History, candidates: Int32, length: int) -> tuple[Int32, I
 
     Events of one instant are in item order, so that the order of arrival changes nothing.
     """
-    recent = history.items[-length:]
+    recent = history.items[len(history.items) - min(length, len(history.items)) :]
     items = np.zeros(length, np.int32)
     if len(recent):
         items[length - len(recent) :] = recent + 1

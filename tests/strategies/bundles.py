@@ -20,6 +20,7 @@ from server.bundle import (
     ItemTable,
     Manifest,
     Warmup,
+    ports_for,
     write_bundle,
 )
 from server.bundle.manifest import bundle_id
@@ -33,7 +34,7 @@ from server.features import (
 )
 from server.features.sequence import sequence
 from server.features.types import DAY_MS, History
-from server.model import OnnxScorer, pair_ports, sequence_ports
+from server.model import OnnxScorer, pair_ports
 from strategies.fairness import document
 
 N_ITEMS = 60
@@ -216,8 +217,13 @@ def _warmup(rng: np.random.Generator, state: FeatureState, scorer: OnnxScorer) -
     return Warmup(history, DATA_UNTIL_MS, found.items[best])
 
 
-def tiny_sequence_model(rng: np.random.Generator, length: int = HISTORY_LENGTH) -> bytes:
-    """Embedding of each candidate . sum of the history's: `[batch, length]`, `[batch, n]`."""
+def tiny_sequence_model(
+    rng: np.random.Generator, length: int = HISTORY_LENGTH, *, pairs: bool = False
+) -> bytes:
+    """Embedding of each candidate . sum of the history's: `[batch, length]`, `[batch, n]`.
+
+    pairs: it reads pair features as well, and adds the first of them.
+    """
     embedding = rng.normal(0, 1, (N_ITEMS + 1, 8)).astype(np.float32)
     embedding[0] = 0
     nodes = [
@@ -226,15 +232,27 @@ def tiny_sequence_model(rng: np.random.Generator, length: int = HISTORY_LENGTH) 
         helper.make_node("Unsqueeze", ["user", "last"], ["column"]),
         helper.make_node("Gather", ["items", "candidates"], ["asked"]),
         helper.make_node("MatMul", ["asked", "column"], ["wide"]),
-        helper.make_node("Squeeze", ["wide", "last"], ["scores"]),
+        helper.make_node("Squeeze", ["wide", "last"], ["own" if pairs else "scores"]),
     ]
-    inputs = [("history", ["batch", length]), ("candidates", ["batch", "n"])]
+    inputs: list[tuple[str, int, list[str | int]]] = [
+        ("history", TensorProto.INT32, ["batch", length]),
+        ("candidates", TensorProto.INT32, ["batch", "n"]),
+    ]
+    constants = []
+    if pairs:
+        nodes += [
+            helper.make_node("Gather", ["features", "first"], ["pairs"], axis=2),
+            helper.make_node("Add", ["own", "pairs"], ["scores"]),
+        ]
+        inputs.append(("features", TensorProto.FLOAT, ["batch", "n", N_FEATURES]))
+        constants.append(numpy_helper.from_array(np.array(0, np.int64), "first"))
     graph = helper.make_graph(
         nodes,
         "tiny-sequence",
-        [helper.make_tensor_value_info(name, TensorProto.INT32, axes) for name, axes in inputs],
+        [helper.make_tensor_value_info(name, kind, axes) for name, kind, axes in inputs],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "n"])],
         [
+            *constants,
             numpy_helper.from_array(embedding, "items"),
             numpy_helper.from_array(np.array([1], np.int64), "time"),
             numpy_helper.from_array(np.array([2], np.int64), "last"),
@@ -246,28 +264,38 @@ def tiny_sequence_model(rng: np.random.Generator, length: int = HISTORY_LENGTH) 
     return raw
 
 
-def sequence_parts(seed: int = 0, length: int = HISTORY_LENGTH) -> BundleParts:
-    """The tiny bundle with a model that reads the last `length` items of the history."""
+def sequence_parts(
+    seed: int = 0, length: int = HISTORY_LENGTH, *, pairs: bool = False
+) -> BundleParts:
+    """The tiny bundle with a model that reads the last `length` items of the history, and, if asked
+    for, pair features too."""
     parts = tiny_parts(seed)
     rng = np.random.default_rng(seed)
-    model = tiny_sequence_model(rng, length)
-    scorer = OnnxScorer(model, sequence_ports(length))
+    model = tiny_sequence_model(rng, length, pairs=pairs)
+    names = FEATURE_NAMES if pairs else ()
+    scorer = OnnxScorer(model, ports_for(len(names), length))
     inputs = {
         "history": rng.integers(0, N_ITEMS + 1, (3, length)).astype(np.int32),
         "candidates": rng.integers(1, N_ITEMS + 1, (3, 7)).astype(np.int32),
     }
+    if pairs:
+        inputs |= parts.golden_inputs
     warmups = []
     for warmup in parts.warmups:
         found = generate_candidates(warmup.history, warmup.now_ms, parts.state, N_NOVEL)
         history, candidates = sequence(warmup.history, found.items, length)
-        scores = scorer.score_lists([{"history": history, "candidates": candidates}])[0]
+        feed = {"history": history, "candidates": candidates}
+        if pairs:
+            own = pair_features(warmup.history, found.items, warmup.now_ms, parts.state)
+            feed |= {"features": own}
+        scores = scorer.score_lists([feed])[0]
         best = np.lexsort((found.items, -scores))[:20]
         warmups.append(replace(warmup, expected_top=found.items[best]))
     return replace(
         parts,
-        family="tiny-sequence",
+        family="tiny-both" if pairs else "tiny-sequence",
         model=model,
-        feature_names=(),
+        feature_names=names,
         history_length=length,
         golden_inputs=inputs,
         golden_outputs=scorer.score(inputs),

@@ -59,6 +59,7 @@ def real() -> Lists:
         np.concatenate([rng.permutation(n) for n in lengths]).astype(np.int32),
         ptr,
         np.ones(len(lengths), np.int64),
+        np.zeros((len(lengths), 0), np.int32),
     )
 
 
@@ -101,7 +102,7 @@ class Faulty:
     """A scorer that is wrong in one way."""
 
     def __init__(self, honest: OnnxScorer, fault: str) -> None:
-        self._honest, self._fault = honest, fault
+        self._honest, self._fault, self.ports = honest, fault, honest.ports
 
     def score(self, feed: dict[str, np.ndarray]) -> np.ndarray:
         scores = self._honest.score(feed)

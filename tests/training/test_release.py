@@ -123,8 +123,9 @@ def test_a_failed_parity_gate_leaves_no_bundle(
     honest = pipeline.scorer_of
 
     class Off:
-        def __init__(self, model: bytes, n_features: int) -> None:
-            self._honest = honest(model, n_features)
+        def __init__(self, model: bytes, n_features: int, history_length: int) -> None:
+            self._honest = honest(model, n_features, history_length)
+            self.ports = self._honest.ports
 
         def score(self, feed: dict[str, np.ndarray]) -> np.ndarray:
             return self._honest.score(feed) + np.float32(1e-3)

@@ -137,7 +137,7 @@ def test_a_history_is_read_in_its_order(path: Path) -> None:
     bundle = load_bundle(path)
     if bundle.manifest.model.reads != "history":
         return
-    feed = feed_maker(bundle.manifest.model.history_length, bundle.state)
+    feed = feed_maker(ports_of(bundle.manifest.model), bundle.state)
     scorer = OnnxScorer(bundle.model, ports_of(bundle.manifest.model))
     items = np.arange(20, dtype=np.int32)
     times = np.arange(20, dtype=np.int64)

@@ -44,7 +44,8 @@ def lists_of(seed: int, n_lists: int = 60) -> Lists:
     labels = rng.random(len(features)) < chance
     items = np.concatenate([rng.permutation(length) for length in lengths]).astype(np.int32)
     found = np.add.reduceat(labels.astype(np.int64), ptr[:-1])
-    return Lists(features, labels, items, ptr, found + rng.integers(1, 3, n_lists))
+    recent = np.zeros((n_lists, 0), np.int32)
+    return Lists(features, labels, items, ptr, found + rng.integers(1, 3, n_lists), recent)
 
 
 def ignore(epoch: int, ndcg: float) -> None:

@@ -226,7 +226,7 @@ def broken_parts(parts: BundleParts) -> dict[str, tuple[dict[str, Any], str]]:
         "another input than the model's": (
             {"golden_inputs": {"x": parts.golden_inputs["features"]}}, "goldens.safetensors",
         ),
-        "features and a length": ({"history_length": 5}, "manifest.json"),
+        "goldens without the history": ({"history_length": 5}, "goldens.safetensors"),
         "neither features nor a length": ({"feature_names": ()}, "manifest.json"),
         "no model": ({"model": b""}, "model.onnx"),
         "features in another order": ({"feature_names": parts.feature_names[::-1]}, "manifest.json"),

@@ -12,15 +12,16 @@ from onnx import numpy_helper
 from server.bundle import Bundle, load_bundle, write_bundle
 from server.engine import Answer, Engine, RecommendQuery
 from server.events import EventKind, StoredHistory
+from server.features import pair_features
 from server.features.sequence import sequence
 from server.features.types import History
 from strategies.bundles import DATA_UNTIL_MS, HISTORY_LENGTH, N_ITEMS, sequence_parts
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+@pytest.fixture(scope="module", params=[False, True], ids=["history", "history and pairs"])
+def bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Bundle:
     path = tmp_path_factory.mktemp("sequence") / "bundle"
-    write_bundle(sequence_parts(), path)
+    write_bundle(sequence_parts(pairs=request.param), path)
     return load_bundle(path)
 
 
@@ -39,7 +40,13 @@ def by_formula(bundle: Bundle, bought: list[int], items: list[int]) -> list[int]
     graph = onnx.load_from_string(bundle.model).graph
     vectors = next(numpy_helper.to_array(t) for t in graph.initializer if t.name == "items")
     user = np.sum([vectors[item + 1] for item in bought[-HISTORY_LENGTH:]], axis=0)
-    return sorted(items, key=lambda item: (-float(vectors[item + 1] @ user), item))
+    scores = {item: float(vectors[item + 1] @ user) for item in items}
+    if bundle.manifest.model.n_features:
+        own = stored(bought)
+        history = History.of(np.array(bought, np.int32), own.times_ms, own.quantities)
+        pairs = pair_features(history, np.array(items, np.int32), DATA_UNTIL_MS, bundle.state)
+        scores = {item: scores[item] + float(pairs[row, 0]) for row, item in enumerate(items)}
+    return sorted(items, key=lambda item: (-scores[item], item))
 
 
 def test_lists_are_those_of_the_last_items_alone_and_in_a_batch(bundle: Bundle) -> None:

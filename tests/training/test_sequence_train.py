@@ -1,0 +1,143 @@
+"""The sequence model: it learns what follows what, also of items that were bought once, and is served."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from rich.console import Console
+
+from server.bundle import load_bundle
+from server.engine import Answer, Engine, RecommendQuery
+from server.features import FEATURE_NAMES
+from training.content import words_of
+from training.data.prepare import Prepared, prepare_in_order
+from training.data.sequences import read_sequences
+from training.data.split import targets_between
+from training.data.tables import items_from
+from training.evaluate import Protocol, evaluate
+from training.pipeline import Pipeline
+from training.sequence_model import SequenceRanker
+from training.sequence_train import ndcg_of, recent_items, sequence_scores, train_sequences
+from training.settings import SequenceSettings, TrainSettings
+
+SMALL = SequenceSettings(
+    length=6, width=16, epochs=30, dropout=0.1, users_per_step=16, learning_rate=1e-2
+)
+ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Everyone goes round the catalogue, one step after the other, from a place of his own."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("rounds")
+    lines = []
+    for user in range(150):
+        start, steps = rng.integers(0, ITEMS), rng.integers(5, 12)
+        lines.append(" ".join([f"u{user}", *(f"i{(start + n) % ITEMS:02}" for n in range(steps))]))
+    (folder / "rounds.txt").write_text("\n".join(lines))
+    items = items_from(
+        pl.DataFrame(
+            {
+                "item": [f"i{n:02}" for n in range(ITEMS)],
+                "category_path": [f"half {n // 20} > tenth {n // 4}" for n in range(ITEMS)],
+                "brand": [f"alone {n}" for n in range(ITEMS)],
+            }
+        )
+    )
+    return prepare_in_order(read_sequences(folder / "rounds.txt", items))
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["whole softmax", "drawn"])
+def test_it_learns_what_follows_what(prepared: Prepared, drawn: bool) -> None:
+    settings = dataclasses.replace(SMALL, whole_softmax=0 if drawn else 100, drawn=30)
+    data, split = prepared.dataset, prepared.split
+    history = data.until(split.train_until_ms)
+    validation = targets_between(data, split.train_until_ms, split.validation_until_ms)
+    told: list[int] = []
+    found = train_sequences(
+        history, settings, 0, settings.epochs, validation, lambda epoch, _: told.append(epoch)
+    )
+    assert told == list(range(1, len(told) + 1))
+    assert max(found.ndcg_by_epoch) == found.ndcg_by_epoch[found.best_epoch - 1] > 0.9
+    assert ndcg_of(found.model, history, validation) == pytest.approx(max(found.ndcg_by_epoch))
+    again = train_sequences(history, settings, 0, found.best_epoch, None, lambda epoch, ndcg: None)
+    assert again.best_epoch == found.best_epoch
+    for name, weight in found.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name]), name
+
+
+def test_the_states_of_training_are_the_users_of_serving() -> None:
+    torch.manual_seed(0)
+    model = SequenceRanker(ITEMS, 6, 8, 2, 2, 4, 0.5).eval()
+    history = torch.randint(1, ITEMS + 1, (5, 6))
+    history[0, :4] = 0
+    with torch.no_grad():
+        states = model.states(history, model.items.weight)
+        for place in range(2, 6):
+            # What is known after a place is what a history that ends there tells.
+            shorter = torch.zeros_like(history)
+            shorter[:, 5 - place :] = history[:, : place + 1]
+            cut = model.states(history[:, : place + 1], model.items.weight)[:, -1]
+            known = history[:, place] != 0
+            assert torch.allclose(model.user(shorter)[known], cut[known], atol=1e-5)
+        assert torch.allclose(states[:, -1], model.user(history), atol=1e-5)
+
+
+def test_words_are_those_that_several_items_have(prepared: Prepared) -> None:
+    words = words_of(prepared.dataset)
+    assert words.count == 2 + 10  # halves and tenths; each brand is of one item alone
+    assert np.diff(words.ptr).tolist() == [2] * ITEMS
+    own = [words.places[words.ptr[n] : words.ptr[n + 1]].tolist() for n in range(ITEMS)]
+    assert own[0] == own[3] != own[4]
+    assert own[0][0] == own[19][0] != own[20][0]
+
+
+def test_scores_of_lists_are_the_models_own(prepared: Prepared) -> None:
+    torch.manual_seed(0)
+    model = SequenceRanker(ITEMS, 6, 8).eval()
+    data = prepared.dataset
+    users = np.arange(7, dtype=np.int32)
+    recent = recent_items(data, users, 6)
+    rng = np.random.default_rng(0)
+    ptr = np.array([0, 3, 3, 9, 10, 14, 20, 21])
+    items = rng.integers(0, ITEMS, 21).astype(np.int32)
+    found = sequence_scores(model, recent, items, ptr, block=3)
+    with torch.no_grad():
+        for row in range(7):
+            part = slice(ptr[row], ptr[row + 1])
+            asked = torch.from_numpy(items[part] + 1)[None]
+            wanted = model.logits(torch.from_numpy(recent[row : row + 1]), asked)[0].numpy()
+            assert found[part] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_score_is_taken_where_it_is_worth_it_and_the_bundle_serves(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    settings = TrainSettings(name="small", epochs=4, cuts=1, n_novel=30, sequence=SMALL)
+    console = Console(record=True, width=200, quiet=False)
+    out = tmp_path / "bundle"
+    released = Pipeline(prepared, settings, console).run(
+        name="rounds", policies=None, default_policy=None, out=out
+    )
+    text = console.export_text()
+    assert "with their score" in text
+    assert "they are in" in text
+    bundle = load_bundle(out)
+    model = bundle.manifest.model
+    assert (model.reads, model.history_length) == ("pair-features-and-history", 6)
+    assert model.feature_names == FEATURE_NAMES
+    assert released.parity < 1e-4
+    results = evaluate(bundle, prepared, Protocol(k=5, resamples=100)).results["metrics"]
+    assert results["ndcg_at_5"]["value"] > 0.9
+    engine = Engine(bundle)
+    engine.warm_up()
+    (answer,) = engine.run_batch([RecommendQuery(count=5, policy="none")])
+    assert isinstance(answer, Answer)
+    assert len(answer.item_ids) == 5
