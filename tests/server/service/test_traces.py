@@ -468,7 +468,7 @@ def test_without_traces_opentelemetry_is_not_even_loaded() -> None:
 def test_a_server_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "server.service.traces", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
-    with pytest.raises(SettingsRefused, match=r"pip install 'equipoise\[otel\]'"):
+    with pytest.raises(SettingsRefused, match=r"pip install '\.\[otel\]'"):
         app._traces(ServerSettings(bundle=Path("b"), traces="otlp"))
 
 
