@@ -48,7 +48,10 @@ def files(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         model=tiny_model(np.random.default_rng(0), N_FEATURES),
         groups=groups,
         policies=choose_policies(None, None, groups),
+        family="tiny-mlp",
+        history_length=0,
         settings=settings,
+        horizon_days=14,
         quality={},
     )
     folder = tmp_path_factory.mktemp("canary") / "bundle"
