@@ -251,7 +251,7 @@ CASES = (
     "a golden that the model does not give", "goldens of another shape", "no goldens",
     "no warm-up", "a warm-up for an item that is not there", "a warm-up that expects nothing",
     "a warm-up before its own history", "another opset than the model's",
-    "another input than the model's", "features and a length", "neither features nor a length", "no model",
+    "another input than the model's", "goldens without the history", "neither features nor a length", "no model",
     "features in another order", "a feature too few", "a batch of none", "a list at no cost at all",
     "an unknown kind of event", "quality that is not a number", "a name that is no file name",
 )  # fmt: skip
