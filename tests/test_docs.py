@@ -188,6 +188,13 @@ def own_shop(tmp_path: Path, stage: dict[str, str], monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     raw(shop_rows()).write_csv("bought.csv")
+    raw(shop_rows()).select("user", "item", "time").write_csv("ratings.csv")
+    baskets: dict[str, list[str]] = {}
+    for user, item, _, _ in sorted(shop_rows(), key=lambda row: row[2]):
+        baskets.setdefault(user, []).append(item)
+    Path("sequences.txt").write_text(
+        "".join(f"{user} {' '.join(items)}\n" for user, items in baskets.items())
+    )
     makers = "\n".join(f"item-{n:03},Thing {n},FOOD > SHELF {n % 4},maker-{n % 7},Private" for n in range(60))  # fmt: skip
     Path("items.csv").write_text(f"item,name,category_path,provider,brand\n{makers}\n")
     people = "\n".join(f"user-{n:02},{'north' if n % 2 else 'south'}" for n in range(30))
