@@ -30,12 +30,10 @@ from server.model import (
     Feed,
     OnnxScorer,
     Port,
-    pair_ports,
-    sequence_ports,
 )
+from training.families import Family, Ranker, family_of
 from training.model import PairRanker
 from training.rows import Lists
-from training.sequence_model import SequenceRanker
 from training.stacked_model import StackedRanker
 
 OPSET = 20
@@ -58,16 +56,20 @@ class ParityFailed(Refused):
     """onnxruntime does not give what torch gave."""
 
 
-def export_onnx(model: PairRanker) -> bytes:
+def export_onnx(model: Ranker) -> bytes:
     """The model as the bytes of one ONNX file with dynamic batch and candidate axes."""
+    family = family_of(model)
+    ports = ports_for(family.n_features, family.history_length)
     # Sizes 0 and 1 would be taken for constants.
-    return _exported(model, [torch.zeros(4, 5, len(model.mean))], pair_ports(len(model.mean)))
-
-
-def export_sequence(model: SequenceRanker) -> bytes:
-    """The same of a model that reads the history."""
-    example = [torch.zeros(4, size, dtype=torch.int32) for size in (model.length, 5)]
-    return _exported(model, example, sequence_ports(model.length))
+    sizes = {BATCH: 4, CANDIDATES: 5}
+    example = [
+        torch.zeros(
+            [axis if isinstance(axis, int) else sizes[axis] for axis in port.axes],
+            dtype=torch.float32 if port.dtype is np.float32 else torch.int32,
+        )
+        for port in ports
+    ]
+    return _exported(model, example, ports)
 
 
 def _exported(model: torch.nn.Module, example: list[torch.Tensor], ports: Sequence[Port]) -> bytes:
@@ -100,22 +102,12 @@ def _exported(model: torch.nn.Module, example: list[torch.Tensor], ports: Sequen
     return raw
 
 
-def export_stacked(model: StackedRanker) -> bytes:
-    """The same of a model that reads both."""
-    n_features, length = len(model.pairs.mean) - 1, model.sequence.length
-    example = [torch.zeros(4, 5, n_features)]
-    example += [torch.zeros(4, size, dtype=torch.int32) for size in (length, 5)]
-    return _exported(model, example, ports_for(n_features, length))
-
-
-def scorer_of(model: bytes, n_features: int, history_length: int = 0) -> OnnxScorer:
+def scorer_of(model: bytes, family: Family) -> OnnxScorer:
     """The served form of the model."""
-    return OnnxScorer(model, ports_for(n_features, history_length))
+    return OnnxScorer(model, ports_for(family.n_features, family.history_length))
 
 
-def check_parity(
-    model: PairRanker | StackedRanker, scorer: OnnxScorer, real: Lists, seed: int = 0
-) -> float:
+def check_parity(model: Ranker, scorer: OnnxScorer, real: Lists, seed: int = 0) -> float:
     """The largest difference seen between torch and onnxruntime.
 
     Random inputs over several shapes, real lists one by one, and the same top 20 for each
@@ -146,54 +138,46 @@ def check_parity(
     return worst
 
 
-def _pairs(model: PairRanker | StackedRanker) -> tuple[PairRanker, int]:
-    """The part over pair features, and how many of those it is given."""
-    if isinstance(model, StackedRanker):
-        return model.pairs, len(model.pairs.mean) - 1
-    return model, len(model.mean)
-
-
-def _random(
-    model: PairRanker | StackedRanker, shape: tuple[int, int], rng: np.random.Generator
-) -> Feed:
+def _random(model: Ranker, shape: tuple[int, int], rng: np.random.Generator) -> Feed:
     # Random as features are: three units off may be thousands of deviations, where float32 has no
     # digits left. A column that counts for nothing may be anything.
-    pairs, n_features = _pairs(model)
-    mean, inverse = (part.numpy()[:n_features] for part in (pairs.mean, pairs.inverse_std))
-    deviation = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-9), 1.0)
-    drawn = (mean + deviation * rng.normal(0, 3, (*shape, n_features))).astype(np.float32)
-    feed: Feed = {FEATURES: drawn}
-    if isinstance(model, StackedRanker):
-        numbers, length = model.sequence.items.num_embeddings, model.sequence.length
-        feed = {
-            **feed,
-            HISTORY: rng.integers(0, numbers, (shape[0], length)).astype(np.int32),
-            ASKED: rng.integers(1, numbers, shape).astype(np.int32),
-        }
+    family = family_of(model)
+    feed: Feed = {}
+    if isinstance(model, PairRanker | StackedRanker):
+        pairs = model if isinstance(model, PairRanker) else model.pairs
+        mean, inverse = (
+            part.numpy()[: family.n_features] for part in (pairs.mean, pairs.inverse_std)
+        )
+        deviation = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-9), 1.0)
+        drawn = mean + deviation * rng.normal(0, 3, (*shape, family.n_features))
+        feed = {FEATURES: drawn.astype(np.float32)}
+    if family.history_length:
+        history = rng.integers(0, family.n_items + 1, (shape[0], family.history_length))
+        asked = rng.integers(1, family.n_items + 1, shape)
+        feed = {**feed, HISTORY: history.astype(np.int32), ASKED: asked.astype(np.int32)}
     return feed
 
 
-def _real(model: PairRanker | StackedRanker, real: Lists, place: int, part: slice) -> Feed:
-    _, n_features = _pairs(model)
-    feed: Feed = {FEATURES: np.ascontiguousarray(real.features[part, :n_features])[np.newaxis]}
-    if isinstance(model, StackedRanker):
+def _real(model: Ranker, real: Lists, place: int, part: slice) -> Feed:
+    family = family_of(model)
+    feed: Feed = {}
+    if family.n_features:
+        features = real.features[part, : family.n_features]
+        feed = {FEATURES: np.ascontiguousarray(features)[np.newaxis]}
+    if family.history_length:
         items = (real.items[part] + 1).astype(np.int32)
         feed = {**feed, HISTORY: real.recent[place][np.newaxis], ASKED: items[np.newaxis]}
     return feed
 
 
 @torch.no_grad()
-def _torch(
-    model: PairRanker | StackedRanker, scorer: OnnxScorer, feed: Feed
-) -> NDArray[np.float32]:
+def _torch(model: Ranker, scorer: OnnxScorer, feed: Feed) -> NDArray[np.float32]:
     inputs = [torch.from_numpy(feed[port.name]) for port in scorer.ports]
     scores: NDArray[np.float32] = model(*inputs).numpy()
     return scores
 
 
-def _difference(
-    model: PairRanker | StackedRanker, scorer: OnnxScorer, feed: Feed, what: str
-) -> float:
+def _difference(model: Ranker, scorer: OnnxScorer, feed: Feed, what: str) -> float:
     gap = float(np.abs(_torch(model, scorer, feed) - scorer.score(feed)).max())
     if not gap <= TOLERANCE:
         raise ParityFailed(

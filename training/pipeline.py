@@ -30,22 +30,21 @@ from rich.progress import (
 
 from server.bundle import Manifest, write_bundle
 from server.errors import Refused
-from server.features import FEATURE_NAMES, FeatureState, warm_up
+from server.features import FeatureState, warm_up
 from server.features.types import DAY_MS
 from training.choose_policies import choose_policies
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
 from training.data.split import Targets, targets_between
-from training.export import check_parity, export_onnx, export_stacked, scorer_of
+from training.export import check_parity, export_onnx, scorer_of
+from training.families import Ranker, family_of
 from training.fit_features import fit_features, with_levels
-from training.model import FAMILY as PAIRS
-from training.model import PairRanker
+from training.learners import HistoryRanker
 from training.release import assemble, group_tables
 from training.rows import Lists, make_lists, with_scores, without_scores
 from training.sequence_model import SequenceRanker
 from training.sequence_train import sequence_scores, train_sequences
 from training.settings import TrainSettings
-from training.stacked_model import FAMILY as STACKED
 from training.stacked_model import StackedRanker
 from training.train import Trained, train_ranker
 
@@ -124,21 +123,22 @@ class Pipeline:
         ranker.scale.copy_(tuned.model.scale)
         ranker.offset.copy_(tuned.model.offset)
         state = self._state("bundle", history, until_ms)
-        whole: PairRanker | StackedRanker = ranker
+        whole: Ranker = ranker
         if stacked:
-            whole = StackedRanker(ranker, self._sequence_model("bundle", history, None))
-        length = whole.sequence.length if isinstance(whole, StackedRanker) else 0
+            sequence = self._sequence_model("bundle", history, None)
+            assert isinstance(sequence, SequenceRanker)
+            whole = StackedRanker(ranker, sequence)
+        family = family_of(whole)
         self._console.print("exporting to ONNX, and comparing onnxruntime with torch")
-        model = export_stacked(whole) if isinstance(whole, StackedRanker) else export_onnx(whole)
-        parity = check_parity(whole, scorer_of(model, len(FEATURE_NAMES), length), validation)
+        model = export_onnx(whole)
+        parity = check_parity(whole, scorer_of(model, family), validation)
         parts = assemble(
             name=name,
             data=history,
             until_ms=until_ms,
             state=state,
             model=model,
-            family=STACKED if stacked else PAIRS,
-            history_length=length,
+            family=family,
             groups=groups,
             policies=chosen,
             settings=settings,
@@ -199,7 +199,7 @@ class Pipeline:
 
     def _sequence_model(
         self, what: str, history: Dataset, validation: Targets | None
-    ) -> SequenceRanker:
+    ) -> HistoryRanker:
         """A sequence model of what is in `history`. validation: what came next, by which the number of
         epochs is chosen, for this model and all others."""
         settings = self._settings.sequence

@@ -28,6 +28,7 @@ from training import export
 from training.choose_policies import ChosenPolicies
 from training.data.dataset import Dataset
 from training.data.schema import UNKNOWN
+from training.families import Family
 from training.fit_features import attribute_codes
 from training.settings import TrainSettings
 
@@ -111,19 +112,15 @@ def assemble(
     until_ms: int,
     state: FeatureState,
     model: bytes,
-    family: str,
-    history_length: int,
+    family: Family,
     groups: tuple[GroupTable, ...],
     policies: ChosenPolicies,
     settings: TrainSettings,
     horizon_days: int,
     quality: Mapping[str, Any],
 ) -> BundleParts:
-    """The parts of a bundle made from `data`, the events up to `until_ms`.
-
-    history_length: of a model that reads the history beside pair features; else 0.
-    """
-    scorer = export.scorer_of(model, len(FEATURE_NAMES), history_length)
+    """The parts of a bundle made from `data`, the events up to `until_ms`."""
+    scorer = export.scorer_of(model, family)
     made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed)
     inputs = _golden_inputs(made, state, scorer)
     measured = export.measured_batches(scorer, partial(_random_feed, scorer, data.n_items))
@@ -138,11 +135,11 @@ def assemble(
             interactions=data.n_events,
             digest=data.digest(),
         ),
-        family=family,
+        family=family.name,
         model=model,
         opset=export.OPSET,
-        feature_names=FEATURE_NAMES,
-        history_length=history_length,
+        feature_names=FEATURE_NAMES if family.n_features else (),
+        history_length=family.history_length,
         best_batch=export.best_batch(measured),
         measured_batches=measured,
         n_novel=settings.n_novel,
@@ -154,7 +151,7 @@ def assemble(
         golden_inputs=inputs,
         golden_outputs=scorer.score(inputs),
         warmups=made,
-        model_card=_card(name, data, settings, horizon_days, history_length, quality, policies),
+        model_card=_card(name, data, settings, horizon_days, family, quality, policies),
         horizon_days=horizon_days,
         quality=quality,
         made_with={
@@ -192,15 +189,10 @@ def _card(
     data: Dataset,
     settings: TrainSettings,
     horizon_days: int,
-    history_length: int,
+    family: Family,
     quality: Mapping[str, Any],
     policies: ChosenPolicies,
 ) -> str:
-    also = (
-        f"\nand the score of a sequence model (SASRec) over the last {history_length} items"
-        if history_length
-        else ""
-    )
     figures = "\n".join(f"- {key}: {value}" for key, value in quality.items())
     lines = "\n".join(
         f"- `{policy}`{' (default)' if policy == policies.default else ''}: {parse_policy(text, policy).reason}"
@@ -209,9 +201,9 @@ def _card(
     return f"""# {name}
 
 ## What it does
-Ranks items for one user by the estimated probability of a purchase within {horizon_days}
-days: an MLP over {len(FEATURE_NAMES)} features of the pair (user's history, item){also}. Candidates are the
-items of the history and {settings.n_novel} others by EASE; the fair stage comes last.
+Ranks items for one user by the estimated probability of a purchase within {horizon_days} days:
+{family.told}.
+Candidates are the items of the history and {settings.n_novel} others by EASE; the fair stage comes last.
 
 ## Data
 {data.source}: {data.n_events:,} purchases of {data.n_items:,} items. The bundle holds statistics of

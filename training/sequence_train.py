@@ -17,15 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from server.fairness.discount import discounts
 from server.features.types import Float32, Int32, Int64
-from training.content import Words, words_of
+from training.content import words_of
 from training.data.dataset import Dataset
 from training.data.split import Targets
-from training.sequence_model import SequenceRanker
+from training.learners import HistoryRanker, Vectors, learner_of
 from training.settings import SequenceSettings
 
 CLIP = 5.0
@@ -37,46 +37,9 @@ EVALUATED = 512
 class TrainedSequences:
     """A sequence model, its validation NDCG by epoch, and the one (from 1) that was kept."""
 
-    model: SequenceRanker
+    model: HistoryRanker
     ndcg_by_epoch: tuple[float, ...]
     best_epoch: int
-
-
-class _Learner(nn.Module):
-    """The model with an item's vector still in parts."""
-
-    def __init__(self, n_items: int, words: Words, settings: SequenceSettings) -> None:
-        super().__init__()
-        self.ranker = SequenceRanker(
-            n_items, settings.length, settings.width, settings.heads, settings.blocks,
-            settings.feed, settings.dropout,
-        )  # fmt: skip
-        self.words: nn.EmbeddingBag | None = None
-        if words.count:
-            self.words = nn.EmbeddingBag(words.count, settings.width, mode="mean")
-            nn.init.normal_(self.words.weight, std=0.02)
-        self.register_buffer("word_places", torch.from_numpy(words.places))
-        # Number 0 is no item, and has no words.
-        self.register_buffer("word_ptr", torch.from_numpy(np.concatenate([[0], words.ptr[:-1]])))
-
-    word_places: Tensor
-    word_ptr: Tensor
-
-    def items(self) -> Tensor:
-        """The vectors `[n_items + 1, width]`, of which number 0 is 0."""
-        own: Tensor = self.ranker.items.weight
-        if self.words is None:
-            return own
-        told: Tensor = self.words(self.word_places, self.word_ptr)
-        return own + told
-
-    @torch.no_grad()
-    def folded(self) -> SequenceRanker:
-        """The model with one table of items."""
-        ranker = copy.deepcopy(self.ranker)
-        ranker.items.weight.copy_(self.items())
-        ranker.eval()
-        return ranker
 
 
 def train_sequences(
@@ -94,14 +57,13 @@ def train_sequences(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    learner = _Learner(history.n_items, words_of(history), settings)
-    lengths = np.diff(history.user_ptr)
-    users = np.flatnonzero(lengths > 1)
+    learner = learner_of(history.n_items, words_of(history), settings)
+    windows = _windows(history, settings.length)
     optimiser = torch.optim.AdamW(
         learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
         betas=(0.9, 0.98),
     )  # fmt: skip
-    steps = max(1, math.ceil(len(users) / settings.users_per_step))
+    steps = max(1, math.ceil(len(windows) / settings.windows_per_step))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.1
     )
@@ -109,14 +71,15 @@ def train_sequences(
     best, best_epoch, seen = copy.deepcopy(learner.state_dict()), 0, [-math.inf]
     for epoch in range(1, epochs + 1):
         learner.train()
-        order = rng.permutation(users)
+        order = rng.permutation(windows)
         for step in range(steps):
-            chosen = order[step * settings.users_per_step : (step + 1) * settings.users_per_step]
-            asked, next_items = _next_items(history, chosen, settings.length)
-            items = learner.items()
+            chosen = order[
+                step * settings.windows_per_step : (step + 1) * settings.windows_per_step
+            ]
+            asked, next_items = _next_items(history, chosen)
             known = next_items != 0
-            states = learner.ranker.states(asked, items)[known]
-            loss = drawn.loss(states, items, next_items[known])
+            states, vectors = learner.step(asked)
+            loss = drawn.loss(states[known], vectors, next_items[known])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learner.parameters(), CLIP)
@@ -146,16 +109,18 @@ class _Drawn:
         self._bounds = np.cumsum(chance / chance.sum())
         self._log_chance = torch.from_numpy(np.log(chance / chance.sum())).float()
 
-    def loss(self, states: Tensor, items: Tensor, wanted: Tensor) -> Tensor:
+    def loss(self, states: Tensor, vectors: Vectors, wanted: Tensor) -> Tensor:
         """Of states `[m, width]` whose next items are `wanted [m]`."""
         if not self._count:
-            logits = states @ items.T
+            logits = states @ vectors(None).T
             # No item is not to be foretold.
             return functional.cross_entropy(logits[:, 1:], wanted - 1)
         places = np.searchsorted(self._bounds, self._rng.random(self._count), side="right")
         drawn = torch.from_numpy(np.minimum(places, len(self._bounds) - 1))
-        own = (states * items[wanted]).sum(-1, keepdim=True)
-        others = states @ items[drawn + 1].T
+        numbers, place = torch.unique(torch.cat([wanted, drawn + 1]), return_inverse=True)
+        items = vectors(numbers)
+        own = (states * items[place[: len(wanted)]]).sum(-1, keepdim=True)
+        others = states @ items[place[len(wanted) :]].T
         others = others - self._log_chance[drawn] - math.log(self._count)
         others = others.masked_fill(drawn + 1 == wanted[:, None], -math.inf)
         return functional.cross_entropy(
@@ -163,19 +128,32 @@ class _Drawn:
         )
 
 
-def _next_items(history: Dataset, users: NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
-    """Histories `[b, l]` without their last item, and `[b, l]` what followed each place; 0 is nothing."""
-    parts = [
-        history.items[max(int(history.user_ptr[u]), int(history.user_ptr[u + 1]) - length - 1) :
-                      int(history.user_ptr[u + 1])]
-        for u in users.tolist()
-    ]  # fmt: skip
-    longest = max(len(part) for part in parts) - 1
-    asked, following = (np.zeros((len(parts), longest), np.int64) for _ in range(2))
-    for row, part in enumerate(parts):
-        asked[row, longest - len(part) + 1 :] = part[:-1] + 1
-        following[row, longest - len(part) + 1 :] = part[1:] + 1
-    return torch.from_numpy(asked), torch.from_numpy(following)
+def _windows(history: Dataset, length: int) -> Int64:
+    """`[w, 2]`: where pieces of histories begin and end, of at most `length` + 1 events, from each
+    user's last backwards. Every event but a user's first is foretold once."""
+    found: list[NDArray[np.int64]] = []
+    starts, ends = history.user_ptr[:-1].astype(np.int64), history.user_ptr[1:].astype(np.int64)
+    while True:
+        left = ends - starts > 1
+        if not left.any():
+            break
+        starts, ends = starts[left], ends[left]
+        begin = np.maximum(starts, ends - length - 1)
+        found.append(np.stack([begin, ends], axis=1))
+        # The item that a piece begins with is foretold by the piece before it.
+        ends = begin + 1
+    pieces = np.concatenate(found) if found else np.empty((0, 2), np.int64)
+    return pieces[np.argsort(pieces[:, 0])]
+
+
+def _next_items(history: Dataset, windows: Int64) -> tuple[Tensor, Tensor]:
+    """Pieces of histories `[b, l]` without their last item, and `[b, l]` what followed each place; 0
+    is nothing."""
+    longest = int((windows[:, 1] - windows[:, 0]).max()) - 1
+    places = windows[:, 1:] - 1 + np.arange(-longest, 1)
+    numbers = np.where(places >= windows[:, :1], history.items[np.maximum(places, 0)] + 1, 0)
+    following = np.where(numbers[:, :-1] > 0, numbers[:, 1:], 0)
+    return tuple(torch.from_numpy(part.astype(np.int64)) for part in (numbers[:, :-1], following))  # type: ignore[return-value]
 
 
 def recent_items(history: Dataset, users: Int32, length: int) -> Int32:
@@ -188,7 +166,7 @@ def recent_items(history: Dataset, users: Int32, length: int) -> Int32:
 
 
 @torch.no_grad()
-def ndcg_of(model: SequenceRanker, history: Dataset, targets: Targets, k: int = 20) -> float:
+def ndcg_of(model: HistoryRanker, history: Dataset, targets: Targets, k: int = 20) -> float:
     """Mean NDCG@k over the users of `targets`, of the whole catalogue."""
     weights = discounts(k)
     ideal = np.concatenate([[0.0], np.cumsum(weights)])
@@ -207,7 +185,7 @@ def ndcg_of(model: SequenceRanker, history: Dataset, targets: Targets, k: int = 
 
 @torch.no_grad()
 def sequence_scores(
-    model: SequenceRanker, recent: Int32, items: Int32, ptr: Int64, block: int = 1024
+    model: HistoryRanker, recent: Int32, items: Int32, ptr: Int64, block: int = 1024
 ) -> Float32:
     """The logits `[R]` of lists' candidates: list l's history is recent[l], its items are those from
     ptr[l] to ptr[l + 1]."""

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """Those of the sequence model."""
+    """Those of a model that reads histories."""
+
+    family: str = "sasrec"
+    """"sasrec"; "two-tower" (the article's, Embedding -> LSTM -> Dense on both sides) or
+    "two-tower-difference" (its formula, which gives all users one list)."""
 
     length: int = 50
     """The last items of a history that it reads: more costs time per request."""
@@ -33,8 +37,8 @@ class SequenceSettings:
     weight_decay: float = 0.0
     """AdamW's."""
 
-    users_per_step: int = 128
-    """Histories per optimiser step."""
+    windows_per_step: int = 128
+    """Pieces of histories per optimiser step."""
 
     epochs: int = 20
     """The most passes over all histories; the best epoch on validation is kept."""

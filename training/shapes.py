@@ -58,7 +58,7 @@ def sequences(rng: np.random.Generator, length: int) -> tuple[OnnxScorer, Draw]:
         }
 
     model = SequenceRanker(ITEMS, length)
-    return OnnxScorer(export.export_sequence(model), sequence_ports(length)), draw
+    return OnnxScorer(export.export_onnx(model), sequence_ports(length)), draw
 
 
 def main() -> None:

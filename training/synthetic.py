@@ -43,7 +43,7 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
     sequences = reads == "history"
     width = len(FEATURE_NAMES)
     if sequences:
-        raw = export.export_sequence(sequence_model.SequenceRanker(n_items, length))
+        raw = export.export_onnx(sequence_model.SequenceRanker(n_items, length))
     else:
         raw = export.export_onnx(model.PairRanker(torch.zeros(width), torch.ones(width), (64, 32)))
     scorer = OnnxScorer(raw, sequence_ports(length) if sequences else pair_ports(width))

@@ -11,8 +11,8 @@ import onnx
 import pytest
 import torch
 
-from server.bundle import MeasuredBatch, load_bundle
-from server.model import OnnxScorer
+from server.bundle import MeasuredBatch, load_bundle, ports_of
+from server.model import OnnxScorer, pair_ports
 from strategies.bundles import tiny_bundle
 from training import export
 from training.export import (
@@ -21,7 +21,6 @@ from training.export import (
     check_parity,
     export_onnx,
     measured_batches,
-    scorer_of,
 )
 from training.model import PairRanker
 from training.rows import Lists
@@ -44,7 +43,7 @@ def exported(model: PairRanker) -> bytes:
 
 @pytest.fixture(scope="module")
 def scorer(exported: bytes) -> OnnxScorer:
-    return scorer_of(exported, F)
+    return OnnxScorer(exported, pair_ports(F))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,7 @@ def test_another_top_20_fails_the_gate_though_every_score_is_near(
     # Scores so near to each other that rounding within the tolerance makes ties.
     close.scale.fill_(1e-3)
     with pytest.raises(ParityFailed, match="another top 20"):
-        check_parity(close, Faulty(scorer_of(export_onnx(close), F), "ties"), real)  # type: ignore[arg-type]
+        check_parity(close, Faulty(OnnxScorer(export_onnx(close), pair_ports(F)), "ties"), real)  # type: ignore[arg-type]
 
 
 def test_the_gate_looks_at_other_weights_and_says_so(model: PairRanker, real: Lists) -> None:
@@ -144,7 +143,7 @@ def test_the_gate_looks_at_other_weights_and_says_so(model: PairRanker, real: Li
     with torch.no_grad():
         other.layers[0].weight[0, 0] += 0.5  # type: ignore[union-attr,operator]
     with pytest.raises(ParityFailed):
-        check_parity(other, scorer_of(export_onnx(model), F), real)
+        check_parity(other, OnnxScorer(export_onnx(model), pair_ports(F)), real)
 
 
 def test_the_best_batch_is_the_smallest_within_five_percent(
@@ -175,7 +174,7 @@ def test_a_model_without_torch_is_served_alike(tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     tiny_bundle(path)
     bundle = load_bundle(path)
-    scorer = scorer_of(bundle.model, bundle.manifest.model.n_features)
+    scorer = OnnxScorer(bundle.model, ports_of(bundle.manifest.model))
     assert math.isclose(
         float(np.abs(scorer.score(bundle.golden_inputs) - bundle.golden_outputs).max()),
         0.0,

@@ -12,10 +12,11 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner, Result
 
-from server.bundle import Bundle, load_bundle
+from server.bundle import Bundle, load_bundle, ports_of
 from server.errors import PolicyRefused, Refused
 from server.events import SqliteEventStore
 from server.features import generate_candidates, pair_features
+from server.model import OnnxScorer
 from strategies.fairness import document
 from strategies.purchases import raw, shop_rows, tables
 from training import pipeline
@@ -23,7 +24,8 @@ from training.commands import train
 from training.data.dataset import Dataset, dataset_of
 from training.data.prepare import prepare_files
 from training.data.stored import load
-from training.export import ParityFailed, scorer_of
+from training.export import ParityFailed
+from training.families import Family
 from training.fit_features import fit_features, with_levels
 from training.release import provider_tiers
 from training.settings import TrainSettings
@@ -86,7 +88,7 @@ def test_the_command_writes_a_bundle_that_loads(bundle: Bundle) -> None:
 
 def test_warm_up_requests_are_answered_as_the_bundle_says(bundle: Bundle) -> None:
     model = bundle.manifest.model
-    scorer = scorer_of(bundle.model, model.n_features)
+    scorer = OnnxScorer(bundle.model, ports_of(model))
     sizes = [len(warmup.history) for warmup in bundle.warmups]
     assert sizes[0] == 0
     assert max(sizes) > 1
@@ -123,8 +125,8 @@ def test_a_failed_parity_gate_leaves_no_bundle(
     honest = pipeline.scorer_of
 
     class Off:
-        def __init__(self, model: bytes, n_features: int, history_length: int) -> None:
-            self._honest = honest(model, n_features, history_length)
+        def __init__(self, model: bytes, family: Family) -> None:
+            self._honest = honest(model, family)
             self.ports = self._honest.ports
 
         def score(self, feed: dict[str, np.ndarray]) -> np.ndarray:

@@ -26,7 +26,7 @@ from training.sequence_train import ndcg_of, recent_items, sequence_scores, trai
 from training.settings import SequenceSettings, TrainSettings
 
 SMALL = SequenceSettings(
-    length=6, width=16, epochs=30, dropout=0.1, users_per_step=16, learning_rate=1e-2
+    length=6, width=16, epochs=30, dropout=0.1, windows_per_step=16, learning_rate=1e-2
 )
 ITEMS = 40
 

@@ -16,7 +16,7 @@ from server.events import EventKind, StoredHistory
 from server.features.types import History
 from server.model import OnnxScorer, sequence_ports
 from training.commands import synthetic_bundle
-from training.export import export_sequence
+from training.export import export_onnx
 from training.sequence_model import SequenceRanker
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def test_onnxruntime_gives_what_torch_gives_at_any_shape() -> None:
     model = SequenceRanker(50, 6, width=16).eval()
     for part in model.parameters():  # as trained ones, that scores are not all one half
         torch.nn.init.normal_(part, std=0.4)
-    scorer = OnnxScorer(export_sequence(model), sequence_ports(6))
+    scorer = OnnxScorer(export_onnx(model), sequence_ports(6))
     rng = np.random.default_rng(0)
     for lists, candidates in ((1, 1), (1, 40), (3, 7), (17, 33)):
         history = rng.integers(1, 51, (lists, 6)).astype(np.int32)

@@ -14,6 +14,7 @@ from strategies.bundles import tiny_model
 from strategies.purchases import shop_rows, tables
 from training.choose_policies import choose_policies
 from training.data.dataset import Dataset, dataset_of
+from training.families import Family
 from training.fit_features import fit_features
 from training.release import assemble, group_tables
 from training.settings import TrainSettings
@@ -48,8 +49,7 @@ def files(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         model=tiny_model(np.random.default_rng(0), N_FEATURES),
         groups=groups,
         policies=choose_policies(None, None, groups),
-        family="tiny-mlp",
-        history_length=0,
+        family=Family("tiny-mlp", N_FEATURES, 0, 0, "a tiny MLP"),
         settings=settings,
         horizon_days=14,
         quality={},
