@@ -253,11 +253,26 @@ def tried(
     return Tried(strength, float(ndcgs.mean()), by_group, best_epoch)
 
 
+def preference(groups: FairGroups, validation: Lists, floor: float) -> Callable[[Float64], float]:
+    """What an epoch is preferred by: the worst group's NDCG, where the overall one is at least `floor`;
+    below it no epoch is as good as any that is not."""
+    codes = groups.of([validation])
+
+    def worth(ndcgs: Float64) -> float:
+        overall = float(ndcgs.mean())
+        if overall < floor:
+            return overall - 1
+        return min(float(ndcgs[codes == code].mean()) for code in range(len(groups.labels)))
+
+    return worth
+
+
 def rule(most_lost: float) -> str:
     """How `choose` chooses, in words."""
     return (
         "the highest validation NDCG@20 of the worst group, of those strengths whose overall NDCG@20 "
-        f"loses at most {most_lost:.1%} against strength 0; ties (within {TIE}) to the weaker"
+        f"loses at most {most_lost:.1%} against strength 0; ties (within {TIE}) to the weaker; of a "
+        "strength above 0 the epoch likewise"
     )
 
 

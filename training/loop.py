@@ -18,7 +18,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,15 @@ from server.errors import Refused
 from training.checkpoints import Saved, Stage
 
 Batch = TypeVar("Batch")
+
+
+class Measured(NamedTuple):
+    """The validation NDCG of a model, and what its epoch is preferred by where that is not the NDCG."""
+
+    ndcg: float
+    score: float
+
+
 OnEpoch = Callable[[int, float], None]
 """Told an epoch (from 1) and its validation NDCG, or NaN; of a resumed stage the old ones too."""
 
@@ -75,6 +84,11 @@ class Course:
     loss_by_epoch: tuple[float, ...]
     best_epoch: int
 
+    @property
+    def best_ndcg(self) -> float:
+        """That of the best epoch."""
+        return self.ndcg_by_epoch[self.best_epoch - 1]
+
     def curve(self) -> dict[str, list[Any]]:
         """The learning curve as JSON; null where there was no validation."""
         return {
@@ -89,6 +103,7 @@ class Course:
 @dataclass
 class _Progress:
     ndcgs: list[float]
+    scores: list[float]
     losses: list[float]
     best: dict[str, Tensor]
     best_epoch: int
@@ -102,13 +117,13 @@ def train_epochs(
     *,
     epochs: int,
     patience: int,
-    validate: Callable[[], float] | None,
+    validate: Callable[[], float | Measured] | None,
     on_epoch: OnEpoch,
     stage: Stage,
 ) -> Course:
     """Train for up to `epochs`, or go on where `stage` was saved.
 
-    validate: the measure of the model as it is; its best epoch is kept, and after `patience` epochs
+    validate: the measure of the model as it is; the best epoch is kept, and after `patience` epochs
     without a better one training stops. None: all epochs are run, and the last one is kept.
 
     Raises:
@@ -122,10 +137,12 @@ def train_epochs(
     while not progress.done and len(progress.losses) < epochs:
         epoch = len(progress.losses) + 1
         progress.losses.append(_epoch(learner, batches, loss, stage, epoch))
-        progress.ndcgs.append(validate() if validate is not None else math.nan)
-        ndcg = progress.ndcgs[-1]
-        if validate is None or ndcg > max(progress.ndcgs[:-1], default=-math.inf):
+        told = validate() if validate is not None else math.nan
+        ndcg, score = told if isinstance(told, Measured) else (told, told)
+        if validate is None or score > max(progress.scores, default=-math.inf):
             progress.best, progress.best_epoch = copy.deepcopy(learner.model.state_dict()), epoch
+        progress.ndcgs.append(ndcg)
+        progress.scores.append(score)
         waited = validate is not None and epoch - progress.best_epoch >= patience
         progress.done = waited or epoch == epochs
         stage.save(_saved(learner, stage, progress))
@@ -184,6 +201,7 @@ def _saved(learner: Learner, stage: Stage, progress: _Progress) -> Saved:
         "schedule": learner.schedule.state_dict(),
         "numpy": learner.rng.bit_generator.state,
         "ndcgs": [None if math.isnan(value) else value for value in progress.ndcgs],
+        "scores": [None if math.isnan(value) else value for value in progress.scores],
         "losses": progress.losses,
         "best_epoch": progress.best_epoch,
         "told": {"epochs": len(progress.losses), "best_epoch": progress.best_epoch},
@@ -195,7 +213,7 @@ def _restored(learner: Learner, stage: Stage) -> _Progress:
     """The learner and the generators as they were saved; as they are where nothing was."""
     saved = stage.load()
     if saved is None:
-        return _Progress([], [], copy.deepcopy(learner.model.state_dict()), 0)
+        return _Progress([], [], [], copy.deepcopy(learner.model.state_dict()), 0)
     facts = saved.facts
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -222,9 +240,17 @@ def _restored(learner: Learner, stage: Stage) -> _Progress:
         torch.set_rng_state(saved.tensors["random.cpu"])
         if "random.cuda" in saved.tensors:
             torch.cuda.set_rng_state(saved.tensors["random.cuda"], stage.device)
-        ndcgs = [math.nan if value is None else float(value) for value in facts["ndcgs"]]
+        ndcgs, scores = (
+            [math.nan if value is None else float(value) for value in facts[name]]
+            for name in ("ndcgs", "scores")
+        )
         return _Progress(
-            ndcgs, list(facts["losses"]), part("best."), int(facts["best_epoch"]), saved.done
+            ndcgs,
+            scores,
+            list(facts["losses"]),
+            part("best."),
+            int(facts["best_epoch"]),
+            saved.done,
         )
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise Refused(

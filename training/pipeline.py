@@ -47,6 +47,7 @@ from training.fair_training import (
     check_attribute,
     choose_strength,
     fair_groups,
+    preference,
     weighting_of,
 )
 from training.fit_features import fit_features, with_levels
@@ -176,7 +177,7 @@ class Pipeline:
         torch.use_deterministic_algorithms(True, warn_only=self._device.type != "cpu")
         tuning, validation = self.tuning_lists()
         tuned = self._tuned(tuning, validation)
-        ndcg = max(tuned.trained.ndcg_by_epoch)
+        ndcg = tuned.trained.course.best_ndcg
         # One window later: the oldest cut leaves, the validation window comes in.
         refit = self._cuts(len(tuning), until_ms) if final else [*tuning[1:], validation]
         if settings.sequence is not None and not tuned.stacked:
@@ -373,12 +374,14 @@ class Pipeline:
         """The same form, with the weights that validation chooses; strength 0 is what is there."""
         groups = fair_groups(self._data, fair, tuning, validation)
         made = {0.0: plain.trained}
+        floor = plain.trained.course.best_ndcg * (1 - fair.most_lost)
+        prefer = preference(groups, validation, floor)
 
         def measured(strength: float) -> tuple[Float64, int]:
             if strength not in made:
                 made[strength] = self._train(
                     f"tuning, {fair.method} {strength:g}", tuning, validation,
-                    self._settings.epochs, weighting_of(fair, groups, tuning, strength),
+                    self._settings.epochs, weighting_of(fair, groups, tuning, strength), prefer,
                 )  # fmt: skip
             trained = made[strength]
             return ndcgs_at_20(trained.model, validation), trained.best_epoch
@@ -407,6 +410,7 @@ class Pipeline:
         validation: Lists | None,
         epochs: int,
         weighting: Weighting | None = None,
+        prefer: Callable[[Float64], float] | None = None,
     ) -> Trained:
         with self._bar(what, epochs) as advance:
 
@@ -422,7 +426,7 @@ class Pipeline:
             try:
                 stage = self._stage(what)
                 trained = train_ranker(
-                    lists, validation, self._settings, epochs, on_epoch, stage, weighting
+                    lists, validation, self._settings, epochs, on_epoch, stage, weighting, prefer
                 )
             finally:
                 torch.set_num_threads(threads)

@@ -181,12 +181,12 @@ def test_a_full_disk_at_the_export_leaves_the_old_bundle_and_the_checkpoints(
     assert not work.exists()
 
 
-def _same_but_no_steps(lists, validation, settings, epochs, on_epoch, stage, weighting):
+def _same_but_no_steps(lists, validation, settings, epochs, on_epoch, stage, *more):
     """All that the resumed run still does to train is to read what was saved."""
     saved = stage.load()
     assert saved is not None
     assert saved.done
-    return honest(lists, validation, settings, epochs, on_epoch, stage, weighting)
+    return honest(lists, validation, settings, epochs, on_epoch, stage, *more)
 
 
 honest = pipeline.train_ranker
