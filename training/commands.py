@@ -7,7 +7,6 @@ command runs, so that `--help` is quick.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -29,11 +28,10 @@ from training.options import (
     protocol_option,
     tables_of_source,
 )
+from training.train_options import RunOptions, run_options
 
 # Enough that a short load repeats few, small enough to read.
 REQUESTS = 400
-# Below this a validation figure moves by more than the models that it compares.
-FEW_USERS = 200
 
 TRAIN_EXAMPLES = """\b
 Examples:
@@ -42,13 +40,16 @@ Examples:
     --out out/bundle
   equipoise train --events events.db --items items.csv --final \\
     --out out/bundle
+  equipoise train --dataset complete-journey --fair-by income --out out/fair
 
 \b
 Interactions: columns user, item, time; optional kind, basket, quantity,
 value.
 Items: column item; optional name, category_path, provider, brand.
-The last example learns from feedback too.
-Exit code 2: a table is refused (column, number of rows, an example), or
+The third example learns from feedback too. After a kill the same command
+with --resume goes on from the last whole epoch; without it, at the start.
+Exit code 2: a table is refused (column, number of rows, an example), a
+feature knows the labels, a loss is no number (stage, epoch, step, seed), or
 onnxruntime does not give what torch gave. No bundle is written then."""
 
 EVALUATE_EXAMPLES = """\b
@@ -87,6 +88,11 @@ and an example."""
 @protocol_option
 @items_option
 @click.option(
+    "--users",
+    type=EXISTING_FILE,
+    help="Users of your own data: user and attributes to report groups by.",
+)
+@click.option(
     "--out",
     type=NEW_FOLDER,
     required=True,
@@ -103,7 +109,11 @@ and an example."""
     "--default-policy",
     help="The policy for requests that name none.  [default: provider-tiers, or the only one]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Everything random.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Everything random.  [default: 0, or that of --settings]",
+)
 @click.option(
     "--final",
     is_flag=True,
@@ -119,6 +129,7 @@ and an example."""
     "worth it on validation; it says so.",
 )
 @click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
+@run_options
 @cache_option
 @json_option
 def train(
@@ -127,71 +138,50 @@ def train(
     events: Path | None,
     protocol: str | None,
     items: Path | None,
+    users: Path | None,
     out: Path,
     name: str | None,
     policies: Path | None,
     default_policy: str | None,
-    seed: int,
+    seed: int | None,
     final: bool,
     family: str,
     quick: bool,
     cache: Path | None,
     as_json: bool,
+    run: RunOptions,
 ) -> None:
     """Make a release bundle from purchases: prepare, tune, refit, export, gate, write."""
     from rich.console import Console
 
-    from training.pipeline import Pipeline, day_of
-    from training.settings import SequenceSettings, TrainSettings
+    from training import tracking
+    from training.device import device_of
+    from training.pipeline import Pipeline
+    from training.train_output import facts_of, lines_of
 
-    prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol)
+    settings = run.train_settings(quick, seed, family)
+    device = device_of(run.device)
+    tracker = tracking.require() if run.mlflow else None
+    prepared = prepared_source(dataset, interactions, events, items, users, cache, protocol)
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(str(prepared.cleaning), markup=False)
     source = dataset or (interactions or events or out).stem
     replaced = _bundle_at(out)
-    settings = TrainSettings.quick(seed) if quick else TrainSettings(seed=seed)
-    if family == "auto":
-        settings = replace(
-            settings, sequence=SequenceSettings(epochs=2) if quick else SequenceSettings()
-        )
-    released = Pipeline(prepared, settings, console).run(
+    released = Pipeline(prepared, settings, console, fair=run.fair(), device=device).run(
         name=name or _bundle_name(source),
         policies=policies,
         default_policy=default_policy,
         out=out,
         final=final,
+        resume=run.resume,
+        keep_checkpoints=run.keep_checkpoints,
     )
-    facts = {
-        "bundle_id": released.manifest.bundle_id,
-        "out": str(out),
-        "replaced": replaced,
-        "default_policy": released.manifest.default_policy,
-        "validation_ndcg_at_20": released.validation_ndcg_at_20,
-        "validation_users": released.validation_users,
-        "best_epoch": released.best_epoch,
-        "parity_max_difference": released.parity,
-    }
     if as_json:
-        click.echo(json.dumps(facts))
-        return
-    click.echo(f"bundle   {facts['bundle_id']} in {out}")
-    if replaced is not None:
-        click.echo(f"replaced {replaced}")
-    click.echo(f"policy   {facts['default_policy']} for requests that name none")
-    click.echo(
-        f"quality  validation NDCG@20 {released.validation_ndcg_at_20:.4f} "
-        f"over {released.validation_users:,} users (epoch {released.best_epoch})"
-    )
-    if released.validation_users < FEW_USERS:
-        click.echo("         so few users prove nothing: look at the intervals of 'evaluate'")
-    until = day_of(released.manifest.data.until_unix_ms)
-    held_out = (
-        "nothing is held out"
-        if final
-        else "what came later is held out for 'equipoise evaluate'; --final learns from it too"
-    )
-    click.echo(f"learned  until {until}; {held_out}")
-    click.echo(f"parity   torch and onnxruntime differ by {released.parity:.1e} at most")
+        click.echo(json.dumps(facts_of(released, out, replaced)))
+    else:
+        click.echo("\n".join(lines_of(released, out, replaced, final)))
+    if tracker is not None:
+        tracking.log_run(tracker, released, settings)
 
 
 def _bundle_at(path: Path) -> str | None:

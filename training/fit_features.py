@@ -7,7 +7,7 @@ the cut is looked at.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,27 +70,52 @@ def fit_features(
         min_buyers=settings.min_buyers,
         on_block=on_items,
     )
-    buyers = np.bincount(np.unique(users.astype(np.int64) * n + items) % n, minlength=n)
-    # What fewer people bought would tell of one of them: it counts as bought by nobody.
-    told = buyers >= settings.min_buyers
-    bought = np.where(told, np.bincount(items, minlength=n), 0)
-    recent_items = items[times_ms > cut_ms - RECENT_DAYS * DAY_MS]
-    recent = np.where(told, np.bincount(recent_items, minlength=n), 0)
-    repeat_rate, gap_days = _repeats(users, items, times_ms, told)
+    counts = item_counts(users, items, times_ms, n, cut_ms, settings.min_buyers)
     attributes = history.item_attributes
     brand = np.array(attributes.get("brand", ("",) * n))
     return FeatureState(
-        popularity=np.log1p(bought).astype(np.float32),
-        popularity_recent=np.log1p(recent).astype(np.float32),
-        repeat_rate=repeat_rate,
-        gap_days=gap_days,
+        popularity=counts.popularity,
+        popularity_recent=counts.popularity_recent,
+        repeat_rate=counts.repeat_rate,
+        gap_days=counts.gap_days,
         private_label=(brand == PRIVATE).astype(np.float32),
         category=_codes(history, "category"),
         department=_codes(history, "department"),
         provider=_codes(history, "provider"),
-        popular=np.lexsort((np.arange(n), -bought, -recent)).astype(np.int32),
+        popular=counts.popular,
         ease=weights.ease,
         cosine=weights.cosine,
+    )
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    """What is counted for each item; see `FeatureState` for each."""
+
+    popularity: Float32
+    popularity_recent: Float32
+    repeat_rate: Float32
+    gap_days: Float32
+    popular: Int32
+
+
+def item_counts(
+    users: Int32, items: Int32, times_ms: Int64, n: int, cut_ms: int, min_buyers: int
+) -> ItemCounts:
+    """Those of n items, of the events given, all of them up to the cut."""
+    buyers = np.bincount(np.unique(users.astype(np.int64) * n + items) % n, minlength=n)
+    # What fewer people bought would tell of one of them: it counts as bought by nobody.
+    told = buyers >= min_buyers
+    bought = np.where(told, np.bincount(items, minlength=n), 0)
+    recent_items = items[times_ms > cut_ms - RECENT_DAYS * DAY_MS]
+    recent = np.where(told, np.bincount(recent_items, minlength=n), 0)
+    repeat_rate, gap_days = _repeats(users, items, times_ms, told)
+    return ItemCounts(
+        popularity=np.log1p(bought).astype(np.float32),
+        popularity_recent=np.log1p(recent).astype(np.float32),
+        repeat_rate=repeat_rate,
+        gap_days=gap_days,
+        popular=np.lexsort((np.arange(n), -bought, -recent)).astype(np.int32),
     )
 
 

@@ -193,7 +193,16 @@ def _card(
     quality: Mapping[str, Any],
     policies: ChosenPolicies,
 ) -> str:
-    figures = "\n".join(f"- {key}: {value}" for key, value in quality.items())
+    # Curves and what was tried are in the manifest.
+    figures = "\n".join(
+        f"- {key}: {value}" for key, value in quality.items() if not isinstance(value, Mapping)
+    )
+    fair = quality.get("fair_training")
+    equalised = (
+        f"losses were weighed by {fair['attribute']} ({fair['method']}, strength {fair['strength']:g})"
+        if fair
+        else "groups of users are audited, not equalised"
+    )
     lines = "\n".join(
         f"- `{policy}`{' (default)' if policy == policies.default else ''}: {parse_policy(text, policy).reason}"
         for policy, text in sorted(policies.documents.items())
@@ -216,7 +225,7 @@ items only, each of at least {settings.min_buyers} buyers; pair weights rest on 
 {lines}
 
 ## Limits
-- Age, income, sex and household are no inputs; groups of users are audited, not equalised.
+- Age, income, sex and household are no inputs; {equalised}.
 - Scores are calibrated on the validation weeks and drift with the season.
 - Items bought by nobody in training get no neighbours and are rarely found.
 - Group tables come from the data's own labels; a wrong label is a wrong floor.

@@ -7,7 +7,7 @@ so that training and serving cannot differ.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class Lists:
     features: `[R, F] float32`; labels: `[R] bool`, bought within the horizon; items: `[R] int32`.
     ptr: `[L + 1] int64`; n_targets: `[L] int64`, distinct items bought, candidates or not.
     recent: `[L, S] int32`, the history as a sequence model of length S reads it; S may be 0.
+    users: `[L] int32`, whose each list is, by place in the dataset; empty where nobody asks.
     """
 
     features: Float32
@@ -38,6 +39,7 @@ class Lists:
     ptr: Int64
     n_targets: Int64
     recent: Int32
+    users: Int32 = field(default_factory=lambda: _NOTHING)
 
     def __len__(self) -> int:
         return len(self.ptr) - 1
@@ -60,6 +62,7 @@ def make_lists(
     items: list[Int32] = []
     n_targets: list[int] = []
     recent: list[Int32] = []
+    users: list[int] = []
     length = settings.sequence.length if settings.sequence is not None else 0
     for place, user in enumerate(targets.users.tolist()):
         whole = history.history(user)
@@ -74,6 +77,7 @@ def make_lists(
             items.append(found.items)
             n_targets.append(len(bought))
             recent.append(sequence(part, _NOTHING, length)[0])
+            users.append(user)
         on_list(1)
     lengths = [len(part) for part in items]
     return Lists(
@@ -83,6 +87,7 @@ def make_lists(
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         np.array(n_targets, np.int64),
         np.stack(recent),
+        np.array(users, np.int32),
     )
 
 

@@ -9,9 +9,8 @@ table when the model is done. Reads top to bottom.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +21,12 @@ from torch.nn import functional
 
 from server.fairness.discount import discounts
 from server.features.types import Float32, Int32, Int64
+from training.checkpoints import Stage
 from training.content import words_of
 from training.data.dataset import Dataset
 from training.data.split import Targets
 from training.learners import HistoryRanker, Vectors, learner_of
+from training.loop import Course, Learner, OnEpoch, train_epochs
 from training.settings import SequenceSettings
 
 CLIP = 5.0
@@ -35,11 +36,20 @@ EVALUATED = 512
 
 @dataclass(frozen=True)
 class TrainedSequences:
-    """A sequence model, its validation NDCG by epoch, and the one (from 1) that was kept."""
+    """A sequence model, and how its training went."""
 
     model: HistoryRanker
-    ndcg_by_epoch: tuple[float, ...]
-    best_epoch: int
+    course: Course
+
+    @property
+    def ndcg_by_epoch(self) -> tuple[float, ...]:
+        """Validation NDCG; NaN without validation."""
+        return self.course.ndcg_by_epoch
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) that was kept."""
+        return self.course.best_epoch
 
 
 def train_sequences(
@@ -48,66 +58,65 @@ def train_sequences(
     seed: int,
     epochs: int,
     validation: Targets | None,
-    on_epoch: Callable[[int, float], None],
+    on_epoch: OnEpoch,
+    stage: Stage | None = None,
 ) -> TrainedSequences:
     """Train on what is in `history` for up to `epochs`.
 
     validation: what its users bought next: keep the best epoch, stop early. Without, train for exactly
-    `epochs`. on_epoch: told (epoch, validation NDCG or NaN).
+    `epochs`. on_epoch: told (epoch, validation NDCG or NaN). stage: where checkpoints go, and the device.
     """
+    stage = stage or Stage("sequences", seed)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    learner = learner_of(history.n_items, words_of(history), settings)
+    learned = learner_of(history.n_items, words_of(history), settings).to(stage.device)
     windows = _windows(history, settings.length)
     optimiser = torch.optim.AdamW(
-        learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
+        learned.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
         betas=(0.9, 0.98),
     )  # fmt: skip
     steps = max(1, math.ceil(len(windows) / settings.windows_per_step))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.1
     )
-    drawn = _Drawn(history, settings, rng)
-    best, best_epoch, seen = copy.deepcopy(learner.state_dict()), 0, [-math.inf]
-    for epoch in range(1, epochs + 1):
-        learner.train()
+    drawn = _Drawn(history, settings, rng, stage.device)
+
+    def batches(rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         order = rng.permutation(windows)
         for step in range(steps):
-            chosen = order[
-                step * settings.windows_per_step : (step + 1) * settings.windows_per_step
-            ]
-            asked, next_items = _next_items(history, chosen)
-            known = next_items != 0
-            states, vectors = learner.step(asked)
-            loss = drawn.loss(states[known], vectors, next_items[known])
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(learner.parameters(), CLIP)
-            optimiser.step()
-            schedule.step()
-        value = ndcg_of(learner.folded(), history, validation) if validation else math.nan
-        on_epoch(epoch, value)
-        if validation is None or value > max(seen):
-            best, best_epoch = copy.deepcopy(learner.state_dict()), epoch
-        seen.append(value)
-        if validation is not None and epoch - best_epoch >= settings.patience:
-            break
-    learner.load_state_dict(best)
-    return TrainedSequences(learner.folded(), tuple(seen[1:]), best_epoch)
+            yield order[step * settings.windows_per_step : (step + 1) * settings.windows_per_step]
+
+    def loss(chosen: Int64) -> Tensor:
+        asked, next_items = (part.to(stage.device) for part in _next_items(history, chosen))
+        known = next_items != 0
+        states, vectors = learned.step(asked)
+        return drawn.loss(states[known], vectors, next_items[known])
+
+    course = train_epochs(
+        Learner(learned, optimiser, schedule, rng, clip=CLIP), batches, loss,
+        epochs=epochs, patience=settings.patience,
+        validate=(lambda: ndcg_of(learned.folded(), history, validation)) if validation else None,
+        on_epoch=on_epoch, stage=stage,
+    )  # fmt: skip
+    return TrainedSequences(learned.folded().cpu(), course)
 
 
 class _Drawn:
     """The loss: against all items, or against some drawn by a power of their popularity."""
 
     def __init__(
-        self, history: Dataset, settings: SequenceSettings, rng: np.random.Generator
+        self,
+        history: Dataset,
+        settings: SequenceSettings,
+        rng: np.random.Generator,
+        device: torch.device,
     ) -> None:
         self._rng = rng
         self._count = settings.drawn if history.n_items > settings.whole_softmax else 0
         bought = np.bincount(history.items, minlength=history.n_items) + 1.0
         chance = bought**settings.popularity
         self._bounds = np.cumsum(chance / chance.sum())
-        self._log_chance = torch.from_numpy(np.log(chance / chance.sum())).float()
+        self._log_chance = torch.from_numpy(np.log(chance / chance.sum())).float().to(device)
 
     def loss(self, states: Tensor, vectors: Vectors, wanted: Tensor) -> Tensor:
         """Of states `[m, width]` whose next items are `wanted [m]`."""
@@ -116,16 +125,14 @@ class _Drawn:
             # No item is not to be foretold.
             return functional.cross_entropy(logits[:, 1:], wanted - 1)
         places = np.searchsorted(self._bounds, self._rng.random(self._count), side="right")
-        drawn = torch.from_numpy(np.minimum(places, len(self._bounds) - 1))
+        drawn = torch.from_numpy(np.minimum(places, len(self._bounds) - 1)).to(wanted.device)
         numbers, place = torch.unique(torch.cat([wanted, drawn + 1]), return_inverse=True)
         items = vectors(numbers)
         own = (states * items[place[: len(wanted)]]).sum(-1, keepdim=True)
         others = states @ items[place[len(wanted) :]].T
         others = others - self._log_chance[drawn] - math.log(self._count)
         others = others.masked_fill(drawn + 1 == wanted[:, None], -math.inf)
-        return functional.cross_entropy(
-            torch.cat([own, others], 1), torch.zeros(len(wanted), dtype=torch.int64)
-        )
+        return functional.cross_entropy(torch.cat([own, others], 1), torch.zeros_like(wanted))
 
 
 def _windows(history: Dataset, length: int) -> Int64:
@@ -174,8 +181,8 @@ def ndcg_of(model: HistoryRanker, history: Dataset, targets: Targets, k: int = 2
     for start in range(0, len(targets), EVALUATED):
         users = targets.users[start : start + EVALUATED]
         recent = torch.from_numpy(recent_items(history, users, model.length))
-        scores = model.user(recent) @ model.items.weight[1:].T
-        best = torch.topk(scores, min(k, scores.shape[1])).indices.numpy()
+        scores = model.user(recent.to(model.items.weight.device)) @ model.items.weight[1:].T
+        best = torch.topk(scores, min(k, scores.shape[1])).indices.cpu().numpy()
         for row in range(len(users)):
             wanted = targets.of(start + row)
             gains = np.isin(best[row], wanted) @ weights[: best.shape[1]]

@@ -1,8 +1,19 @@
-"""How a ranker is trained: one frozen dataclass; under each field what raising or lowering it does."""
+"""How a ranker is trained: one frozen dataclass; under each field what raising or lowering it does.
+
+The ranges are those that a settings file is held to (`training.settings_file`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -13,46 +24,46 @@ class SequenceSettings:
     """"sasrec"; "two-tower" (the article's, Embedding -> LSTM -> Dense on both sides) or
     "two-tower-difference" (its formula, which gives all users one list)."""
 
-    length: int = 50
+    length: Count = 50
     """The last items of a history that it reads: more costs time per request."""
 
-    width: int = 64
+    width: Count = 64
     """Of an item's vector: more needs more purchases, and memory in the bundle."""
 
-    heads: int = 2
+    heads: Count = 2
     """Attention heads."""
 
-    blocks: int = 2
+    blocks: Count = 2
     """Attention blocks."""
 
-    feed: int = 4
+    feed: Count = 4
     """How many times as wide the inner layers are."""
 
-    dropout: float = 0.4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """More is steadier on few data, and slower."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """AdamW's; one cycle, cosine to zero."""
 
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """AdamW's."""
 
-    windows_per_step: int = 128
+    windows_per_step: Count = 128
     """Pieces of histories per optimiser step."""
 
-    epochs: int = 20
+    epochs: Count = 20
     """The most passes over all histories; the best epoch on validation is kept."""
 
-    patience: int = 5
+    patience: Count = 5
     """Epochs without a better validation NDCG before training stops."""
 
-    whole_softmax: int = 20_000
+    whole_softmax: Annotated[int, Field(ge=0)] = 20_000
     """Up to so many items the loss is against all of them."""
 
-    drawn: int = 2_048
+    drawn: Count = 2_048
     """Of more, against so many that are drawn for each step."""
 
-    popularity: float = 0.5
+    popularity: NotNegative = 0.5
     """They are drawn by this power of how often they were bought."""
 
 
@@ -63,55 +74,58 @@ class TrainSettings:
     name: str = "full"
     """Stands in the bundle, so that nobody ships a quick one for a full one."""
 
-    n_novel: int = 80
+    n_novel: Count = 80
     """Items outside the history per list: more finds more, and costs time per request."""
 
-    regularization: float = 200.0
+    regularization: Positive = 200.0
     """EASE's lambda: more pulls weights towards popularity."""
 
-    keep_ease: int = 50
+    keep_ease: Count = 50
     """EASE weights kept per item: more makes the bundle larger and each request slower."""
 
-    keep_cosine: int = 50
+    keep_cosine: Count = 50
     """Cosine neighbours kept per item."""
 
-    min_buyers: int = 3
+    min_buyers: Count = 3
     """Users who must have bought both items of a pair before it gets a weight, and an item before
     its counts are told: more hides individuals better and knows fewer rare items."""
 
-    cuts: int = 3
+    cuts: Count = 3
     """Training cuts: each adds lists of another moment, and a fit of the item statistics. They are as
     far apart as the validation window is long, so that no purchase is a label twice."""
 
-    short_share: float = 0.1
+    short_share: Share = 0.1
     """The share of users that also train with only their last few events (0 to 5), so that new
     and unknown users get sensible lists too."""
 
-    hidden: tuple[int, int] = (64, 32)
+    hidden: tuple[Count, Count] = (64, 32)
     """Widths of the two hidden layers."""
 
-    loss: str = "softmax"
+    loss: Literal["softmax", "bce"] = "softmax"
     """"softmax" (listwise, over one user's candidates) or "bce" (each candidate on its own)."""
 
-    lists_per_step: int = 32
+    lists_per_step: Count = 32
     """Lists per optimiser step."""
 
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """AdamW's; one cycle, cosine to zero."""
 
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """AdamW's."""
 
-    epochs: int = 12
+    epochs: Count = 12
     """The most passes over all lists; the best epoch on validation is kept."""
 
-    patience: int = 4
+    patience: Count = 4
     """Epochs without a better validation NDCG before training stops."""
 
     sequence: SequenceSettings | None = None
     """Whether a sequence model's score is a feature as well, and how it is trained."""
 
-    seed: int = 0
+    leak_auc: Annotated[float, Field(ge=0.5, le=1)] = 0.995
+    """The AUC above which one feature alone is taken for a leak of the labels; 1 asks nothing."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Everything random comes from it; on CPU the same seed gives the same model."""
 
     @classmethod

@@ -1,11 +1,11 @@
-"""The training loop: lists in, a calibrated ranker out. Reads top to bottom."""
+"""Training of the ranker: lists in, a calibrated ranker out. Reads top to bottom."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from server.fairness.discount import discounts
+from training.checkpoints import Stage
+from training.fair_training import Weighting
+from training.loop import Course, Learner, Measured, OnEpoch, train_epochs
 from training.model import PairRanker
 from training.rows import Lists
 from training.settings import TrainSettings
@@ -22,11 +25,20 @@ K = 20
 
 @dataclass(frozen=True)
 class Trained:
-    """A ranker and its validation NDCG@20 by epoch; `best_epoch` (from 1) is the one kept."""
+    """A ranker, and how its training went."""
 
     model: PairRanker
-    ndcg_by_epoch: tuple[float, ...]
-    best_epoch: int
+    course: Course
+
+    @property
+    def ndcg_by_epoch(self) -> tuple[float, ...]:
+        """Validation NDCG@20; NaN without validation."""
+        return self.course.ndcg_by_epoch
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch (from 1) that was kept."""
+        return self.course.best_epoch
 
 
 def train_ranker(
@@ -34,20 +46,26 @@ def train_ranker(
     validation: Lists | None,
     settings: TrainSettings,
     epochs: int,
-    on_epoch: Callable[[int, float], None],
+    on_epoch: OnEpoch,
+    stage: Stage | None = None,
+    weighting: Weighting | None = None,
+    prefer: Callable[[NDArray[np.float64]], float] | None = None,
 ) -> Trained:
     """Train for up to `epochs`. With `validation`, keep its best epoch, stop early and calibrate on it.
 
     Without, train for exactly `epochs` (the number that a tuning run found best).
-    on_epoch: told (epoch, validation NDCG@20 or NaN).
+    on_epoch: told (epoch, validation NDCG@20 or NaN). stage: where checkpoints go, and the device.
+    weighting: what each list counts for, in the order of `lists`; None: all alike.
+    prefer: an epoch's worth, of the NDCG of each validation list; None: their mean.
     """
+    stage = stage or Stage("training", settings.seed)
     torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    features = torch.from_numpy(np.concatenate([part.features for part in lists]))
+    features = torch.from_numpy(np.concatenate([part.features for part in lists])).to(stage.device)
     labels = torch.from_numpy(np.concatenate([part.labels for part in lists])).float()
+    labels = labels.to(stage.device)
     starts = _starts(lists)
     ptr = np.concatenate([starts, [len(labels)]])
-    model = PairRanker(features.mean(0), features.std(0), settings.hidden)
+    model = PairRanker(features.mean(0), features.std(0), settings.hidden).to(stage.device)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -56,31 +74,37 @@ def train_ranker(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.epochs * steps
     )
-    best, best_epoch, history = copy.deepcopy(model.state_dict()), 0, [-math.inf]
-    for epoch in range(1, epochs + 1):
-        model.train()
+    learner = Learner(model, optimiser, schedule, np.random.default_rng(settings.seed))
+    if weighting is not None:
+        learner.state = weighting.state
+
+    def batches(rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         order = rng.permutation(len(starts))
         for step in range(steps):
-            chosen = order[step * settings.lists_per_step : (step + 1) * settings.lists_per_step]
-            rows, segments = _rows(ptr, chosen)
-            logits = model.logits(features[rows])
-            loss = _loss(logits, labels[rows], segments, len(chosen), settings.loss)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-        ndcg = ndcg_at_20(model, validation) if validation is not None else math.nan
-        on_epoch(epoch, ndcg)
-        if validation is None or ndcg > max(history):
-            best, best_epoch = copy.deepcopy(model.state_dict()), epoch
-        history.append(ndcg)
-        if validation is not None and epoch - best_epoch >= settings.patience:
-            break
-    model.load_state_dict(best)
-    model.eval()
+            yield order[step * settings.lists_per_step : (step + 1) * settings.lists_per_step]
+
+    def loss(chosen: NDArray[np.int64]) -> Tensor:
+        rows, segments = (part.to(stage.device) for part in _rows(ptr, chosen))
+        losses, used = list_losses(
+            model.logits(features[rows]), labels[rows], segments, len(chosen), settings.loss
+        )
+        return _mean(losses if weighting is None else weighting(chosen, losses, used), used)
+
+    def validate(lists: Lists) -> float | Measured:
+        if prefer is None:
+            return ndcg_at_20(model, lists)
+        ndcgs = ndcgs_at_20(model, lists)
+        return Measured(float(ndcgs.mean()), prefer(ndcgs))
+
+    course = train_epochs(
+        learner, batches, loss, epochs=epochs, patience=settings.patience,
+        validate=None if validation is None else partial(validate, validation),
+        on_epoch=on_epoch, stage=stage,
+    )  # fmt: skip
+    model.cpu()
     if validation is not None:
         calibrate(model, validation)
-    return Trained(model, tuple(history[1:]), best_epoch)
+    return Trained(model, course)
 
 
 def _starts(lists: list[Lists]) -> NDArray[np.int64]:
@@ -100,23 +124,38 @@ def _rows(ptr: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[Tensor, Te
     return torch.from_numpy(rows), torch.from_numpy(np.repeat(np.arange(len(chosen)), lengths))
 
 
-def _loss(logits: Tensor, labels: Tensor, segments: Tensor, n_lists: int, kind: str) -> Tensor:
-    """softmax: the mean over lists of -log softmax over the list's candidates, at the bought ones.
+def list_losses(
+    logits: Tensor, labels: Tensor, segments: Tensor, n_lists: int, kind: str
+) -> tuple[Tensor, Tensor]:
+    """Each list's loss `[n_lists]`, and which of them teach anything.
 
-    A list in which nothing was bought teaches it nothing.
+    softmax: -log softmax over the list's candidates, the mean over those bought; a list in which
+    nothing was bought teaches nothing. bce: the sum over candidates, as a share of a list's usual
+    number of them, so that the mean over lists is that over candidates.
     """
+    empty = torch.zeros(n_lists, device=logits.device)
     if kind == "bce":
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-    highest = torch.full((n_lists,), -math.inf).scatter_reduce(0, segments, logits.detach(), "amax")
-    exponentials = torch.zeros(n_lists).index_add(
-        0, segments, torch.exp(logits - highest[segments])
-    )
+        rows = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, labels, reduction="none"
+        )
+        share = n_lists / max(1, len(rows))
+        return empty.index_add(0, segments, rows) * share, torch.ones_like(empty, dtype=torch.bool)
+    highest = torch.full_like(empty, -math.inf).scatter_reduce(0, segments, logits.detach(), "amax")
+    exponentials = empty.index_add(0, segments, torch.exp(logits - highest[segments]))
     log_total = torch.log(exponentials) + highest
-    bought = torch.zeros(n_lists).index_add(0, segments, labels)
-    score = torch.zeros(n_lists).index_add(0, segments, logits * labels)
+    bought = empty.index_add(0, segments, labels)
+    score = empty.index_add(0, segments, logits * labels)
     used = bought > 0
-    losses = log_total[used] - score[used] / bought[used]
-    return losses.mean() if len(losses) else (logits * 0).sum()
+    return torch.where(used, log_total - score / bought.clamp_min(1), 0.0), used
+
+
+def _mean(losses: Tensor, used: Tensor) -> Tensor:
+    return losses[used].mean() if bool(used.any()) else losses.sum() * 0
+
+
+def _loss(logits: Tensor, labels: Tensor, segments: Tensor, n_lists: int, kind: str) -> Tensor:
+    """The mean over the lists that teach something."""
+    return _mean(*list_losses(logits, labels, segments, n_lists, kind))
 
 
 @torch.no_grad()
@@ -124,22 +163,29 @@ def predict(model: PairRanker, lists: Lists) -> NDArray[np.float32]:
     """Uncalibrated scores `[R]` of all rows."""
     model.eval()
     parts = torch.split(torch.from_numpy(lists.features), 1 << 17)
-    scores: NDArray[np.float32] = torch.cat([model.logits(part) for part in parts]).numpy()
+    device = model.mean.device
+    told = [model.logits(part.to(device)).cpu() for part in parts]
+    scores: NDArray[np.float32] = torch.cat(told).numpy()
     return scores
 
 
 def ndcg_at_20(model: PairRanker, lists: Lists) -> float:
     """Mean NDCG@20 over lists; the ideal puts min(20, targets) targets first."""
+    return float(ndcgs_at_20(model, lists).mean())
+
+
+def ndcgs_at_20(model: PairRanker, lists: Lists) -> NDArray[np.float64]:
+    """`[L]`: NDCG@20 of each list."""
     scores = predict(model, lists)
     weights = discounts(K)
     ideal = np.concatenate([[0.0], np.cumsum(weights)])
-    total = 0.0
+    out = np.empty(len(lists))
     for place in range(len(lists)):
         part = slice(int(lists.ptr[place]), int(lists.ptr[place + 1]))
         best = np.lexsort((lists.items[part], -scores[part]))[:K]
         gains = lists.labels[part][best]
-        total += float(gains @ weights[: len(gains)]) / ideal[min(K, lists.n_targets[place])]
-    return total / len(lists)
+        out[place] = float(gains @ weights[: len(gains)]) / ideal[min(K, lists.n_targets[place])]
+    return out
 
 
 def calibrate(model: PairRanker, lists: Lists) -> None:

@@ -191,6 +191,8 @@ def _rows(what: str, lines: list[str]) -> None:
 
 
 def _figure(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{', '.join(value)} (--json)"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

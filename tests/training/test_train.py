@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strategies.learning import F, lists_of
 from training import train as loop
 from training.metrics import hits
 from training.metrics import ndcg as ndcg_of_hits
@@ -21,7 +22,6 @@ from training.settings import TrainSettings
 from training.train import calibrate, ndcg_at_20, predict, train_ranker
 
 SETTINGS = TrainSettings(epochs=6, lists_per_step=8, hidden=(8, 4), learning_rate=1e-2)
-F = 5
 
 
 @pytest.fixture(autouse=True)
@@ -31,21 +31,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def lists_of(seed: int, n_lists: int = 60) -> Lists:
-    """Lists in which the first feature speaks for a purchase and the last is constant."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(5, 40, n_lists)
-    ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    features = rng.normal(3, 2, (int(ptr[-1]), F)).astype(np.float32)
-    features[:, -1] = 7
-    chance = 1 / (1 + np.exp(-2 * (features[:, 0] - 5)))
-    labels = rng.random(len(features)) < chance
-    items = np.concatenate([rng.permutation(length) for length in lengths]).astype(np.int32)
-    found = np.add.reduceat(labels.astype(np.int64), ptr[:-1])
-    recent = np.zeros((n_lists, 0), np.int32)
-    return Lists(features, labels, items, ptr, found + rng.integers(1, 3, n_lists), recent)
 
 
 def ignore(epoch: int, ndcg: float) -> None:

@@ -1,0 +1,33 @@
+"""Which device trains. Models come back from it: what is exported is computed on the CPU.
+
+On the CPU the same seed gives the same weights. A GPU is asked for the same, and warns where an
+operation has no such form there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from server.errors import Refused
+
+Choice = Literal["auto", "cpu", "cuda"]
+
+
+def device_of(choice: Choice) -> torch.device:
+    """The device to train on, with torch set up for it; auto: a GPU where there is one.
+
+    Raises:
+        Refused: a GPU is asked for, and torch sees none.
+    """
+    there = torch.cuda.is_available()
+    if choice == "cuda" and not there:
+        raise Refused("--device cuda: torch finds no GPU here; allowed: auto, cpu")
+    use_gpu = there and choice != "cpu"
+    if use_gpu:
+        # Read by cuBLAS when it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=use_gpu)
+    return torch.device("cuda" if use_gpu else "cpu")
