@@ -28,7 +28,7 @@ from training.options import (
     protocol_option,
     tables_of_source,
 )
-from training.train_options import RunOptions, run_options
+from training.train_options import RunOptions, base_settings, run_options
 
 # Enough that a short load repeats few, small enough to read.
 REQUESTS = 400
@@ -159,7 +159,7 @@ def train(
     from training.pipeline import Pipeline
     from training.train_output import facts_of, lines_of
 
-    settings = run.train_settings(quick, seed, family)
+    settings = base_settings(run.settings, quick, seed, family)
     device = device_of(run.device)
     tracker = tracking.require() if run.mlflow else None
     prepared = prepared_source(dataset, interactions, events, items, users, cache, protocol)
