@@ -21,7 +21,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.errors import Refused, in_one_line
+from server.errors import Refused
 from training.checkpoints import differences
 from training.rows import Lists
 from training.settings import TrainSettings
@@ -77,7 +77,7 @@ def sweep(
             tell(_told(study.trials[-1], number + 1, trials))
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
         raise Refused(
-            f"the study {study_file} cannot be read or written: {in_one_line(error)}"
+            f"the study {study_file} cannot be read or written: {str(error).splitlines()[0]}"
         ) from error
     ended = _ended(study)
     first = next(trial for trial in ended if trial.state == TrialState.COMPLETE)
