@@ -28,6 +28,7 @@ ORDER = (
     "events",
     "bundle",
     "train",
+    "sweep",
     "evaluate",
     "audit",
     "load",

@@ -253,7 +253,7 @@ class WorkFolder:
             raise Refused(
                 f"--resume: {self.path / RUN} is of another version or damaged: start without --resume"
             )
-        if differing := _differences(found["key"], dict(self.key)):
+        if differing := differences(found["key"], dict(self.key)):
             more = len(differing) - SHOWN_DIFFERENCES
             told = "; ".join(differing[:SHOWN_DIFFERENCES]) + (f"; {more} more" if more > 0 else "")
             raise Refused(
@@ -267,13 +267,13 @@ class WorkFolder:
             left.unlink(missing_ok=True)  # of a write that was killed
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """What differs, by the dotted path of its key."""
     out: list[str] = []
     for name in sorted(then.keys() | now.keys()):
         one, other = then.get(name), now.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
-            out += _differences(one, other, f"{prefix}{name}.")
+            out += differences(one, other, f"{prefix}{name}.")
         elif one != other:
             out.append(f"{prefix}{name}: {shown(one)} then, {shown(other)} now")
     return out

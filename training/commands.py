@@ -28,7 +28,7 @@ from training.options import (
     protocol_option,
     tables_of_source,
 )
-from training.train_options import RunOptions, run_options
+from training.train_options import RunOptions, base_settings, run_options
 
 # Enough that a short load repeats few, small enough to read.
 REQUESTS = 400
@@ -122,11 +122,10 @@ and an example."""
 )
 @click.option(
     "--family",
-    type=click.Choice(["pairs", "auto"]),
-    default="pairs",
-    show_default=True,
-    help="'auto' trains a sequence model too, and takes its score among the features if that is "
-    "worth it on validation; it says so.",
+    type=click.Choice(["auto", "pairs", "sasrec", "two-tower", "two-tower-difference"]),
+    help="'pairs': features of user and item. 'auto': a sequence model's score among them too, if "
+    "validation gains by it; it says so. The others: a model of histories by itself, to compare "
+    "with.  [default: auto, or pairs with --quick]",
 )
 @click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
 @run_options
@@ -145,7 +144,7 @@ def train(
     default_policy: str | None,
     seed: int | None,
     final: bool,
-    family: str,
+    family: str | None,
     quick: bool,
     cache: Path | None,
     as_json: bool,
@@ -159,7 +158,7 @@ def train(
     from training.pipeline import Pipeline
     from training.train_output import facts_of, lines_of
 
-    settings = run.train_settings(quick, seed, family)
+    settings = base_settings(run.settings, quick, seed, family)
     device = device_of(run.device)
     tracker = tracking.require() if run.mlflow else None
     prepared = prepared_source(dataset, interactions, events, items, users, cache, protocol)

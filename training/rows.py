@@ -31,6 +31,7 @@ class Lists:
     ptr: `[L + 1] int64`; n_targets: `[L] int64`, distinct items bought, candidates or not.
     recent: `[L, S] int32`, the history as a sequence model of length S reads it; S may be 0.
     users: `[L] int32`, whose each list is, by place in the dataset; empty where nobody asks.
+    cut_ms: the instant that they are made for.
     """
 
     features: Float32
@@ -40,6 +41,7 @@ class Lists:
     n_targets: Int64
     recent: Int32
     users: Int32 = field(default_factory=lambda: _NOTHING)
+    cut_ms: int = 0
 
     def __len__(self) -> int:
         return len(self.ptr) - 1
@@ -88,17 +90,13 @@ def make_lists(
         np.array(n_targets, np.int64),
         np.stack(recent),
         np.array(users, np.int32),
+        cut_ms,
     )
 
 
 def with_scores(lists: Lists, scores: Float32) -> Lists:
     """The same lists with one feature more, `[R]`."""
     return replace(lists, features=np.hstack([lists.features, scores[:, None]]))
-
-
-def without_scores(lists: Lists) -> Lists:
-    """The same lists without their last feature."""
-    return replace(lists, features=np.ascontiguousarray(lists.features[:, :-1]))
 
 
 def _last(history: History, events: int) -> History:

@@ -75,7 +75,7 @@ def train_sequences(
         learned.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
         betas=(0.9, 0.98),
     )  # fmt: skip
-    steps = max(1, math.ceil(len(windows) / settings.windows_per_step))
+    steps = max(1, min(settings.steps, math.ceil(len(windows) / settings.windows_per_step)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.1
     )
@@ -112,7 +112,8 @@ class _Drawn:
         device: torch.device,
     ) -> None:
         self._rng = rng
-        self._count = settings.drawn if history.n_items > settings.whole_softmax else 0
+        whole = history.n_events * history.n_items <= settings.whole_softmax
+        self._count = 0 if whole else settings.drawn
         bought = np.bincount(history.items, minlength=history.n_items) + 1.0
         chance = bought**settings.popularity
         self._bounds = np.cumsum(chance / chance.sum())

@@ -24,6 +24,9 @@ class SequenceSettings:
     """"sasrec"; "two-tower" (the article's, Embedding -> LSTM -> Dense on both sides) or
     "two-tower-difference" (its formula, which gives all users one list)."""
 
+    alone: bool = False
+    """The model by itself, without pair features."""
+
     length: Count = 50
     """The last items of a history that it reads: more costs time per request."""
 
@@ -57,11 +60,14 @@ class SequenceSettings:
     patience: Count = 5
     """Epochs without a better validation NDCG before training stops."""
 
-    whole_softmax: Annotated[int, Field(ge=0)] = 20_000
-    """Up to so many items the loss is against all of them."""
+    whole_softmax: Annotated[int, Field(ge=0)] = 4_000_000_000
+    """Up to so many events times items the loss is against all items: better, and slower."""
 
     drawn: Count = 2_048
-    """Of more, against so many that are drawn for each step."""
+    """Beyond, against so many items that are drawn for each step."""
+
+    steps: Count = 400
+    """The most optimiser steps in an epoch: of more pieces some are drawn for each epoch."""
 
     popularity: NotNegative = 0.5
     """They are drawn by this power of how often they were bought."""

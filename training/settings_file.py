@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,13 @@ def settings_from(path: Path, base: TrainSettings) -> TrainSettings:
         raise SettingsRefused(
             f"{path.name}: {key}: got {shown(first['input'])}: {first['msg'].lower()}"
         ) from invalid
+    told = checked.sequence
+    if told is not None and told.width % told.heads:
+        raise SettingsRefused(
+            f"{path.name}: {SEQUENCE}.width: got {told.width}, allowed: a multiple of heads, "
+            f"{told.heads}"
+        )
     return checked
-
-
-def with_values(base: TrainSettings, values: Mapping[str, Any]) -> TrainSettings:
-    """`base` with some fields of its own changed."""
-    return replace(base, **values)
 
 
 def settings_text(settings: TrainSettings, suffix: str) -> str:

@@ -176,7 +176,11 @@ def ndcg_at_20(model: PairRanker, lists: Lists) -> float:
 
 def ndcgs_at_20(model: PairRanker, lists: Lists) -> NDArray[np.float64]:
     """`[L]`: NDCG@20 of each list."""
-    scores = predict(model, lists)
+    return ndcgs_of_scores(predict(model, lists), lists)
+
+
+def ndcgs_of_scores(scores: NDArray[np.float32], lists: Lists) -> NDArray[np.float64]:
+    """`[L]`: NDCG@20 of each list by the scores `[R]` of all rows."""
     weights = discounts(K)
     ideal = np.concatenate([[0.0], np.cumsum(weights)])
     out = np.empty(len(lists))
@@ -190,8 +194,15 @@ def ndcgs_at_20(model: PairRanker, lists: Lists) -> NDArray[np.float64]:
 
 def calibrate(model: PairRanker, lists: Lists) -> None:
     """Fit the scale and offset that make the scores probabilities on these lists; order is kept."""
-    scores = torch.from_numpy(predict(model, lists)).double()
-    labels = torch.from_numpy(lists.labels).double()
+    scale, offset = calibration(predict(model, lists), lists.labels)
+    model.scale.fill_(scale)
+    model.offset.fill_(offset)
+
+
+def calibration(raw_scores: NDArray[np.float32], bought: NDArray[np.bool_]) -> tuple[float, float]:
+    """The scale and offset by which a sigmoid of the scores `[R]` is the chance of a purchase (Platt 1999)."""
+    scores = torch.from_numpy(raw_scores).double()
+    labels = torch.from_numpy(bought).double()
     # exp keeps the scale positive, so no ranking changes.
     log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
     offset = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -206,5 +217,4 @@ def calibrate(model: PairRanker, lists: Lists) -> None:
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    model.scale.copy_(log_scale.detach().exp().float())
-    model.offset.copy_(offset.detach().float())
+    return float(log_scale.detach().exp()), float(offset.detach())

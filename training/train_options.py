@@ -34,24 +34,6 @@ class RunOptions:
     device: Choice
     mlflow: bool
 
-    def train_settings(self, quick: bool, seed: int | None, family: str) -> TrainSettings:
-        """The settings: the file's over those of --quick or the defaults; --seed over both.
-
-        Raises:
-            SettingsRefused: the file cannot be read, or holds what is no setting.
-        """
-        from training.settings import SequenceSettings, TrainSettings
-        from training.settings_file import settings_from
-
-        base = TrainSettings.quick() if quick else TrainSettings()
-        if family == "auto":
-            base = replace(
-                base, sequence=SequenceSettings(epochs=2) if quick else SequenceSettings()
-            )
-        if self.settings is not None:
-            base = settings_from(self.settings, base)
-        return base if seed is None else replace(base, seed=seed)
-
     def fair(self) -> FairSettings | None:
         """Groups whose lists count for more."""
         from training.fair_training import FairSettings
@@ -61,6 +43,30 @@ class RunOptions:
         return FairSettings(
             self.fair_by, cast("Method", self.fair_method), self.fair_most_lost / 100
         )
+
+
+def base_settings(
+    file: Path | None, quick: bool, seed: int | None, family: str | None
+) -> TrainSettings:
+    """The settings: the file's over those of --quick or the defaults; --seed over both.
+
+    Raises:
+        SettingsRefused: the file cannot be read, or holds what is no setting.
+    """
+    from training.settings import SequenceSettings, TrainSettings
+    from training.settings_file import settings_from
+
+    base = TrainSettings.quick() if quick else TrainSettings()
+    if family is None:
+        family = "pairs" if quick else "auto"
+    if family != "pairs":
+        sequence = SequenceSettings(epochs=2) if quick else SequenceSettings()
+        if family != "auto":
+            sequence = replace(sequence, family=family, alone=True)
+        base = replace(base, sequence=sequence)
+    if file is not None:
+        base = settings_from(file, base)
+    return base if seed is None else replace(base, seed=seed)
 
 
 _OPTIONS = (

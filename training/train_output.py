@@ -34,7 +34,7 @@ def facts_of(released: Released, out: Path, replaced: str | None) -> dict[str, A
 
 def lines_of(released: Released, out: Path, replaced: str | None, final: bool) -> list[str]:
     """For people."""
-    from training.pipeline import day_of
+    from training.lists_at_cuts import day_of
 
     manifest = released.manifest
     lines = [f"bundle   {manifest.bundle_id} in {out}"]

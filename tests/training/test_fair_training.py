@@ -191,7 +191,7 @@ QUICK = dataclasses.replace(TrainSettings.quick(), lists_per_step=8)
 
 def test_small_groups_and_those_unknown_keep_their_weight() -> None:
     prepared = prepared_shop()
-    tuning, validation = Pipeline(prepared, QUICK, QUIET).tuning_lists()
+    tuning, validation = Pipeline(prepared, QUICK, QUIET).lists.tuning()
     settings = FairSettings("age")
     groups = fair_groups(prepared.dataset, settings, tuning, validation)
     assert groups.labels == ("old", "young")
@@ -228,7 +228,7 @@ def test_what_makes_no_groups_is_refused_before_training(attribute: str, why: st
 
 def test_lists_hold_nothing_of_an_attribute() -> None:
     """Whoever is old: features, candidates and labels are the same."""
-    made = [Pipeline(prepared_shop(shuffle), QUICK, QUIET).tuning_lists() for shuffle in (None, 1)]
+    made = [Pipeline(prepared_shop(shuffle), QUICK, QUIET).lists.tuning() for shuffle in (None, 1)]
     for plain, permuted in zip([*made[0][0], made[0][1]], [*made[1][0], made[1][1]], strict=True):
         for name in ("features", "labels", "items", "ptr", "recent", "users"):
             assert np.array_equal(getattr(plain, name), getattr(permuted, name)), name

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server.features import FEATURE_NAMES, FeatureState
 from server.features.types import DAY_MS
 from strategies.purchases import START_MS, Row, purchase_rows, raw, shop_rows, tables
-from training import pipeline
+from training import lists_at_cuts, pipeline
 from training.commands import train
 from training.data.dataset import Dataset, dataset_of
 from training.data.split import targets_between
@@ -100,7 +100,7 @@ def test_of_few_purchases_a_column_that_parts_them_says_nothing(data: Dataset) -
 def test_training_stops_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way: lists made of histories that hold what they are to foretell."""
     raw(shop_rows()).write_parquet(tmp_path / "purchases.parquet")
-    honest = pipeline.make_lists
+    honest = lists_at_cuts.make_lists
 
     def leaking(history, targets, cut_ms, *more, **named):
         hidden = np.minimum(leaking.all.times_ms, cut_ms)
@@ -111,7 +111,7 @@ def test_training_stops_before_it_starts(tmp_path: Path, monkeypatch: pytest.Mon
         return leaking.all
 
     monkeypatch.setattr("training.data.prepare.dataset_of", remembering)
-    monkeypatch.setattr(pipeline, "make_lists", leaking)
+    monkeypatch.setattr(lists_at_cuts, "make_lists", leaking)
     monkeypatch.setattr(pipeline, "train_ranker", None)
     arguments = ["--interactions", str(tmp_path / "purchases.parquet"), "--quick"]
     result = CliRunner().invoke(train, [*arguments, "--out", str(tmp_path / "b")])

@@ -66,6 +66,12 @@ class Targets:
     def __len__(self) -> int:
         return len(self.users)
 
+    def some(self, places: Int64) -> Targets:
+        """Those of the users at these places, which rise."""
+        ptr, items = _rows(self.ptr, self.items, places)
+        first_ptr, first_items = _rows(self.first_ptr, self.first_items, places)
+        return Targets(self.users[places], ptr, items, first_ptr, first_items)
+
     def of(self, place: int) -> Int32:
         """The distinct items of the `place`-th user, rising."""
         return self.items[self.ptr[place] : self.ptr[place + 1]]
@@ -73,6 +79,13 @@ class Targets:
     def first_of(self, place: int) -> Int32:
         """The items of that user's first basket, rising."""
         return self.first_items[self.first_ptr[place] : self.first_ptr[place + 1]]
+
+
+def _rows(ptr: Int64, items: Int32, places: Int64) -> tuple[Int64, Int32]:
+    lengths = np.diff(ptr)[places]
+    new_ptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    at = np.arange(new_ptr[-1]) + np.repeat(ptr[places] - new_ptr[:-1], lengths)
+    return new_ptr, items[at]
 
 
 def split_by_weeks(
