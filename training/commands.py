@@ -10,11 +10,11 @@ import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from training.options import (
-    EXISTING_FILE,
     EXISTING_FOLDER,
     NEW_FILE,
     NEW_FOLDER,
@@ -27,8 +27,13 @@ from training.options import (
     min_users_option,
     prepared_source,
     protocol_option,
+    reading_options,
     tables_of_source,
+    users_option,
 )
+
+if TYPE_CHECKING:
+    from training.data.reading import Reading
 
 # Enough that a short load repeats few, small enough to read.
 REQUESTS = 400
@@ -86,11 +91,17 @@ and an example."""
 @events_option
 @protocol_option
 @items_option
+@users_option
+@reading_options
 @click.option(
     "--out",
     type=NEW_FOLDER,
-    required=True,
     help="The bundle to write (a folder).",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only describe the data: what is in it, what is dropped, the cuts, groups, warnings.",
 )
 @click.option("--name", help="The bundle's name.  [default: made from the data's]")
 @click.option(
@@ -127,7 +138,10 @@ def train(
     events: Path | None,
     protocol: str | None,
     items: Path | None,
-    out: Path,
+    users: Path | None,
+    reading: Reading,
+    out: Path | None,
+    dry_run: bool,
     name: str | None,
     policies: Path | None,
     default_policy: str | None,
@@ -141,10 +155,19 @@ def train(
     """Make a release bundle from purchases: prepare, tune, refit, export, gate, write."""
     from rich.console import Console
 
-    from training.pipeline import Pipeline, day_of
+    from training.describe_text import describe_and_tell
     from training.settings import SequenceSettings, TrainSettings
 
-    prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol)
+    if out is None and not dry_run:
+        raise click.UsageError("Missing option '--out'; without a bundle: --dry-run.")
+    prepared = prepared_source(
+        dataset, interactions, events, items, users, cache, protocol, reading
+    )
+    if out is None or dry_run:
+        describe_and_tell(prepared, policies, as_json)
+        return
+    from training.pipeline import Pipeline, day_of
+
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(str(prepared.cleaning), markup=False)
     source = dataset or (interactions or events or out).stem
@@ -224,11 +247,8 @@ def _bundle_name(source: str) -> str:
 @events_option
 @protocol_option
 @items_option
-@click.option(
-    "--users",
-    type=EXISTING_FILE,
-    help="Users of your own data: user and attributes to report groups by.",
-)
+@users_option
+@reading_options
 @click.option(
     "--out",
     type=NEW_FOLDER,
@@ -271,6 +291,7 @@ def evaluate(
     protocol: str | None,
     items: Path | None,
     users: Path | None,
+    reading: Reading,
     out: Path,
     on: str,
     length: int,
@@ -294,7 +315,9 @@ def evaluate(
     from training.requests import request_lines
 
     bundle = load_bundle(bundle_path)
-    prepared = prepared_source(dataset, interactions, events, items, users, cache, protocol)
+    prepared = prepared_source(
+        dataset, interactions, events, items, users, cache, protocol, reading
+    )
     attributes = (
         None if group_by is None else tuple(n.strip() for n in group_by.split(",") if n.strip())
     )
@@ -319,6 +342,7 @@ def evaluate(
 
 @click.command("load", epilog=LOAD_EXAMPLES)
 @interactions_option
+@reading_options
 @dataset_option
 @click.option(
     "--store",
@@ -340,6 +364,7 @@ def evaluate(
 @json_option
 def load_events(
     interactions: Path | None,
+    reading: Reading,
     dataset: str | None,
     store: Path,
     until: datetime | None,
@@ -357,7 +382,7 @@ def load_events(
     from training.data.stored import cut_at, load, until_ms_of
     from training.progress import steps
 
-    tables = tables_of_source(dataset, interactions, cache)
+    tables = tables_of_source(dataset, interactions, cache, reading)
     merged = merged_baskets(tables.interactions)
     rows = cut_at(merged, until_ms_of(tables, until, until_week))
     with SqliteEventStore(store) as opened, steps() as on_step:

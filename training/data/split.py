@@ -104,7 +104,8 @@ def split_by_days(
             rows=0,
             example={},
             why=f"the events span {days:.1f} days",
-            allowed=f"more than {test_days + validation_days} days, to leave some for training",
+            allowed=f"more than {test_days + validation_days} days, to leave some for training; where the order of events is all there is, "
+            "--protocol leave-one-out",
         )
     return Split(
         train_until,
