@@ -91,9 +91,14 @@ def _pairs(data: Dataset) -> tuple[int, int]:
     """How many different pairs of user and item there are, and how many events are of a pair that the
     user bought in an earlier basket."""
     key = data.event_users.astype(np.int64) * data.n_items + data.items
-    pairs = len(np.unique(key))
-    baskets = len(np.unique(data.baskets.astype(np.int64) * data.n_items + data.items))
-    return pairs, baskets - pairs
+    pairs = _distinct(key)
+    return pairs, _distinct(data.baskets * data.n_items + data.items) - pairs
+
+
+def _distinct(key: Int64) -> int:
+    """How many different values there are; to sort numbers is far faster than np.unique's hashing."""
+    ordered = np.sort(key)
+    return int((ordered[1:] != ordered[:-1]).sum()) + 1
 
 
 def _quantiles(counts: NDArray[Any]) -> dict[str, float]:

@@ -147,7 +147,7 @@ def _policies(policies: dict[str, Any], console: Console) -> None:
     )
     for name, why in policies["left_out"].items():
         # The policy's name stands before the reason too.
-        why = why.removeprefix(f"policy refused: {name}: ")
-        console.print(f"         {name} is left out: {why}", soft_wrap=True)
+        told = why.removeprefix(f"policy refused: {name}: ")
+        console.print(f"         {name} is left out: {told}", soft_wrap=True)
     for name, why in policies["never_met"].items():
         console.print(f"         {name}: {why}", soft_wrap=True)

@@ -75,11 +75,15 @@ def merged_baskets(rows: pl.DataFrame) -> pl.DataFrame:
         i=places(rows["item"], items),
         k=pl.col("kind").cast(pl.Enum(sorted(KINDS))).to_physical(),
         b=pl.col("basket").hash(),
+        # The last key, so that equal rows are added up in one order.
+        n=pl.int_range(pl.len(), dtype=pl.UInt32),
     )
-    coded = _at_one_instant(rows, coded).sort("u", "time", "b", "i", "k", maintain_order=True)
+    coded = _at_one_instant(rows, coded)
+    when = _instants(coded, len(users))
+    coded = coded.sort(*when, "b", "i", "k", "n")
     tied = _same_as_before(coded, "u", "time") & ~_same_as_before(coded, "b")
     if tied.any():
-        coded = _in_order_of_baskets(coded, tied)
+        coded = _with_order_of_baskets(coded, tied).sort(*when, "order", "i", "k", "n")
     starts = (~_same_as_before(coded, "u", "time", "b", "i", "k")).arg_true()
     first = coded.gather(starts)
     return first.select(
@@ -121,16 +125,23 @@ def _at_one_instant(rows: pl.DataFrame, coded: pl.DataFrame) -> pl.DataFrame:
     return timed.with_columns(time=pl.coalesce("first", "time")).drop("first", "last")
 
 
-def _in_order_of_baskets(coded: pl.DataFrame, tied: pl.Series) -> pl.DataFrame:
-    """Baskets of one user at one instant in the order of their ids, as text."""
+def _instants(coded: pl.DataFrame, users: int) -> list[pl.Expr]:
+    """What sorts by user and time: one number if it has room for both, which is twice as fast."""
+    first, last = coded.select(
+        first=pl.col("time").dt.epoch("ms").min(), last=pl.col("time").dt.epoch("ms").max()
+    ).row(0)
+    span = last - first + 1
+    if users * span >= 2**63:
+        return [pl.col("u"), pl.col("time")]
+    return [pl.col("u").cast(pl.Int64) * span + (pl.col("time").dt.epoch("ms") - first)]
+
+
+def _with_order_of_baskets(coded: pl.DataFrame, tied: pl.Series) -> pl.DataFrame:
+    """With the places of those baskets that a user has at one instant, by their ids as text."""
     instants = coded.filter(tied).select("u", "time").unique()
     named = coded.join(instants, on=["u", "time"], how="semi").select("u", "b", "basket").unique()
     order = named.sort("basket").with_row_index("order").drop("basket")
-    return (
-        coded.join(order, on=["u", "b"], how="left", maintain_order="left")
-        .sort("u", "time", "order", "i", "k", maintain_order=True)
-        .drop("order")
-    )
+    return coded.join(order, on=["u", "b"], how="left", maintain_order="left")
 
 
 def _same_as_before(table: pl.DataFrame, *columns: str) -> pl.Series:
