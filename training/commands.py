@@ -45,13 +45,16 @@ Examples:
   equipoise train --dataset complete-journey --out out/bundle
   equipoise train --interactions bought.csv --items items.csv \\
     --out out/bundle
+  equipoise train --interactions orders.tsv --column user=customer \\
+    --column time=at --users users.csv --dry-run
   equipoise train --events events.db --items items.csv --final \\
     --out out/bundle
 
 \b
 Interactions: columns user, item, time; optional kind, basket, quantity,
-value.
+value, rating.
 Items: column item; optional name, category_path, provider, brand.
+Users: column user; every other column is an attribute, and no feature.
 The last example learns from feedback too.
 Exit code 2: a table is refused (column, number of rows, an example), or
 onnxruntime does not give what torch gave. No bundle is written then."""

@@ -38,6 +38,7 @@ CONSTANT_SHARE = 0.99
 UNKNOWN_SHARE = 0.5
 FEW_USERS = 200
 RARELY_AGAIN = 0.05
+LISTED = 5
 LEAST_EVENTS = 3
 """Of a user whose last two events are held out."""
 
@@ -205,11 +206,12 @@ def _attributes(attributes: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
 def _policies(history: Dataset, folder: Path | None) -> dict[str, Any]:
     """Which policies the bundle would have; `Refused` if one of a user's own makes no sense."""
     from training.choose_policies import choose_policies
+    from training.fit_features import with_levels
     from training.release import group_tables
 
     if not history.n_events:
         return {"fit": [], "default": None, "left_out": {}, "never_met": {}}
-    groups = group_tables(history)
+    groups = group_tables(with_levels(history))
     try:
         chosen = choose_policies(folder, None, groups)
     except Refused as refused:
@@ -241,11 +243,7 @@ def _warnings(
             told.append(f"{share:.0%} of the rows are duplicates: the same item again in a basket")
         elif "added up" not in why and share >= DROPPED_SHARE:
             told.append(f"{share:.0%} of the rows are dropped: {why}")
-    for group, others in fell_on(prepared.cleaning.groups):
-        told.append(
-            f"cleaning falls on {group.attribute} {group.label!r}: {group.lost_share:.0%} of its rows "
-            f"are dropped, of the others {others:.0%}"
-        )
+    told += _of_cleaning(prepared)
     giant = int(per_user.argmax())
     share = per_user[giant] / data.n_events
     if share >= GIANT_SHARE and per_user[giant] >= GIANT_TIMES * np.median(per_user):
@@ -258,18 +256,7 @@ def _warnings(
         told.append(f"{once:.0%} of the items were bought once: of them nothing can be learned but "
                     "what --items tells")  # fmt: skip
     told += _of_times(facts)
-    for attribute in facts["attributes"]:
-        name, label = attribute["attribute"], attribute["commonest"]
-        if attribute["unknown_share"] == 1:
-            continue
-        if attribute["labels"] == 1:
-            told.append(f"{name} is {label!r} throughout: it parts nothing into groups")
-        elif attribute["commonest_share"] >= CONSTANT_SHARE and label != UNKNOWN:
-            told.append(
-                f"{name} is {label!r} for {attribute['commonest_share']:.1%}: nearly constant"
-            )
-        elif attribute["unknown_share"] >= UNKNOWN_SHARE:
-            told.append(f"{name} is unknown for {attribute['unknown_share']:.0%}")
+    told += _of_attributes(facts)
     for cut in facts["cuts"][1:]:
         users = cut["users_with_targets"]
         if not users:
@@ -289,6 +276,43 @@ def _warnings(
             "next; try --family auto"
         )
     return told
+
+
+def _of_cleaning(prepared: Prepared) -> list[str]:
+    """A sentence for each attribute of which cleaning took far more of some groups, the worst first."""
+    fallen: dict[str, list[tuple[float, str]]] = {}
+    for group, others in fell_on(prepared.cleaning.groups):
+        fallen.setdefault(group.attribute, []).append(
+            (
+                group.lost_share,
+                f"{group.label!r} ({group.lost_share:.0%} of its rows; of the others {others:.0%})",
+            )
+        )
+    told = []
+    for attribute, groups in fallen.items():
+        worst = [text for _, text in sorted(groups, reverse=True)]
+        more = f" and {len(worst) - LISTED} more" if len(worst) > LISTED else ""
+        told.append(f"cleaning falls on {attribute} {', '.join(worst[:LISTED])}{more}")
+    return told
+
+
+def _of_attributes(facts: dict[str, Any]) -> list[str]:
+    told: list[str] = []
+    untold: dict[str, list[str]] = {}
+    for attribute in facts["attributes"]:
+        name, label = attribute["attribute"], attribute["commonest"]
+        share = f"{attribute['unknown_share']:.0%}"
+        if attribute["unknown_share"] == 1:
+            continue
+        if attribute["labels"] == 1:
+            told.append(f"{name} is {label!r} throughout: it parts nothing into groups")
+        elif attribute["commonest_share"] >= CONSTANT_SHARE and label != UNKNOWN:
+            told.append(
+                f"{name} is {label!r} for {attribute['commonest_share']:.1%}: nearly constant"
+            )
+        elif attribute["unknown_share"] >= UNKNOWN_SHARE:
+            untold.setdefault(share, []).append(name)
+    return told + [f"unknown for {share}: {', '.join(names)}" for share, names in untold.items()]
 
 
 def _of_times(facts: dict[str, Any]) -> list[str]:

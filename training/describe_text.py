@@ -85,9 +85,7 @@ def _quantiles(facts: dict[str, Any], console: Console) -> None:
 
 def _cuts(facts: dict[str, Any], console: Console) -> None:
     console.print(facts["protocol"], soft_wrap=True)
-    table = _table(
-        "", "until", "bought", "users", "to find in", "no history", "targets", "new items"
-    )
+    table = _table("", "until", "bought", "users", "to find", "no history", "targets", "new items")
     for cut in facts["cuts"]:
         told = [
             f"{cut[name]:,}" if name in cut else ""
@@ -117,7 +115,7 @@ def _groups(facts: dict[str, Any], console: Console) -> None:
         by_attribute.setdefault((group["side"], group["attribute"]), []).append(group)
     for (side, attribute), groups in by_attribute.items():
         table = _table(attribute, side, "rows", "share", "dropped")
-        largest = sorted(groups, key=lambda group: -group["rows_in"])
+        largest = sorted(groups, key=lambda group: -group["rows_out"])
         for group in largest[:GROUPS_SHOWN]:
             table.add_row(
                 group["label"], f"{group['members_out']:,}", f"{group['rows_out']:,}",
