@@ -149,6 +149,7 @@ def test_the_same_however_the_file_is_written(tmp_path: Path, run: Run) -> None:
         "tabs.tsv": text.replace(",", "\t"),
         "colons.dat": text.replace(",", "::"),
         "quoted.csv": "\n".join(",".join(f'"{field}"' for field in row) for row in rows),
+        "points.csv": text.replace("000\n", "000.0\n"),
         "recbole.inter": text.replace(",", "\t").replace(
             "user\titem\ttime", "user_id:token\titem_id:token\ttimestamp:float"
         ),
@@ -229,6 +230,12 @@ def test_all_equal_times_are_no_trouble_where_only_the_order_counts(
     ordered = run.described(tmp_path / "ordered.csv", "--protocol", "leave-one-out")
     assert ordered["cuts"] == told["cuts"]
     assert "no column 'time'" in ordered["stderr"]
+    (tmp_path / "steps.csv").write_text(
+        "user,item,time\n" + "".join(f"{user},{item},{n}\n" for user, item, n in GOOD[::-1])
+    )
+    steps = run.described(tmp_path / "steps.csv", "--protocol", "leave-one-out")
+    assert steps["cuts"] == told["cuts"]
+    assert "column 'time' counts steps" in steps["stderr"]
     (tmp_path / "pairs.txt").write_text("".join(f"{user} {item}\n" for user, item, _ in GOOD))
     assert run.described(tmp_path / "pairs.txt")["cuts"] == told["cuts"]
 

@@ -154,6 +154,18 @@ def test_rows_that_are_rated_low_leave_and_are_counted(bought: Path) -> None:
         read_tables(bought, reading=Reading.of(FLAGS, min_rating=4))
 
 
+def test_a_separator_that_is_told_is_that_of_the_interactions(tmp_path: Path) -> None:
+    (tmp_path / "bought.csv").write_text("user^item^time\nann^a, b^2026-01-01\n")
+    (tmp_path / "items.csv").write_text('item,name\n"a, b",Both\n')
+    (tmp_path / "more.csv").write_text("item^name\na, b^Both\n")
+    for items in ("items.csv", "more.csv"):
+        tables = read_tables(
+            tmp_path / "bought.csv", tmp_path / items, reading=Reading.of(separator="^")
+        )
+        assert tables.items.select("item", "name").rows() == [("a, b", "Both")]
+        assert tables.interactions["item"].to_list() == ["a, b"]
+
+
 def test_text_with_separators_quotes_and_lines_in_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "bought.csv"
     path.write_text(

@@ -36,6 +36,7 @@ FORMATS = ".parquet, or text with a line for each row: .csv, .tsv, .txt, .dat, .
 SNIFFED = (",", ";", "\t", "|", "::")
 # No text has it; a separator of several characters is exchanged for it.
 UNIT = "\x1f"
+NO_TEXT = "\x01"
 WIDE = 240
 
 
@@ -89,7 +90,10 @@ class _File:
                 self.refuse("the text is UTF-16", "UTF-8")
         first = self._first_line()
         header = self._reading.header if self._kind == "interactions" else ()
-        separator = self._reading.separator or self._told_by(first, header)
+        separator = self._reading.separator
+        # It is told of the interactions: items may be written otherwise.
+        if separator is None or (self._kind != "interactions" and separator not in first):
+            separator = self._told_by(first, header)
         content: Path | bytes = self._path
         if len(separator) > 1:
             content = self._path.read_bytes().replace(separator.encode(), UNIT.encode())
@@ -282,7 +286,7 @@ class _File:
         )
         counted = (
             pl.scan_csv(
-                source, separator="\x01", quote_char=None, has_header=False, infer_schema=False,
+                source, separator=NO_TEXT, quote_char=None, has_header=False, infer_schema=False,
                 new_columns=["line"], truncate_ragged_lines=True, empty_string_is_null=False,
             )
             .with_columns(bare=bare)
@@ -327,12 +331,21 @@ class _File:
                 self.refuse(f"line {reader.line_num} does not parse: {error}", "CSV")
 
 
-def text_of(path: Path, source: str) -> str:
-    """The whole text of a file; `DataRefused` if it is not UTF-8."""
+def lines_of(path: Path, source: str) -> pl.DataFrame:
+    """The lines of a text file in one column, `line`; `DataRefused` if they are not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        refuse_encoding(path, source)
+        return pl.read_csv(
+            path, separator=NO_TEXT, quote_char=None, has_header=False, infer_schema=False,
+            new_columns=["line"], empty_string_is_null=False, raise_if_empty=False,
+            schema={"line": pl.String},
+        )  # fmt: skip
+    except pl.exceptions.PolarsError as error:
+        if "utf-8" in str(error):
+            refuse_encoding(path, source)
+        raise DataRefused(
+            "user", rows=0, example={}, why=f"the file does not parse: {str(error).splitlines()[0]}",
+            allowed="text without control characters", source=source,
+        ) from None  # fmt: skip
 
 
 def refuse_encoding(path: Path, source: str, column: str = "user") -> NoReturn:

@@ -21,7 +21,7 @@ import polars as pl
 
 from server.errors import DataRefused
 from server.features.types import DAY_MS
-from training.data.files import text_of
+from training.data.files import lines_of
 from training.data.schema import BOUGHT, refuse_no_purchases, refuse_rows
 from training.data.split import Split
 from training.data.tables import Tables, interactions_from, tables_of_events
@@ -44,9 +44,7 @@ def read_sequences(
         DataRefused: a line has no item, or a user has two lines of which one has several items.
     """
     source = f"interactions ({path.name})"
-    lines = pl.DataFrame(
-        {"line": text_of(path, source).split("\n")}, schema={"line": pl.String}
-    ).with_row_index("number", offset=1)
+    lines = lines_of(path, source).with_row_index("number", offset=1)
     parts = lines.select("number", words=pl.col("line").str.extract_all(r"\S+"))
     parts = parts.filter(pl.col("words").list.len() > 0)
     if parts.is_empty():

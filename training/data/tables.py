@@ -44,6 +44,7 @@ START_MS = EPOCH_UNITS[1][1]
 """The time of the first row where only the order of rows is known."""
 
 WHOLE_BELOW = 2**53
+NUMBER = r"^-?\d+(\.\d+)?([eE][+-]?\d+)?$"
 ODD_ID = r"^\s*$|\p{Cc}"
 
 PER_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
@@ -153,10 +154,23 @@ def _read_events(
     if reading.min_rating is not None:
         table, below = _well_rated(table, reading.min_rating, raw.source)
         left_out += below
-    if "time" not in table.columns and reading.in_order and not table.is_empty():
-        notes.append("no column 'time': the order of the rows is that of the events")
-        table = table.with_columns((START_MS + pl.int_range(pl.len())).alias("time"))
+    if reading.in_order and not table.is_empty():
+        if "time" not in table.columns:
+            notes.append("no column 'time': the order of the rows is that of the events")
+            table = table.with_columns((START_MS + pl.int_range(pl.len())).alias("time"))
+        elif (steps := _steps(table["time"])) is not None:
+            notes.append("column 'time' counts steps, and is no time: only its order is used")
+            table = table.with_columns((START_MS + steps).alias("time"))
     return interactions_from(table, raw.source), left_out
+
+
+def _steps(times: pl.Series) -> pl.Series | None:
+    """The column as whole numbers that are too small for times since 1970; None if it is not that."""
+    if times.dtype != pl.String and not times.dtype.is_integer():
+        return None
+    steps = times.cast(pl.Int64, strict=False)
+    small = ((steps >= 0) & (steps < EPOCH_UNITS[0][1])).fill_null(False)
+    return steps if small.all() else None
 
 
 def _with_our_kinds(table: pl.DataFrame, reading: Reading, source: str) -> pl.DataFrame:
@@ -256,10 +270,17 @@ def parsed_times(table: pl.DataFrame, column: str, source: str) -> pl.Series:
         )
         values = values.cast(pl.Int64)
     elif dtype == pl.String:
-        numeric = values.str.contains(r"^\s*-?\d+\s*$")
+        bare = values.str.strip_chars()
+        numeric = bare.str.contains(NUMBER)
         if not numeric.all():
             return _parsed_text(table, values, numeric, column, source)
-        values = values.str.strip_chars().cast(pl.Int64)
+        whole = bare.cast(pl.Int64, strict=False)
+        if whole.null_count():
+            # 881250949.0, as pandas writes it.
+            return parsed_times(
+                table.with_columns(bare.cast(pl.Float64).alias(column)), column, source
+            )
+        values = whole
     elif not dtype.is_integer():
         refuse_rows(
             table,
