@@ -167,7 +167,7 @@ def train(
         dataset, interactions, events, items, users, cache, protocol, reading
     )
     if out is None or dry_run:
-        describe_and_tell(prepared, policies, as_json)
+        describe_and_tell(prepared, policies, default_policy, as_json)
         return
     from training.pipeline import Pipeline, day_of
 

@@ -43,8 +43,13 @@ LEAST_EVENTS = 3
 """Of a user whose last two events are held out."""
 
 
-def describe(prepared: Prepared, policies: Path | None = None) -> dict[str, Any]:
-    """Everything that `equipoise train --dry-run` tells, as plain JSON."""
+def describe(
+    prepared: Prepared, policies: Path | None = None, default_policy: str | None = None
+) -> dict[str, Any]:
+    """Everything that `equipoise train --dry-run` tells, as plain JSON.
+
+    policies, default_policy: as for `training.choose_policies`.
+    """
     data, cleaning, split = prepared.dataset, prepared.cleaning, prepared.split
     per_user = np.diff(data.user_ptr)
     per_item = np.bincount(data.items, minlength=data.n_items)
@@ -81,7 +86,7 @@ def describe(prepared: Prepared, policies: Path | None = None) -> dict[str, Any]
             for group, share in zip(cleaning.groups, _shares(prepared), strict=True)
         ],
         "attributes": [*_attributes(data.user_attributes), *_attributes(data.item_attributes)],
-        "policies": _policies(data.until(split.validation_until_ms), policies),
+        "policies": _policies(data.until(split.validation_until_ms), policies, default_policy),
         "notes": list(prepared.tables.notes),
     }
     facts["warnings"] = _warnings(prepared, facts, per_user, per_item)
@@ -203,26 +208,22 @@ def _attributes(attributes: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
     return told
 
 
-def _policies(history: Dataset, folder: Path | None) -> dict[str, Any]:
-    """Which policies the bundle would have; `Refused` if one of a user's own makes no sense."""
+def _policies(history: Dataset, folder: Path | None, default: str | None) -> dict[str, Any]:
+    """Which policies the bundle would have, or why training would refuse them."""
     from training.choose_policies import choose_policies
     from training.fit_features import with_levels
     from training.release import group_tables
 
+    none: dict[str, Any] = {"fit": [], "default": None, "left_out": {}, "never_met": {}}
     if not history.n_events:
-        return {"fit": [], "default": None, "left_out": {}, "never_met": {}}
+        return none | {"group_tables": []}
     groups = group_tables(with_levels(history))
     try:
-        chosen = choose_policies(folder, None, groups)
+        chosen = choose_policies(folder, default, groups)
     except Refused as refused:
-        return {
-            "fit": [],
-            "default": None,
-            "left_out": {},
-            "never_met": {},
-            "refused": str(refused),
-        }
+        return none | {"group_tables": [table.name for table in groups], "refused": str(refused)}
     return {
+        "group_tables": [table.name for table in groups],
         "fit": sorted(chosen.documents),
         "default": chosen.default,
         "left_out": chosen.left_out,
@@ -265,6 +266,8 @@ def _warnings(
         elif users < FEW_USERS:
             told.append(f"{users:,} users have targets in the {cut['part']} window: its intervals "
                         "will be wide")  # fmt: skip
+    if "refused" in facts["policies"]:
+        told.append(f"training will refuse the policies: {facts['policies']['refused']}")
     others = sum(rows for kind, rows in facts["kinds"].items() if kind != BOUGHT)
     if others:
         told.append(

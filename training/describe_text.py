@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 GROUPS_SHOWN = 12
 
 
-def describe_and_tell(prepared: Prepared, policies: Path | None, as_json: bool) -> None:
+def describe_and_tell(
+    prepared: Prepared, policies: Path | None, default_policy: str | None, as_json: bool
+) -> None:
     """Print what `training.describe` finds."""
     from training.describe import describe
 
-    facts = describe(prepared, policies)
+    facts = describe(prepared, policies, default_policy)
     if as_json:
         click.echo(json.dumps(facts, allow_nan=False))
         return
@@ -137,12 +139,16 @@ def _groups(facts: dict[str, Any], console: Console) -> None:
 
 def _policies(policies: dict[str, Any], console: Console) -> None:
     if "refused" in policies:
-        console.print(f"policies {policies['refused']}", soft_wrap=True)
         return
     console.print(
         f"policies {', '.join(policies['fit'])}; {policies['default']} for requests that name none",
         soft_wrap=True,
     )
+    if not policies["group_tables"]:
+        console.print(
+            "         others bound groups, and no provider, brand or category of items is told"
+        )
+        return
     for name, why in policies["left_out"].items():
         # The policy's name stands before the reason too.
         told = why.removeprefix(f"policy refused: {name}: ")

@@ -149,6 +149,12 @@ def test_columns_that_tell_little_are_told_of() -> None:
     assert "private-label" in facts["policies"]["left_out"]
 
 
+def test_policies_that_training_would_refuse_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("schema_version = 1\n")
+    facts = describe(prepared(shop_rows()), tmp_path)
+    assert warned(facts, "training will refuse the policies: policy refused")
+
+
 def test_other_kinds_are_told_of() -> None:
     bought = tables(shop_rows())
     rng = np.random.default_rng(0)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import click
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from server.errors import DataRefused
+from server.events import SqliteEventStore
+from training.audit.command import audit
+from training.commands import evaluate, load_events, train
 from training.data.reading import MappingRefused, Reading
+from training.data.stored import tables_of
 from training.data.tables import interactions_from, read_tables
 
 BOUGHT = "customer_id,sku,purchased_at,what,stars,note\n1,a,2026-01-01,buy,5,x\n2,b,2026-01-02,look,3,y\n"
@@ -152,6 +159,30 @@ def test_rows_that_are_rated_low_leave_and_are_counted(bought: Path) -> None:
         read_tables(bought, reading=Reading.of([*FLAGS, "rating=stars"], min_rating=6))
     with pytest.raises(DataRefused, match=r"'rating'.*--min-rating asks for it"):
         read_tables(bought, reading=Reading.of(FLAGS, min_rating=4))
+
+
+@pytest.mark.parametrize("command", [train, evaluate, audit, load_events])
+def test_every_command_that_reads_files_takes_a_mapping(command: click.Command) -> None:
+    options = {name for parameter in command.params for name in parameter.opts}
+    assert options >= {"--column", "--columns", "--kind", "--min-rating", "--separator", "--header"}
+
+
+def test_events_are_loaded_from_mapped_columns(bought: Path, tmp_path: Path) -> None:
+    (tmp_path / "columns.toml").write_text(TOML)
+    told = CliRunner().invoke(
+        load_events,
+        ["--interactions", str(bought), "--columns", str(tmp_path / "columns.toml"),
+         "--store", str(tmp_path / "events.db"), "--json"],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert json.loads(told.stdout)["recorded"] == 2
+    assert "not used: stars, note" in told.stderr
+    with SqliteEventStore(tmp_path / "events.db", create=False) as store:
+        stored = tables_of(store).interactions.sort("user")
+    assert stored.select("user", "item", "kind").rows() == [
+        ("1", "a", "purchase"),
+        ("2", "b", "view"),
+    ]
 
 
 def test_a_separator_that_is_told_is_that_of_the_interactions(tmp_path: Path) -> None:
