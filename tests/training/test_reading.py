@@ -16,7 +16,7 @@ from training.audit.command import audit
 from training.commands import evaluate, load_events, train
 from training.data.reading import MappingRefused, Reading
 from training.data.stored import tables_of
-from training.data.tables import interactions_from, read_tables
+from training.data.tables import interactions_from, read_items, read_tables
 
 BOUGHT = "customer_id,sku,purchased_at,what,stars,note\n1,a,2026-01-01,buy,5,x\n2,b,2026-01-02,look,3,y\n"
 FLAGS = ["user=customer_id", "item=sku", "time=purchased_at"]
@@ -208,6 +208,18 @@ def test_text_with_separators_quotes_and_lines_in_it_is_read(tmp_path: Path) -> 
     items = tmp_path / "items.csv"
     items.write_text('item,name\n"milk ""whole""","Milk,\nwhole"\n"oat, milk",Oat\n')
     assert read_tables(path, items).items["name"].to_list() == ["Milk,\nwhole", "Oat"]
+
+
+def test_quotes_inside_of_text_are_text_where_none_enclose(tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text('item,name\na,5" pipe\nb,6" pipe and 7"\n')
+    assert read_items(items)["name"].to_list() == ['5" pipe', '6" pipe and 7"']
+    items.write_text('item,name\na,5" pipe, long\nb,Tea\n')
+    with pytest.raises(DataRefused, match=r"1 of 3 rows: lines that do not have 2 columns"):
+        read_items(items)
+    items.write_text('item,name\n"a",5" pipe\nb,Tea\n')
+    with pytest.raises(DataRefused, match=r"quotes that do not enclose.*'line': 2"):
+        read_items(items)
 
 
 def test_text_and_parquet_of_the_same_give_the_same(tmp_path: Path) -> None:

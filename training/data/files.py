@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -109,17 +110,19 @@ class _File:
         chosen = self._chosen(names)
         places = sorted({names.index(theirs) for theirs in chosen.values()})
         try:
-            self._refuse_ragged(content, separator, len(names))
+            quote = self._quotes(content, separator, len(names))
             table = pl.read_csv(
                 content,
                 columns=places,
                 separator=separator,
                 has_header=not header,
                 infer_schema=False,
+                quote_char=quote,
             )
         except pl.exceptions.ComputeError as error:
             if "utf-8" in str(error):
                 refuse_encoding(self._path, self._source, REQUIRED[self._kind][0])
+            self._refuse_quotes(content)
             raise
         columns = {names[place]: table.to_series(at) for at, place in enumerate(places)}
         table = pl.DataFrame([columns[theirs].alias(ours) for ours, theirs in chosen.items()])
@@ -275,35 +278,40 @@ class _File:
                 )  # fmt: skip
         return table
 
-    def _refuse_ragged(self, content: Path | bytes, separator: str, columns: int) -> None:
-        """Polars fills what a short line lacks with nulls, and looks at no column that is not read."""
+    def _quotes(self, content: Path | bytes, separator: str, columns: int) -> str | None:
+        """The quote character, if quotes are more than text here; refuses lines of too few or too many
+        columns.
+
+        Polars fills what a short line lacks with nulls, and looks at no column that is not read.
+        """
         source = content if isinstance(content, Path) else io.BytesIO(content)
         line = pl.col("line")
-        bare = (
-            pl.when(line.str.contains('"', literal=True))
-            .then(line.str.replace_all(r'"[^"]*"', ""))
-            .otherwise(line)
-        )
+        quoting = line.str.contains('"', literal=True)
+        outside = pl.when(quoting).then(line.str.replace_all(r'"[^"]*"', "")).otherwise(line)
+        lines = pl.scan_csv(
+            source, separator=NO_TEXT, quote_char=None, has_header=False, infer_schema=False,
+            new_columns=["line"], truncate_ragged_lines=True, empty_string_is_null=False,
+        ).filter(line.str.strip_chars("\r") != "")  # fmt: skip
         counted = (
-            pl.scan_csv(
-                source, separator=NO_TEXT, quote_char=None, has_header=False, infer_schema=False,
-                new_columns=["line"], truncate_ragged_lines=True, empty_string_is_null=False,
-            )
-            .with_columns(bare=bare)
+            lines.with_columns(outside=outside)
             .select(
-                odd=pl.col("bare").str.count_matches(separator, literal=True) != columns - 1,
-                blank=line.str.strip_chars("\r") == "",
-                open=pl.col("bare").str.contains('"', literal=True),
+                quoted=line.str.contains(rf'(^|{re.escape(separator)})\s*"'),
+                odd=line.str.count_matches(separator, literal=True) != columns - 1,
+                odd_outside=pl.col("outside").str.count_matches(separator, literal=True)
+                != columns - 1,
+                unclosed=pl.col("outside").str.contains('"', literal=True),
             )
-            .select((pl.col("odd") & ~pl.col("blank")).sum(), pl.col("open").sum())
+            .select(pl.all().sum())
             .collect(engine="streaming")
-        )  # fmt: skip
-        odd, unclosed = counted.row(0)
-        if not odd and not unclosed:
-            return
+        )
+        quoted, odd, odd_outside, unclosed = counted.row(0)
+        # 5" pipe: no field begins with one, so quotes are what they say.
+        quote = '"' if quoted else None
+        if not (odd_outside or unclosed if quoted else odd):
+            return quote
         first: dict[str, object] = {}
         ragged = seen = 0
-        for number, fields in self._rows(content, separator):
+        for number, fields in self._rows(content, separator, quote):
             seen += 1
             if fields and len(fields) != columns:
                 ragged += 1
@@ -314,8 +322,22 @@ class _File:
                 "first has; text with the separator in it in double quotes",
                 first, rows=ragged, of_rows=seen,
             )  # fmt: skip
+        return quote
 
-    def _rows(self, content: Path | bytes, separator: str) -> Iterator[tuple[int, list[str]]]:
+    def _refuse_quotes(self, content: Path | bytes) -> None:
+        """Raise the refusal of a line with a quote that neither begins nor ends a field, if there is one."""
+        text = content.read_bytes() if isinstance(content, Path) else content
+        for number, line in enumerate(text.decode("utf-8", "replace").split("\n"), 1):
+            if '"' in re.sub(r'"[^"]*"', "", line):
+                self.refuse(
+                    "double quotes that do not enclose a whole text",
+                    'text with a quote in it in quotes, and that quote doubled: "5"" pipe"',
+                    {"line": number, "text": shown(line, WIDE)},
+                )
+
+    def _rows(
+        self, content: Path | bytes, separator: str, quote: str | None
+    ) -> Iterator[tuple[int, list[str]]]:
         opened = (
             content.open(encoding="utf-8-sig", newline="", errors="replace")
             if isinstance(content, Path)
@@ -323,7 +345,9 @@ class _File:
         )
         csv.field_size_limit(1 << 30)
         with opened as text:
-            reader = csv.reader(text, delimiter=separator)
+            reader = csv.reader(
+                text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+            )
             try:
                 for fields in reader:
                     yield reader.line_num, fields
