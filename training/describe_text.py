@@ -69,8 +69,8 @@ def tell(facts: dict[str, Any], console: Console) -> None:
         console.print("nothing to warn of")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(*columns: str, tight: bool = False) -> Table:
+    table = Table(box=None, pad_edge=False, collapse_padding=tight)
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", no_wrap=bool(place))
     return table
@@ -87,7 +87,9 @@ def _quantiles(facts: dict[str, Any], console: Console) -> None:
 
 def _cuts(facts: dict[str, Any], console: Console) -> None:
     console.print(facts["protocol"], soft_wrap=True)
-    table = _table("", "until", "bought", "users", "to find", "no history", "targets", "new items")
+    table = _table(
+        "", "until", "bought", "users", "to find", "no history", "targets", "new items", tight=True
+    )
     for cut in facts["cuts"]:
         told = [
             f"{cut[name]:,}" if name in cut else ""
@@ -146,7 +148,8 @@ def _policies(policies: dict[str, Any], console: Console) -> None:
     )
     if not policies["group_tables"]:
         console.print(
-            "         others bound groups, and no provider, brand or category of items is told"
+            "         others bound groups, and no provider, brand or category of items is told",
+            soft_wrap=True,
         )
         return
     for name, why in policies["left_out"].items():

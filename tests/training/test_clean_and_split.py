@@ -105,6 +105,13 @@ def test_cleaning_that_falls_on_one_group_is_found() -> None:
     assert fell_on([*fair, few]) == []
 
 
+def test_baskets_of_one_instant_are_in_the_order_of_their_ids() -> None:
+    names = [f"b{n}" for n in range(12)]
+    rows: list[Row] = [("ann", f"i{n % 3}", 0.0, name) for n, name in enumerate(names)]
+    merged = merged_baskets(tables([*rows, ("bob", "i1", 0.0, "b")]).interactions)
+    assert merged["basket"].to_list() == [*sorted(names), "b"]
+
+
 @given(purchase_rows())
 def test_baskets_are_merged_as_a_plain_group_by_does(rows: list[Row]) -> None:
     events = tables(rows).interactions
