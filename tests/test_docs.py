@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import polars as pl
 import pytest
 
 from bench.gate.budgets import parse_budgets
@@ -189,6 +190,12 @@ def own_shop(tmp_path: Path, stage: dict[str, str], monkeypatch: pytest.MonkeyPa
     (tmp_path / "out").mkdir()
     raw(shop_rows()).write_csv("bought.csv")
     raw(shop_rows()).select("user", "item", "time").write_csv("ratings.csv")
+    raw(shop_rows()).select(
+        pl.col("user").alias("customer"), pl.col("item").alias("sku"), pl.col("time").alias("at"),
+        pl.lit("sale").alias("what"), pl.lit(5).alias("stars"),
+    ).write_csv("orders.csv", separator=";")  # fmt: skip
+    mapping = 'user = "customer"\nitem = "sku"\ntime = "at"\nkind = "what"'
+    Path("columns.toml").write_text(f'[interactions]\n{mapping}\n[kind]\npurchase = "sale"\n')
     baskets: dict[str, list[str]] = {}
     for user, item, _, _ in sorted(shop_rows(), key=lambda row: row[2]):
         baskets.setdefault(user, []).append(item)

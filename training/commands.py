@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from training.options import (
-    EXISTING_FILE,
     EXISTING_FOLDER,
     NEW_FILE,
     NEW_FOLDER,
@@ -26,9 +26,14 @@ from training.options import (
     min_users_option,
     prepared_source,
     protocol_option,
+    reading_options,
     tables_of_source,
+    users_option,
 )
 from training.train_options import RunOptions, base_settings, run_options
+
+if TYPE_CHECKING:
+    from training.data.reading import Reading
 
 # Enough that a short load repeats few, small enough to read.
 REQUESTS = 400
@@ -38,15 +43,18 @@ Examples:
   equipoise train --dataset complete-journey --out out/bundle
   equipoise train --interactions bought.csv --items items.csv \\
     --out out/bundle
+  equipoise train --interactions orders.tsv --column user=customer \\
+    --column time=at --users users.csv --dry-run
   equipoise train --events events.db --items items.csv --final \\
     --out out/bundle
   equipoise train --dataset complete-journey --fair-by income --out out/fair
 
 \b
 Interactions: columns user, item, time; optional kind, basket, quantity,
-value.
+value, rating.
 Items: column item; optional name, category_path, provider, brand.
-The third example learns from feedback too. After a kill the same command
+Users: column user; every other column is an attribute, and no feature.
+The fourth example learns from feedback too. After a kill the same command
 with --resume goes on from the last whole epoch; without it, at the start.
 Exit code 2: a table is refused (column, number of rows, an example), a
 feature knows the labels, a loss is no number (stage, epoch, step, seed), or
@@ -87,16 +95,17 @@ and an example."""
 @events_option
 @protocol_option
 @items_option
-@click.option(
-    "--users",
-    type=EXISTING_FILE,
-    help="Users of your own data: user and attributes to report groups by.",
-)
+@users_option
+@reading_options
 @click.option(
     "--out",
     type=NEW_FOLDER,
-    required=True,
     help="The bundle to write (a folder).",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only describe the data: what is in it, what is dropped, the cuts, groups, warnings.",
 )
 @click.option("--name", help="The bundle's name.  [default: made from the data's]")
 @click.option(
@@ -138,7 +147,9 @@ def train(
     protocol: str | None,
     items: Path | None,
     users: Path | None,
-    out: Path,
+    reading: Reading,
+    out: Path | None,
+    dry_run: bool,
     name: str | None,
     policies: Path | None,
     default_policy: str | None,
@@ -153,15 +164,26 @@ def train(
     """Make a release bundle from purchases: prepare, tune, refit, export, gate, write."""
     from rich.console import Console
 
+    from training.describe_text import describe_and_tell
+
+    if out is None and not dry_run:
+        raise click.UsageError("Missing option '--out'; without a bundle: --dry-run.")
     from training import tracking
     from training.device import device_of
-    from training.pipeline import Pipeline
-    from training.train_output import facts_of, lines_of
 
+    # What can be refused without the data is.
     settings = base_settings(run.settings, quick, seed, family)
     device = device_of(run.device)
     tracker = tracking.require() if run.mlflow else None
-    prepared = prepared_source(dataset, interactions, events, items, users, cache, protocol)
+    prepared = prepared_source(
+        dataset, interactions, events, items, users, cache, protocol, reading
+    )
+    if out is None or dry_run:
+        describe_and_tell(prepared, policies, default_policy, as_json)
+        return
+    from training.pipeline import Pipeline
+    from training.train_output import facts_of, lines_of
+
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(str(prepared.cleaning), markup=False)
     source = dataset or (interactions or events or out).stem
@@ -213,11 +235,8 @@ def _bundle_name(source: str) -> str:
 @events_option
 @protocol_option
 @items_option
-@click.option(
-    "--users",
-    type=EXISTING_FILE,
-    help="Users of your own data: user and attributes to report groups by.",
-)
+@users_option
+@reading_options
 @click.option(
     "--out",
     type=NEW_FOLDER,
@@ -260,6 +279,7 @@ def evaluate(
     protocol: str | None,
     items: Path | None,
     users: Path | None,
+    reading: Reading,
     out: Path,
     on: str,
     length: int,
@@ -283,7 +303,9 @@ def evaluate(
     from training.requests import request_lines
 
     bundle = load_bundle(bundle_path)
-    prepared = prepared_source(dataset, interactions, events, items, users, cache, protocol)
+    prepared = prepared_source(
+        dataset, interactions, events, items, users, cache, protocol, reading
+    )
     attributes = (
         None if group_by is None else tuple(n.strip() for n in group_by.split(",") if n.strip())
     )
@@ -308,6 +330,7 @@ def evaluate(
 
 @click.command("load", epilog=LOAD_EXAMPLES)
 @interactions_option
+@reading_options
 @dataset_option
 @click.option(
     "--store",
@@ -329,6 +352,7 @@ def evaluate(
 @json_option
 def load_events(
     interactions: Path | None,
+    reading: Reading,
     dataset: str | None,
     store: Path,
     until: datetime | None,
@@ -346,7 +370,7 @@ def load_events(
     from training.data.stored import cut_at, load, until_ms_of
     from training.progress import steps
 
-    tables = tables_of_source(dataset, interactions, cache)
+    tables = tables_of_source(dataset, interactions, cache, reading)
     merged = merged_baskets(tables.interactions)
     rows = cut_at(merged, until_ms_of(tables, until, until_week))
     with SqliteEventStore(store) as opened, steps() as on_step:

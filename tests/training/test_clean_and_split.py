@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from server.errors import DataRefused
 from server.features.types import DAY_MS
 from strategies.purchases import START_MS, Row, purchase_rows, raw, shop_rows, tables
-from training.data.clean import Cleaning, Rules, clean, rows_per_group
+from training.data.clean import Cleaning, Rules, clean, merged_baskets
 from training.data.completejourney import week_ends_ms
 from training.data.dataset import dataset_of
+from training.data.groups import GroupRows, fell_on
 from training.data.prepare import prepare_files, prepare_tables
 from training.data.split import Split, split_by_days, split_by_weeks, targets_between
 from training.data.tables import items_from, users_from
@@ -70,13 +71,58 @@ def test_an_item_twice_in_a_basket_is_one_row_with_the_sum() -> None:
     assert account.rows_out == 1
 
 
-def test_what_cleaning_took_is_told_per_user_group() -> None:
+def test_what_cleaning_took_is_told_per_group() -> None:
     before = tables([("a", "x", 0, "1"), ("a", "x", 1, "2"), ("b", "y", 0, "3")])
     people = users_from(pl.DataFrame({"user": ["a", "b"], "age": ["old", "young"]}))
-    before = type(before)(before.interactions, before.items, people, "by hand")
-    after, _ = clean(before, Rules(min_item_purchases=2))
-    told = rows_per_group(before, after, "age")
-    assert told.rows() == [("old", 2, 2), ("young", 1, 0)]
+    things = items_from(
+        pl.DataFrame({"item": ["x", "y"], "category_path": ["FOOD > X", "FOOD > Y"]})
+    )
+    before = type(before)(before.interactions, things, people, "by hand")
+    _, account = clean(before, Rules(min_item_purchases=2))
+    assert account.groups == (
+        GroupRows("users", "age", "old", 2, 2, 1, 1),
+        GroupRows("users", "age", "young", 1, 0, 1, 0),
+        GroupRows("items", "department", "FOOD", 3, 2, 2, 1),
+    )
+
+
+def test_rows_that_were_added_up_are_not_lost() -> None:
+    before = tables([("a", "x", 0, "1"), ("a", "x", 0, "1"), ("b", "y", 0, "3")])
+    people = users_from(pl.DataFrame({"user": ["a", "b"], "age": ["old", "young"]}))
+    _, account = clean(type(before)(before.interactions, before.items, people, "x"), Rules())
+    assert [group.rows_in for group in account.groups] == [1, 1]
+    assert fell_on(account.groups) == []
+
+
+def test_cleaning_that_falls_on_one_group_is_found() -> None:
+    fair = [GroupRows("users", "age", label, 100, 95, 9, 9) for label in ("old", "young")]
+    assert fell_on(fair) == []
+    unfair = GroupRows("users", "age", "middle", 100, 80, 9, 9)
+    ((group, others),) = fell_on([*fair, unfair])
+    assert group == unfair
+    assert others == pytest.approx(0.05)
+    few = GroupRows("users", "age", "middle", 10, 5, 9, 9)
+    assert fell_on([*fair, few]) == []
+
+
+def test_baskets_of_one_instant_are_in_the_order_of_their_ids() -> None:
+    names = [f"b{n}" for n in range(12)]
+    rows: list[Row] = [("ann", f"i{n % 3}", 0.0, name) for n, name in enumerate(names)]
+    merged = merged_baskets(tables([*rows, ("bob", "i1", 0.0, "b")]).interactions)
+    assert merged["basket"].to_list() == [*sorted(names), "b"]
+
+
+@given(purchase_rows())
+def test_baskets_are_merged_as_a_plain_group_by_does(rows: list[Row]) -> None:
+    events = tables(rows).interactions
+    told = (
+        events.with_columns(pl.col("time").min().over("user", "basket"))
+        .group_by("user", "basket", "item", "kind")
+        .agg(pl.col("time").min(), pl.col("quantity").sum(), pl.col("value").sum())
+        .select(events.columns)
+        .sort("user", "time", "basket", "item", "kind")
+    )
+    assert merged_baskets(events).equals(told)
 
 
 @given(purchase_rows())

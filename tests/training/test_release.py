@@ -109,6 +109,26 @@ def test_nobodys_data_is_in_the_bundle(trained: Path, bundle: Bundle) -> None:
     assert not people & drawn
 
 
+def test_what_is_told_of_users_changes_no_feature(shop: Path, trained: Path) -> None:
+    """The same model, statistics, groups and warm-ups, byte for byte; and no attribute stands in it."""
+    region = "".join(f"user-{n:02},{'quetzal' if n % 2 else 'axolotl'}\n" for n in range(30))
+    (shop / "users.csv").write_text(f"user,kingdom\n{region}")
+    out = shop / "out" / "with-users"
+    result = run(
+        "--interactions", str(shop / "purchases.parquet"), "--items", str(shop / "items.csv"),
+        "--users", str(shop / "users.csv"), "--out", str(out),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    names = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(trained) for path in trained.rglob("*") if path.is_file()}
+    for name in names:
+        content = (out / name).read_bytes()
+        for word in (b"quetzal", b"axolotl", b"kingdom"):
+            assert word not in content, name
+        if name.suffix in (".onnx", ".npz", ".safetensors"):
+            assert content == (trained / name).read_bytes(), name
+
+
 def test_the_checkpoint_is_the_model_that_was_exported(trained: Path, bundle: Bundle) -> None:
     weights = safetensors.numpy.load_file(trained.with_name("bundle.ranker.safetensors"))
     x = (bundle.golden_inputs["features"] - weights["mean"]) * weights["inverse_std"]

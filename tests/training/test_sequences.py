@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,12 +93,35 @@ def test_older_events_than_have_places_are_left_out_and_told(tmp_path: Path) -> 
     )
 
 
+@given(sequences)
+def test_one_event_a_line_says_the_same_as_one_user_a_line(lines: dict[int, list[int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        whole, pairs = Path(folder) / "whole.txt", Path(folder) / "pairs.txt"
+        whole.write_text("".join(f"{u} {' '.join(map(str, i))}\n" for u, i in lines.items()))
+        turns = [
+            (place, user, item) for user, items in lines.items() for place, item in enumerate(items)
+        ]
+        pairs.write_text("".join(f"{user}\t{item}\n" for _, user, item in sorted(turns)))
+        assert held_out(read_sequences(pairs)) == held_out(read_sequences(whole))
+
+
+def test_only_purchases_have_places() -> None:
+    bought = tables([("ann", "a", 1, "1"), ("ann", "b", 2, "2"), ("ann", "c", 3, "3")])
+    seen = bought.interactions.with_columns(
+        kind=pl.when(pl.col("item") == "c").then(pl.lit("view")).otherwise("kind")
+    )
+    ordered = in_order(dataclasses.replace(bought, interactions=seen))
+    assert ("no purchase, so it has no place", 1) in ordered.left_out
+    assert held_out(ordered)[2] == {"ann": "b"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "the file is empty"),
         ("ann milk\nbob\n", "a line with a user and no item.*'number': 2"),
-        ("ann milk\nbob oats\nann tea\n", "the same user on two lines"),
+        ("ann milk oats\nbob oats\nann tea\n", "the same user on two lines"),
+        ("user,item,time\n", "--separator"),
     ],
 )
 def test_lines_that_are_no_sequences_are_refused(tmp_path: Path, text: str, message: str) -> None:

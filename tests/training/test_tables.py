@@ -72,6 +72,16 @@ def test_a_time_means_the_same_instant_in_every_allowed_form(times: list[object]
     assert got["time"].to_list() == [NOON] * 3
 
 
+def test_ids_that_are_whole_numbers_with_a_point_are_those_numbers() -> None:
+    got = interactions_from(table(user=[1.0, 2.0, 30.0]))
+    assert got["user"].to_list() == ["1", "2", "30"]
+
+
+def test_times_of_several_zones_are_the_instants_that_they_name() -> None:
+    times = ["2017-06-01T14:00:00+02:00", "2017-06-01T07:00:00-0500", "2017-06-01 12:00:00.000Z"]
+    assert interactions_from(table(time=times))["time"].to_list() == [NOON] * 3
+
+
 def test_a_day_without_a_time_is_its_midnight_in_utc() -> None:
     got = interactions_from(table(time=["2017-06-01"] * 3))
     assert got["time"][0] == dt.datetime(2017, 6, 1, tzinfo=dt.UTC)
@@ -91,7 +101,9 @@ def test_an_instant_is_read_alike_in_seconds_and_in_finer_units(second: int, per
         ({"user": ["a", None, None]}, "user", 2, "null"),
         ({"item": ["x", None, "z"]}, "item", 1, "null"),
         ({"user": ["a", "", "c"]}, "user", 1, "''"),
-        ({"user": [1.5, 2.0, 3.0]}, "user", 3, "Float64"),
+        ({"user": [1.5, 2.0, 3.0]}, "user", 1, "Float64"),
+        ({"user": [1.0, float("nan"), 3.0]}, "user", 1, "Float64"),
+        ({"item": [["x"], ["y"], ["z"]]}, "item", 3, "List(String)"),
         ({"time": [NOON_MS, None, NOON_MS]}, "time", 1, "null"),
         ({"time": [NOON_MS // 1000, NOON_MS, NOON_MS]}, "time", 1, "mixed units"),
         ({"time": [NOON_MS, NOON_MS, NOON_MS * 1000]}, "time", 1, "mixed units"),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from training.options import (
-    EXISTING_FILE,
     EXISTING_FOLDER,
     NEW_FOLDER,
     cache_option,
@@ -22,7 +22,12 @@ from training.options import (
     json_option,
     min_users_option,
     prepared_source,
+    reading_options,
+    users_option,
 )
+
+if TYPE_CHECKING:
+    from training.data.reading import Reading
 
 EXAMPLES = """\b
 Examples:
@@ -48,9 +53,8 @@ policy, or a table is refused."""
 @interactions_option
 @events_option
 @items_option
-@click.option(
-    "--users", type=EXISTING_FILE, help="Users of your own data: user and attributes to audit by."
-)
+@users_option
+@reading_options
 @click.option("--policy", "policies", multiple=True, help="A policy to audit.  [default: all]")
 @click.option(
     "--out", type=NEW_FOLDER, required=True, help="Folder for the results; made if missing."
@@ -89,6 +93,7 @@ def audit(
     events: Path | None,
     items: Path | None,
     users: Path | None,
+    reading: Reading,
     policies: tuple[str, ...],
     out: Path,
     on: str,
@@ -114,7 +119,7 @@ def audit(
     from training.progress import steps
 
     bundle = load_bundle(bundle_path)
-    prepared = prepared_source(dataset, interactions, events, items, users, cache)
+    prepared = prepared_source(dataset, interactions, events, items, users, cache, reading=reading)
     protocol = Protocol(
         on=on,
         policies=policies,

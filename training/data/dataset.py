@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from server.features.types import Float32, Float64, History, Int32, Int64
+from training.data.clean import places
 from training.data.schema import UNKNOWN
 from training.data.tables import Tables
 
@@ -126,10 +127,10 @@ def dataset_of(tables: Tables, positive_kinds: Sequence[str] = ("purchase",)) ->
     rows = tables.interactions.filter(pl.col("kind").is_in(positive_kinds))
     user_ids = rows["user"].unique().sort()
     item_ids = rows["item"].unique().sort()
-    places = (
+    coded = (
         rows.select(
-            user=_places(rows["user"], user_ids),
-            item=_places(rows["item"], item_ids),
+            user=places(rows["user"], user_ids),
+            item=places(rows["item"], item_ids),
             time_ms=pl.col("time").dt.epoch("ms"),
             basket=pl.col("basket"),
             quantity=pl.col("quantity"),
@@ -140,28 +141,20 @@ def dataset_of(tables: Tables, positive_kinds: Sequence[str] = ("purchase",)) ->
             basket=(pl.struct("user", "basket", "time_ms").rle_id()).cast(pl.Int64),
         )
     )
-    counts = np.bincount(places["user"].to_numpy(), minlength=len(user_ids))
+    counts = np.bincount(coded["user"].to_numpy(), minlength=len(user_ids))
     return Dataset(
         user_ids=tuple(user_ids),
         item_ids=tuple(item_ids),
         user_ptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        items=places["item"].to_numpy().astype(np.int32),
-        times_ms=places["time_ms"].to_numpy().astype(np.int64),
-        baskets=places["basket"].to_numpy().astype(np.int64),
-        quantities=places["quantity"].to_numpy().astype(np.float32),
-        values=places["value"].to_numpy().astype(np.float64),
+        items=coded["item"].to_numpy().astype(np.int32),
+        times_ms=coded["time_ms"].to_numpy().astype(np.int64),
+        baskets=coded["basket"].to_numpy().astype(np.int64),
+        quantities=coded["quantity"].to_numpy().astype(np.float32),
+        values=coded["value"].to_numpy().astype(np.float64),
         item_attributes=_attributes(tables.items, "item", item_ids),
         user_attributes=_attributes(tables.users, "user", user_ids),
         source=tables.source,
     )
-
-
-def _places(values: pl.Series, ids: pl.Series) -> pl.Series:
-    """The place of each value in the sorted ids; polars sorts text by bytes, as Python does."""
-    table = pl.DataFrame({"id": ids, "place": np.arange(len(ids), dtype=np.int32)})
-    return pl.DataFrame({"id": values}).join(table, on="id", how="left", maintain_order="left")[
-        "place"
-    ]
 
 
 def _attributes(table: pl.DataFrame, key: str, ids: pl.Series) -> dict[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ models.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -22,11 +23,13 @@ import polars as pl
 from training.data.clean import Cleaning, Rules, clean
 from training.data.completejourney import NAME, NOT_PRODUCTS, complete_journey
 from training.data.dataset import Dataset, dataset_of
+from training.data.groups import GroupRows
+from training.data.reading import Reading
 from training.data.sequences import leave_one_out
 from training.data.split import Split, split_by_days, split_by_weeks
-from training.data.tables import Tables, read_tables
+from training.data.tables import AS_THEY_ARE, Tables, read_tables
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raise when cleaning or the adapter changes what comes out of the same input."""
 
 
@@ -73,9 +76,10 @@ def prepare_files(
     min_item_purchases: int = 2,
     validation_days: int = 14,
     test_days: int = 21,
+    reading: Reading = AS_THEY_ARE,
 ) -> Prepared:
     """A user's own files, cut by days from their last event; `DataRefused` as `read_tables`."""
-    tables = read_tables(interactions, items, users)
+    tables = read_tables(interactions, items, users, reading)
     return prepare_tables(tables, min_item_purchases, validation_days, test_days)
 
 
@@ -126,6 +130,7 @@ def _read_cache(cache: Path, min_item_purchases: int) -> tuple[Tables, Cleaning]
             account["rows_out"],
             account["users"],
             account["items"],
+            tuple(GroupRows(*group) for group in account["groups"]),
         )
         tables = Tables(interactions, items, users, NAME, tuple(facts["week_ends_ms"]))
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
@@ -150,6 +155,7 @@ def _write_cache(cache: Path, min_item_purchases: int, tables: Tables, cleaning:
                 "rows_out": cleaning.rows_out,
                 "users": cleaning.users,
                 "items": cleaning.items,
+                "groups": [list(dataclasses.astuple(group)) for group in cleaning.groups],
             },
         }
         (aside / "facts.json").write_text(json.dumps(facts, indent=1))

@@ -17,7 +17,7 @@ data refused: users: column 'user': 1 of 2 rows: null; allowed: no null; example
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Any, NoReturn
 
 import pandera.polars as pa
 import polars as pl
@@ -27,6 +27,9 @@ from server.errors import DataRefused, shown
 
 KINDS = ("view", "click", "cart", "purchase")
 """Values of `kind`; their places + 1 are the numbers of `equipoise.v1.EventKind`."""
+
+BOUGHT = "purchase"
+"""The kind that is learned from and foretold."""
 
 UNKNOWN = "unknown"
 """The explicit label of an attribute that nobody told us."""
@@ -130,6 +133,18 @@ def refuse_rows(
             allowed=allowed,
             source=source,
         )
+
+
+def refuse_no_purchases(rows: pl.DataFrame) -> NoReturn:
+    """Raise the refusal of a table in which nothing was bought."""
+    raise DataRefused(
+        "kind",
+        rows=rows.height,
+        of_rows=rows.height,
+        example=example_row(rows, 0),
+        why=f"no row is of kind {BOUGHT}, which is what is learned",
+        allowed=f"rows of kind {BOUGHT}, or your word for it: --kind {BOUGHT}=WORD",
+    )
 
 
 def validated(table: pl.DataFrame, schema: pa.DataFrameSchema, source: str) -> pl.DataFrame:

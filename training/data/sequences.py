@@ -21,9 +21,10 @@ import polars as pl
 
 from server.errors import DataRefused
 from server.features.types import DAY_MS
-from training.data.schema import refuse_rows
+from training.data.files import lines_of
+from training.data.schema import BOUGHT, refuse_no_purchases, refuse_rows
 from training.data.split import Split
-from training.data.tables import Tables, interactions_from, items_from, users_from
+from training.data.tables import Tables, interactions_from, tables_of_events
 
 LAST_MS = int(datetime(2020, 1, 1, tzinfo=UTC).timestamp() * 1000)
 """The day of each user's last event."""
@@ -34,56 +35,58 @@ NEWEST = 10_000
 def read_sequences(
     path: Path, items: pl.DataFrame | None = None, users: pl.DataFrame | None = None
 ) -> Tables:
-    """The tables of a text file with one user a line: his id, then those of his items, oldest first.
+    """The tables of a text file with one user a line: his id, then those of his items, oldest first;
+    or with one event a line, a user and an item, each user's oldest first.
 
     items, users: what is known of them, under their schemas.
 
     Raises:
-        DataRefused: a line has no item, or a user has two lines.
+        DataRefused: a line has no item, or a user has two lines of which one has several items.
     """
-    lines = pl.DataFrame(
-        {"line": path.read_text(encoding="utf-8").splitlines()}, schema={"line": pl.String}
-    ).with_row_index("number", offset=1)
+    source = f"interactions ({path.name})"
+    lines = lines_of(path, source).with_row_index("number", offset=1)
     parts = lines.select("number", words=pl.col("line").str.extract_all(r"\S+"))
     parts = parts.filter(pl.col("words").list.len() > 0)
-    source = f"interactions ({path.name})"
     if parts.is_empty():
         raise DataRefused(
             "user", rows=0, example={}, why="the file is empty",
-            allowed="a line for each user: user item item ...", source=source,
+            allowed="a line for each user, user item item ..., or for each event, user item", source=source,
         )  # fmt: skip
     refuse_rows(
         parts, parts["words"].list.len() < 2, "item", "a line with a user and no item",
-        "user item item ...", source,
+        "user item item ...; where a line has columns, --separator", source,
     )  # fmt: skip
     named = parts.select("number", user=pl.col("words").list.first())
-    refuse_rows(
-        named, named["user"].is_duplicated(), "user", "the same user on two lines",
-        "all items of a user on one line", source,
-    )  # fmt: skip
+    # Pairs leave no doubt: of a user with one event both forms say the same.
+    if (parts["words"].list.len() > 2).any():
+        refuse_rows(
+            named, named["user"].is_duplicated(), "user", "the same user on two lines",
+            "all items of a user on one line, or one item on each", source,
+        )  # fmt: skip
     events = parts.select(
         user=pl.col("words").list.first(), item=pl.col("words").list.slice(1)
     ).explode("item")
     raw, older = _placed(events)
     rows = interactions_from(raw, source)
-    return Tables(
-        rows,
-        items if items is not None else items_from(rows.select(pl.col("item").unique().sort())),
-        users if users is not None else users_from(rows.select(pl.col("user").unique().sort())),
-        path.name,
-        left_out=(older,),
-    )
+    return tables_of_events(rows, items, users, path.name, (older,))
 
 
 def in_order(tables: Tables) -> Tables:
     """The same events with times that stand for their order; each is a basket by itself.
 
-    Events of one instant are in the order of the rows.
+    Events of one instant are in the order of the rows. Only purchases have places: a view that came
+    last would be nobody's target.
     """
-    rows = tables.interactions.sort("user", "time", maintain_order=True)
+    bought = tables.interactions.filter(pl.col("kind") == BOUGHT)
+    others = tables.interactions.height - bought.height
+    if bought.is_empty():
+        refuse_no_purchases(tables.interactions)
+    rows = bought.sort("user", "time", maintain_order=True)
     placed, older = _placed(rows.drop("time", "basket"))
     return replace(
-        tables, interactions=interactions_from(placed), left_out=(*tables.left_out, older)
+        tables,
+        interactions=interactions_from(placed),
+        left_out=(*tables.left_out, ("no purchase, so it has no place", others), older),
     )
 
 

@@ -1,8 +1,8 @@
-"""Tables from files: parquet or CSV in, columns under our names and types out.
+"""Tables from raw ones: columns under our names in, types, defaults and a checked schema out.
 
-Owns reading, defaults of optional columns and the meaning of a time column. What
+Owns defaults of optional columns and the meaning of ids. What
 it cannot read for certain it refuses, with column, number of rows and an example;
-it never guesses. Must not know models, cuts or cleaning rules.
+it never guesses. Must not know how files are read, models, cuts or cleaning rules.
 
     tables = read_tables(Path("purchases.csv"), items=Path("items.parquet"))
     tables.interactions  # user, item, time (UTC ms), kind, basket, quantity, value
@@ -14,33 +14,29 @@ the user's rows of one instant, `quantity` 1, `value` 0. Times are timestamps, I
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from server.errors import DataRefused
+from server.errors import DataRefused, listed
+from training.data.files import IDS, REQUIRED, Raw, read_raw
+from training.data.reading import LEAVE_OUT, RATING, Reading
 from training.data.schema import (
     INTERACTIONS,
     ITEMS,
-    TIME_DTYPE,
+    KINDS,
     UNKNOWN,
     USERS,
     example_row,
     refuse_rows,
     validated,
 )
+from training.data.times import START_MS, parsed_times, steps_of
 
-REQUIRED = {"interactions": ("user", "item", "time"), "items": ("item",), "users": ("user",)}
-
-EPOCH_UNITS = (("s", 10**8, 10**11), ("ms", 10**11, 10**14), ("us", 10**14, 10**17))
-"""Unit and range of the integers taken for it: each spans 1973 to 5138, so no value fits two."""
-
-NS_FROM = 10**17
-
-PER_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
+WHOLE_BELOW = 2**53
+ODD_ID = r"^\s*$|\p{Cc}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class Tables:
     week_ends_ms: the last instant of weeks 1, 2, ... where the source has a calendar
     of its own; empty otherwise.
     left_out: reason and number of rows that an adapter did not take over.
+    notes: what reading noticed and did not refuse.
     """
 
     interactions: pl.DataFrame
@@ -58,36 +55,140 @@ class Tables:
     source: str
     week_ends_ms: tuple[int, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_tables(interactions: Path, items: Path | None = None, users: Path | None = None) -> Tables:
-    """The tables of these files (`.parquet` or `.csv`); `DataRefused` says what is wrong with them.
+AS_THEY_ARE = Reading()
+
+
+def read_tables(
+    interactions: Path,
+    items: Path | None = None,
+    users: Path | None = None,
+    reading: Reading = AS_THEY_ARE,
+) -> Tables:
+    """The tables of these files; `DataRefused` says what is wrong with them.
 
     Without `items` or `users` every id of the interactions is known and nothing
     about it is.
     """
-    events = interactions_from(_read(interactions, "interactions"))
-    described = (
-        read_items(items)
-        if items is not None
-        else items_from(events.select(pl.col("item").unique().sort()))
-    )
-    people = (
-        read_users(users)
-        if users is not None
-        else users_from(events.select(pl.col("user").unique().sort()))
-    )
-    return Tables(events, described, people, interactions.name)
+    raw = read_raw(interactions, "interactions", reading)
+    notes = list(raw.notes)
+    events, left_out = _read_events(raw, reading, notes)
+    described = read_items(items, reading, notes) if items is not None else None
+    people = read_users(users, reading, notes) if users is not None else None
+    return tables_of_events(events, described, people, interactions.name, left_out, notes)
 
 
-def read_items(path: Path) -> pl.DataFrame:
+def tables_of_events(
+    events: pl.DataFrame,
+    items: pl.DataFrame | None,
+    users: pl.DataFrame | None,
+    source: str,
+    left_out: Sequence[tuple[str, int]] = (),
+    notes: Sequence[str] = (),
+) -> Tables:
+    """The three tables, with what is not described; ids that do not meet are noted."""
+    told = list(notes)
+    for name, table in (("item", items), ("user", users)):
+        if table is not None:
+            ids = events.select(pl.col(name).unique())
+            strangers = ids.join(table, on=name, how="anti").height
+            if strangers:
+                told.append(
+                    f"{strangers:,} of {ids.height:,} {name}s of the interactions are not in --{name}s"
+                )
+    known = {name: events.select(pl.col(name).unique().sort()) for name in IDS}
+    return Tables(
+        events,
+        items if items is not None else items_from(known["item"]),
+        users if users is not None else users_from(known["user"]),
+        source,
+        left_out=tuple(left_out),
+        notes=tuple(told),
+    )
+
+
+def read_items(
+    path: Path, reading: Reading = AS_THEY_ARE, notes: list[str] | None = None
+) -> pl.DataFrame:
     """The items of a file, under their schema."""
-    return items_from(_read(path, "items"))
+    raw = read_raw(path, "items", reading)
+    if notes is not None:
+        notes += raw.notes
+    return items_from(raw.table, raw.source)
 
 
-def read_users(path: Path) -> pl.DataFrame:
+def read_users(
+    path: Path, reading: Reading = AS_THEY_ARE, notes: list[str] | None = None
+) -> pl.DataFrame:
     """The users of a file, under their schema."""
-    return users_from(_read(path, "users"))
+    raw = read_raw(path, "users", reading)
+    if notes is not None:
+        notes += raw.notes
+    return users_from(raw.table, raw.source)
+
+
+def _read_events(
+    raw: Raw, reading: Reading, notes: list[str]
+) -> tuple[pl.DataFrame, list[tuple[str, int]]]:
+    """The events of a raw table as `reading` means them, and the rows that it leaves out."""
+    table, left_out = raw.table, list(raw.left_out)
+    if reading.kinds:
+        table = _with_our_kinds(table, reading, raw.source)
+        left = table["kind"] == LEAVE_OUT
+        if left.any():
+            left_out.append(("of a kind that is left out", int(left.sum())))
+            table = table.filter(~left.fill_null(False))
+    if reading.min_rating is not None:
+        table, below = _well_rated(table, reading.min_rating, raw.source)
+        left_out += below
+    if reading.in_order and not table.is_empty():
+        if "time" not in table.columns:
+            notes.append("no column 'time': the order of the rows is that of the events")
+            table = table.with_columns((START_MS + pl.int_range(pl.len())).alias("time"))
+        elif (steps := steps_of(table["time"])) is not None:
+            notes.append("column 'time' counts steps, and is no time: only its order is used")
+            table = table.with_columns((START_MS + steps).alias("time"))
+    return interactions_from(table, raw.source), left_out
+
+
+def _with_our_kinds(table: pl.DataFrame, reading: Reading, source: str) -> pl.DataFrame:
+    if "kind" not in table.columns:
+        raise DataRefused(
+            "kind", rows=table.height, of_rows=table.height, example=example_row(table, 0),
+            why="kinds are told, and the column is missing", allowed="--column kind=THEIRS",
+            source=source,
+        )  # fmt: skip
+    ours = pl.col("kind").cast(pl.String).replace(dict(reading.kinds))
+    table = table.with_columns(ours.alias("kind"))
+    known = table["kind"].str.to_lowercase().is_in([*KINDS, LEAVE_OUT])
+    words = table["kind"].filter(~known).unique().drop_nulls()
+    refuse_rows(
+        table, ~known, "kind", f"words of which no kind is told ({listed(words)})",
+        f"one of {', '.join(KINDS)}, or --kind KIND=WORD (--kind {LEAVE_OUT}=WORD)", source,
+    )  # fmt: skip
+    return table
+
+
+def _well_rated(
+    table: pl.DataFrame, least: float, source: str
+) -> tuple[pl.DataFrame, list[tuple[str, int]]]:
+    if RATING not in table.columns:
+        raise DataRefused(
+            RATING, rows=table.height, of_rows=table.height, example=example_row(table, 0),
+            why="the column is missing, and --min-rating asks for it",
+            allowed=f"--column {RATING}=THEIRS", source=source,
+        )  # fmt: skip
+    _refuse_no_numbers(table, RATING, source)
+    ratings = table[RATING].cast(pl.Float64, strict=False)
+    kept = table.filter((ratings >= least).fill_null(False) & ~ratings.is_nan().fill_null(False))
+    refuse_rows(
+        table, pl.Series([kept.is_empty()]).new_from_index(0, table.height), RATING,
+        f"no row is rated {least:g} or more; the highest is {ratings.max()!r}",
+        "a lower --min-rating", source,
+    )  # fmt: skip
+    return kept, [(f"rated below {least:g}, or not at all", table.height - kept.height)]
 
 
 def interactions_from(raw: pl.DataFrame, source: str = "interactions") -> pl.DataFrame:
@@ -100,9 +201,10 @@ def interactions_from(raw: pl.DataFrame, source: str = "interactions") -> pl.Dat
         _number(table, "quantity", 1.0, source).alias("quantity"),
         _number(table, "value", 0.0, source).alias("value"),
     )
-    at_once = pl.format("{}@{}", "user", pl.col("time").dt.epoch("ms"))
-    given = pl.col("basket").cast(pl.String) if "basket" in raw.columns else pl.lit(None, pl.String)
-    table = table.with_columns(pl.coalesce(given, at_once).alias("basket"))
+    basket = pl.format("{}@{}", "user", pl.col("time").dt.epoch("ms"))
+    if "basket" in raw.columns:
+        basket = pl.coalesce(pl.col("basket").cast(pl.String), basket)
+    table = table.with_columns(basket.alias("basket"))
     return validated(table.select(list(INTERACTIONS.columns)), INTERACTIONS, source)
 
 
@@ -121,154 +223,6 @@ def users_from(raw: pl.DataFrame, source: str = "users") -> pl.DataFrame:
     _required(raw, "users", source)
     table = _text_attributes(_ids_as_text(raw, ("user",), source), "user", tuple(USERS.columns))
     return validated(table, USERS, source)
-
-
-def parsed_times(table: pl.DataFrame, column: str, source: str) -> pl.Series:
-    """The column as UTC milliseconds, whichever of the allowed forms it has."""
-    values = table[column]
-    refuse_rows(table, values.is_null(), column, "null", "a time in every row", source)
-    dtype = values.dtype
-    if dtype == pl.Date or isinstance(dtype, pl.Datetime):
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC"):
-            values = values.dt.convert_time_zone("UTC")
-        if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
-            values = values.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
-        return values.cast(TIME_DTYPE)
-    if dtype.is_float():
-        refuse_rows(
-            table, ~values.is_finite(), column, "not a finite time", "whole numbers or text", source
-        )
-        refuse_rows(
-            table,
-            values != values.floor(),
-            column,
-            "a fraction as a time",
-            "whole s, ms, us or ns since 1970",
-            source,
-        )
-        values = values.cast(pl.Int64)
-    elif dtype == pl.String:
-        numeric = values.str.contains(r"^\s*-?\d+\s*$")
-        if not numeric.all():
-            return _parsed_text(table, values, numeric, column, source)
-        values = values.str.strip_chars().cast(pl.Int64)
-    elif not dtype.is_integer():
-        refuse_rows(
-            table,
-            values.is_not_null(),
-            column,
-            f"type {dtype}",
-            "timestamps, ISO 8601 text or whole numbers since 1970",
-            source,
-        )
-    return _parsed_epochs(table, values.cast(pl.Int64), column, source)
-
-
-def _parsed_epochs(table: pl.DataFrame, values: pl.Series, column: str, source: str) -> pl.Series:
-    units = pl.Series([None] * len(values), dtype=pl.String)
-    for unit, low, high in EPOCH_UNITS:
-        units = units.zip_with(~((values >= low) & (values < high)), pl.Series([unit]))
-    units = units.zip_with(values < NS_FROM, pl.Series(["ns"]))
-    refuse_rows(
-        table,
-        units.is_null(),
-        column,
-        "not a time since 1970 in any unit",
-        f"s, ms, us or ns since 1970, from {EPOCH_UNITS[0][1]} (1973) on",
-        source,
-    )
-    counts = units.value_counts(sort=True)
-    if counts.height > 1:
-        usual = str(counts[units.name][0])
-        seen = ", ".join(f"{n} in {u}" for u, n in counts.iter_rows())
-        refuse_rows(
-            table, units != usual, column, f"mixed units ({seen})", "one unit for all rows", source
-        )
-    times, per = PER_MS[str(units[0])]
-    return (values * times // per).cast(TIME_DTYPE)
-
-
-def _parsed_text(
-    table: pl.DataFrame, values: pl.Series, numeric: pl.Series, column: str, source: str
-) -> pl.Series:
-    refuse_rows(table, numeric, column, "numbers among text", "one form for all rows", source)
-    plain = values.str.strip_chars().str.replace("T", " ").str.replace("Z$", "+00:00")
-    frame = pl.DataFrame({"text": plain}).select(
-        zoned=pl.col("text").str.to_datetime(
-            "%Y-%m-%d %H:%M:%S%.f%:z", time_unit="ms", strict=False
-        ),
-        naive=pl.coalesce(
-            pl.col("text").str.to_datetime(form, time_unit="ms", strict=False)
-            for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
-        ),
-        day=pl.col("text").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")),
-    )
-    naive = frame.select(pl.coalesce("naive", "day").alias("time"))["time"]
-    zoned = frame["zoned"]
-    refuse_rows(
-        table,
-        naive.is_null() & zoned.is_null(),
-        column,
-        "text that is no time",
-        "ISO 8601, such as 2017-12-31T23:59:59Z",
-        source,
-    )
-    if zoned.null_count() not in (0, len(zoned)):
-        refuse_rows(
-            table,
-            zoned.is_null(),
-            column,
-            "times with and without a time zone",
-            "all with one, or none (then UTC)",
-            source,
-        )
-    if zoned.null_count() == 0:
-        return zoned.dt.convert_time_zone("UTC").cast(TIME_DTYPE)
-    return naive.dt.replace_time_zone("UTC").cast(TIME_DTYPE)
-
-
-def _read(path: Path, source: str) -> pl.DataFrame:
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such file", str(path))
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        if path.suffix == ".csv":
-            # Ids stay text: "007" is not 7.
-            header = _header(path, source)
-            ids = ("user", "item", "basket", "provider")
-            texts: dict[str, pl.DataType] = {c: pl.String() for c in ids if c in header}
-            return pl.read_csv(path, schema_overrides=texts, infer_schema_length=None)
-        why = f"file type {path.suffix!r}"
-    except pl.exceptions.PolarsError as error:
-        why = (
-            f"the file does not parse: {str(error).splitlines()[0]}" if str(error) else "empty file"
-        )
-    raise DataRefused(
-        REQUIRED[source][0],
-        rows=0,
-        example={},
-        why=why,
-        allowed=".parquet, or .csv with a header line",
-        source=f"{source} ({path.name})",
-    )
-
-
-def _header(path: Path, source: str) -> list[str]:
-    """The columns of a CSV file, each of which may be there once: which of two would be meant?"""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as text:
-        names = next(csv.reader(text), [])
-    for name, times in Counter(names).items():
-        if times > 1:
-            raise DataRefused(
-                name,
-                rows=0,
-                example={},
-                why=f"{times} columns of this name",
-                allowed="each name once",
-                source=f"{source} ({path.name})",
-            )
-    return names
 
 
 def _required(raw: pl.DataFrame, kind: str, source: str) -> None:
@@ -296,17 +250,29 @@ def _required(raw: pl.DataFrame, kind: str, source: str) -> None:
 
 
 def _ids_as_text(table: pl.DataFrame, columns: tuple[str, ...], source: str) -> pl.DataFrame:
-    for column in columns:
-        ids = table[column]
-        refuse_rows(table, ids.is_null(), column, "null", "an id in every row", source)
-        if ids.dtype == pl.String:
-            odd = ids.str.contains(r"^\s*$|\p{Cc}")
-            refuse_rows(table, odd, column, "blank, or with control characters", "an id", source)
-        if ids.dtype.is_float():
-            refuse_rows(
-                table, ids.is_not_null(), column, f"type {ids.dtype}", "text or integers", source
-            )
-    return table.with_columns(pl.col(columns).cast(pl.String))
+    return table.with_columns(_id_as_text(table, column, source) for column in columns)
+
+
+def _id_as_text(table: pl.DataFrame, column: str, source: str) -> pl.Series:
+    ids = table[column]
+    refuse_rows(table, ids.is_null(), column, "null", "an id in every row", source)
+    if ids.dtype.is_float():
+        whole = (ids == ids.floor()) & (ids.abs() < WHOLE_BELOW)
+        refuse_rows(
+            table, ~whole, column, f"type {ids.dtype}, a fraction", "text or integers", source
+        )
+        return ids.cast(pl.Int64).cast(pl.String)
+    if ids.dtype.is_nested() or ids.dtype == pl.Binary:
+        refuse_rows(
+            table, ids.is_not_null(), column, f"type {ids.dtype}", "text or integers", source
+        )
+    ids = ids.cast(pl.String)
+    # Each id once: of a column with many rows it is a small part.
+    once = ids.unique()
+    if once.str.contains(ODD_ID).any():
+        odd = ids.str.contains(ODD_ID)
+        refuse_rows(table, odd, column, "blank, or with control characters", "an id", source)
+    return ids
 
 
 def _kind(table: pl.DataFrame) -> pl.Expr:
@@ -318,17 +284,20 @@ def _kind(table: pl.DataFrame) -> pl.Expr:
 def _number(table: pl.DataFrame, column: str, default: float, source: str) -> pl.Expr:
     if column not in table.columns:
         return pl.lit(default, pl.Float64)
+    _refuse_no_numbers(table, column, source)
+    return pl.col(column).cast(pl.Float64, strict=False).fill_null(default)
+
+
+def _refuse_no_numbers(table: pl.DataFrame, column: str, source: str) -> None:
     values = table[column]
-    numbers = values.cast(pl.Float64, strict=False)
     refuse_rows(
         table,
-        values.is_not_null() & numbers.is_null(),
+        values.is_not_null() & values.cast(pl.Float64, strict=False).is_null(),
         column,
         "not a number",
         "a number, or null for the default",
         source,
     )
-    return pl.col(column).cast(pl.Float64, strict=False).fill_null(default)
 
 
 def _text_attributes(table: pl.DataFrame, key: str, wanted: tuple[str, ...]) -> pl.DataFrame:
