@@ -136,6 +136,12 @@ and an example."""
     "validation gains by it; it says so. The others: a model of histories by itself, to compare "
     "with.  [default: auto, or pairs with --quick]",
 )
+@click.option(
+    "--no-refit",
+    is_flag=True,
+    help="Ship what tuning found, which has seen nothing of the validation window: to compare with "
+    "published figures.",
+)
 @click.option("--quick", is_flag=True, help="A small model in little time: not one to ship.")
 @run_options
 @cache_option
@@ -156,6 +162,7 @@ def train(
     seed: int | None,
     final: bool,
     family: str | None,
+    no_refit: bool,
     quick: bool,
     cache: Path | None,
     as_json: bool,
@@ -172,6 +179,8 @@ def train(
     from training.device import device_of
 
     # What can be refused without the data is.
+    if final and no_refit:
+        raise click.UsageError("--final and --no-refit exclude each other.")
     settings = base_settings(run.settings, quick, seed, family)
     device = device_of(run.device)
     tracker = tracking.require() if run.mlflow else None
@@ -194,6 +203,7 @@ def train(
         default_policy=default_policy,
         out=out,
         final=final,
+        refit=not no_refit,
         resume=run.resume,
         keep_checkpoints=run.keep_checkpoints,
     )

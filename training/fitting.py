@@ -90,8 +90,11 @@ class Fitter:
         self._log = log
         self._fair = fair
 
-    def fitted(self, until_ms: int, *, final: bool) -> Fitted:
-        """The model that learned from what came before `until_ms`; final: from the test window too."""
+    def fitted(self, until_ms: int, *, final: bool, refit: bool) -> Fitted:
+        """The model that learned from what came before `until_ms`.
+
+        final: from the test window too. refit: False leaves it as it was tuned.
+        """
         sequence = self._settings.sequence
         tuning, validation = self._lists.tuning(
             validation_only=sequence is not None and sequence.alone
@@ -99,18 +102,24 @@ class Fitter:
         if sequence is not None and sequence.alone:
             return self._alone(validation, until_ms)
         tuned = self._tuned(tuning, validation)
+        if not refit:
+            return self._whole(tuned, tuned.trained, until_ms)
         # One window later: the oldest cut leaves, the validation window comes in.
-        refit = [*tuned.tuning[1:], tuned.validation]
+        learned = [*tuned.tuning[1:], tuned.validation]
         if final:
-            refit = self._lists.cuts(len(tuning), until_ms)
+            learned = self._lists.cuts(len(tuning), until_ms)
             if tuned.stacked:
-                refit = [self._lists.scored(one) for one in refit]
+                learned = [self._lists.scored(one) for one in learned]
         with self._log.spent("refit"):
-            ranker = self._train(
-                "refit", refit, None, tuned.trained.best_epoch, self._weighting(tuned, refit)
-            ).model
-        ranker.scale.copy_(tuned.trained.model.scale)
-        ranker.offset.copy_(tuned.trained.model.offset)
+            trained = self._train(
+                "refit", learned, None, tuned.trained.best_epoch, self._weighting(tuned, learned)
+            )
+        trained.model.scale.copy_(tuned.trained.model.scale)
+        trained.model.offset.copy_(tuned.trained.model.offset)
+        return self._whole(tuned, trained, until_ms)
+
+    def _whole(self, tuned: _Tuned, trained: Trained, until_ms: int) -> Fitted:
+        ranker = trained.model
         whole: Ranker = ranker
         if tuned.stacked:
             model = self._lists.sequence_model(until_ms)

@@ -84,13 +84,15 @@ class Pipeline:
         default_policy: str | None,
         out: Path,
         final: bool = False,
+        refit: bool = True,
         resume: bool = False,
         keep_checkpoints: bool = False,
     ) -> Released:
         """Train and write the bundle.
 
         policies, default_policy: see `training.choose_policies`; checked before anything is
-        trained. final: learn from the test window too. resume: go on from the checkpoints of a run
+        trained. final: learn from the test window too. refit: False ships what tuning found, which has
+        seen nothing of the validation window: to compare with published figures. resume: go on from the checkpoints of a run
         that was killed; item statistics and lists are computed again.
 
         Raises:
@@ -102,23 +104,31 @@ class Pipeline:
             check_attribute(self._data, self._fair.attribute)
         with WorkFolder.open(
             work_path(out),
-            self._key(final),
+            self._key(final, refit),
             resume=resume,
             keep=keep_checkpoints,
             tell=self._log.tell,
         ) as work:
             self._log.work = work
             try:
-                return self._run(name, policies, default_policy, out, final)
+                return self._run(name, policies, default_policy, out, final, refit)
             except ParityFailed:
                 work.discard()  # to go on would lead here again
                 raise
 
     def _run(
-        self, name: str, policies: Path | None, default_policy: str | None, out: Path, final: bool
+        self,
+        name: str,
+        policies: Path | None,
+        default_policy: str | None,
+        out: Path,
+        final: bool,
+        refit: bool,
     ) -> Released:
         split, settings = self._split, self._settings
         until_ms = split.test_until_ms if final else split.validation_until_ms
+        if not refit:
+            until_ms = split.train_until_ms
         history = self._data.until(until_ms)
         groups = group_tables(history)
         chosen = choose_policies(policies, default_policy, groups)
@@ -128,7 +138,7 @@ class Pipeline:
             self._log.tell(f"policy {never}: {why}")
         torch.use_deterministic_algorithms(True, warn_only=self._log.device.type != "cpu")
         fitter = Fitter(self._data, settings, self.lists, self._log, self._fair)
-        fitted = fitter.fitted(until_ms, final=final)
+        fitted = fitter.fitted(until_ms, final=final, refit=refit)
         state = self.lists.state("bundle", history, until_ms)
         family = family_of(fitted.whole)
         self._log.tell("exporting to ONNX, and comparing onnxruntime with torch")
@@ -151,6 +161,7 @@ class Pipeline:
                     "protocol": split.protocol,
                     "settings": settings.name,
                     "learned_from_test_window": final,
+                    "refit": refit,
                     "validation_ndcg_at_20": round(fitted.ndcg, 5),
                     "validation_users": len(fitted.validation),
                     "parity_max_difference": parity,
@@ -170,7 +181,7 @@ class Pipeline:
             self._log.curves, fitted.fair, self._log.spent.seconds, peak_rss_bytes(),
         )  # fmt: skip
 
-    def _key(self, final: bool) -> dict[str, Any]:
+    def _key(self, final: bool, refit: bool) -> dict[str, Any]:
         """All that the model depends on."""
         return {
             "made_with": {
@@ -182,6 +193,7 @@ class Pipeline:
             },
             **self.data_key(),
             "final": final,
+            "refit": refit,
             "settings": asdict(self._settings),
             "fair": None if self._fair is None else asdict(self._fair),
         }

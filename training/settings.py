@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from training.feature_groups import Group
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -124,6 +126,10 @@ class TrainSettings:
 
     patience: Count = 4
     """Epochs without a better validation NDCG before training stops."""
+
+    without: tuple[Group, ...] = ()
+    """Groups of features that count for nothing, to see what they are worth; see
+    `training.feature_groups`."""
 
     sequence: SequenceSettings | None = None
     """Whether a sequence model's score is a feature as well, and how it is trained."""

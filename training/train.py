@@ -15,6 +15,7 @@ from torch import Tensor
 from server.fairness.discount import discounts
 from training.checkpoints import Stage
 from training.fair_training import Weighting
+from training.feature_groups import columns_of
 from training.loop import Course, Learner, Measured, OnEpoch, train_epochs
 from training.model import PairRanker
 from training.rows import Lists
@@ -65,7 +66,10 @@ def train_ranker(
     labels = labels.to(stage.device)
     starts = _starts(lists)
     ptr = np.concatenate([starts, [len(labels)]])
-    model = PairRanker(features.mean(0), features.std(0), settings.hidden).to(stage.device)
+    deviation = features.std(0)
+    # What is off is a constant to the model.
+    deviation[columns_of(settings.without)] = 0
+    model = PairRanker(features.mean(0), deviation, settings.hidden).to(stage.device)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from server.bundle import load_bundle
 from server.errors import Refused
 from strategies.purchases import raw, shop_rows
-from training import pipeline
+from training import fitting, pipeline
 from training.commands import train
 
 pytestmark = pytest.mark.slow
@@ -173,7 +173,7 @@ def test_a_full_disk_at_the_export_leaves_the_old_bundle_and_the_checkpoints(
     left = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {path: left[path] for path in left if path.parent != work} == before
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "train_ranker", _same_but_no_steps)
+    monkeypatch.setattr(fitting, "train_ranker", _same_but_no_steps)
     again = CliRunner().invoke(train, [*given, "--resume"])
     finished(again)
     weights = out.with_name("bundle.ranker.safetensors")
@@ -189,7 +189,7 @@ def _same_but_no_steps(lists, validation, settings, epochs, on_epoch, stage, *mo
     return honest(lists, validation, settings, epochs, on_epoch, stage, *more)
 
 
-honest = pipeline.train_ranker
+honest = fitting.train_ranker
 
 
 def test_the_printed_costs_are_those_of_every_part(whole: tuple[Path, dict[str, object]]) -> None:
