@@ -33,6 +33,7 @@ The results file `quality.json` (schema_version 1):
     cold_start      users without history, with little of it, and rare items, each with its best
                     baseline; `training.measures.cold`
     model           the bundle's name, family, inputs, data, horizon_days, versions
+    structure       the model's graph in a few blocks; `training.measures.graph`
     learning_curves, ablation  as the bundle's own `quality` has them, on validation; else null
     cleaning        rows_in, rows_out, dropped: [[reason, rows], ...]
     per_user_file   the arrays behind it, one entry per user, in an npz: user_id, METRIC,
@@ -67,6 +68,7 @@ from training.measures.against import metrics_block
 from training.measures.calibration import calibration_block
 from training.measures.candidates import Gathering, bought_within
 from training.measures.cold import Cold, cold_block
+from training.measures.graph import structure_block
 from training.measures.model import model_block
 from training.measures.popularity import popularity_block
 from training.measures.roc import roc_block
@@ -317,6 +319,7 @@ def evaluate(
             protocol.seed,
         ),
         **model_block(bundle.manifest, prepared.cleaning),
+        "structure": structure_block(bundle.model),
         "per_user_file": "per_user.npz",
     }
     per_user: dict[str, NDArray[Any]] = {

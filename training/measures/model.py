@@ -1,7 +1,8 @@
 """What the results say of the bundle itself: facts of its manifest, and what it brings of its training.
 
-Owns the blocks `model`, `learning_curves`, `ablation` and `cleaning` of the results. The last two of
-the manifest's `quality` are anybody's JSON: what has not the form below is left out.
+Owns the blocks `model`, `learning_curves`, `ablation` and `cleaning` of the results. Learning curves
+and ablation come from the manifest's `quality`, which is anybody's JSON: what has not the form below
+is left out.
 
     learning_curves     name -> epochs, and lists as long: validation_ndcg_at_20, training_loss
     ablation            name of a group of features -> value, low, high
