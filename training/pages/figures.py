@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from training.baselines import BASELINES
 
@@ -74,6 +75,13 @@ def pictures(results: Mapping[str, Any]) -> dict[str, str]:
         if results["ablation"]:
             drawn["ablation"] = ablation(results["ablation"]), "Ablation"
     return {name: svg(figure, name, title) for name, (figure, title) in drawn.items()}
+
+
+def picture_of_folds(document: Mapping[str, Any]) -> str:
+    """The picture of a cross-validation."""
+    with rc_context(STYLE):
+        figure = folds(document)
+    return svg(figure, "folds", "Quality by fold")
 
 
 def forest(results: Mapping[str, Any]) -> Figure:
@@ -165,8 +173,7 @@ def calibration(block: Mapping[str, Any]) -> Figure:
             axis.plot([one["mean_score"]] * 2, ends, color=RANKER, lw=2)
         axis.plot(scores, shares, "o-", color=RANKER, lw=0.8, markersize=4.5)
         if bins and min([*scores, *(one["share_bought_low"] for one in bins)]) > 0:
-            axis.set_xscale("log")
-            axis.set_yscale("log")
+            _logarithmic(axis, span)
         error = block[which]["expected_calibration_error"]["value"]
         axis.set_title(title + (f": ECE {error:.4f}" if error is not None else ""))
         axis.set_xlabel("mean score of the bin")
@@ -174,16 +181,28 @@ def calibration(block: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _logarithmic(axis: Axes, span: Sequence[float]) -> None:
+    """Both axes, with ticks that can be read; of low shares linear ones would show nothing."""
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    steps = [step * 10.0**power for power in range(-6, 1) for step in (1, 2, 5)]
+    inside = [one for one in steps if span[0] / 1.6 <= one <= span[1] * 1.6]
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_locator(FixedLocator(inside))
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        one.set_minor_locator(NullLocator())
+
+
 def deciles(results: Mapping[str, Any]) -> Figure:
     """Share of exposure per tenth of the items, beside the share of purchases."""
     block = results["popularity_bias"]
-    figure = Figure(figsize=(WIDE, 3.1), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.3), layout="constrained")
     axis = figure.subplots()
     places = np.arange(len(block["deciles"]["n_items"]))
     best = by_quality(results)[0]
     rows = (
-        ("bought before the cut", block["deciles"]["share_of_purchases_before"], INK, 0.35),
-        ("bought after it", block["deciles"]["share_of_targets"], OTHER, 1.0),
+        ("bought before the cut", block["deciles"]["share_of_purchases_before"], INK, 0.45),
+        ("bought after it", block["deciles"]["share_of_targets"], COLOURS[2], 1.0),
         ("shown by this bundle", block["lists"]["ranker"]["exposure_by_decile"], RANKER, 1.0),
         (f"shown by {TITLES[best]}", block["lists"][best]["exposure_by_decile"], COLOURS[1], 1.0),
     )
@@ -193,7 +212,7 @@ def deciles(results: Mapping[str, Any]) -> Figure:
     axis.set_xlabel("items by popularity, the most popular tenth on the left")
     axis.set_ylabel("share")
     axis.grid(visible=False, axis="x")
-    axis.legend()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 
@@ -240,6 +259,7 @@ def learning(curves: Mapping[str, Any]) -> Figure:
                 axis.plot(curve["epochs"], [np.nan if v is None else v for v in curve[key]], "o-", color=colour, lw=1.3, markersize=3.5, label=name)  # fmt: skip
         axis.set_title(title)
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axis.get_legend_handles_labels()[0]:
             axis.legend()
     return figure
@@ -279,6 +299,7 @@ def folds(document: Mapping[str, Any]) -> Figure:
         axis.set_ylim(bottom=0)
         axis.set_title(title)
         axis.grid(visible=False, axis="x")
-    figure.axes[0].legend(loc="lower left")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2)
     figure.supxlabel("last day that was learned from", fontsize=SMALL)
     return figure

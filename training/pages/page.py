@@ -16,7 +16,7 @@ from markupsafe import Markup
 from training.measures.graph import blocks_from
 from training.pages import words
 from training.pages.card import model_card
-from training.pages.figures import TITLES, by_quality, folds, pictures, svg
+from training.pages.figures import TITLES, by_quality, picture_of_folds, pictures
 from training.pages.structure import structure
 
 TEMPLATE = "page.html.j2"
@@ -44,8 +44,12 @@ def page(results: Mapping[str, Any]) -> str:
 
 def folds_page(document: Mapping[str, Any]) -> str:
     """The page of a cross-validation."""
-    picture = Markup(svg(folds(document), "folds", "Quality by fold"))
-    return _rendered(FOLDS_TEMPLATE, r=document, k=document["protocol"]["k"], picture=picture)
+    return _rendered(
+        FOLDS_TEMPLATE,
+        r=document,
+        k=document["protocol"]["k"],
+        picture=Markup(picture_of_folds(document)),
+    )
 
 
 def _rendered(template: str, **values: Any) -> str:

@@ -66,18 +66,37 @@ def verdict(results: Told) -> str:
     best, gain = by_quality(results)[0], results["metrics"]
     mine, gap = gain[metric], gain[f"{metric}_minus_{best}"]
     begins = {
-        "better": "This bundle is better than every baseline",
-        "worse": "This bundle is worse than at least one baseline",
-        "not told apart": "This bundle is not told apart from the best baseline",
+        "better": f"At NDCG@{k} this bundle is better than every baseline",
+        "worse": f"At NDCG@{k} this bundle is worse than at least one baseline",
+        "not told apart": f"At NDCG@{k} this bundle is not told apart from the best baseline",
         "not measured": "Nothing could be measured",
     }[standing(results)]
     if mine["value"] is None:
         return f"{begins}: nobody bought anything in the window."
+    more = "more" if (gap["value"] or 0.0) >= 0 else "less"
     return (
-        f"{begins}: NDCG@{k} {number(mine['value'])} {span(mine)}, which is "
-        f"{number(gap['value'], signed=True)} {span(gap)} beside the best of them, {TITLES[best]} "
-        f"({number(results['baselines'][best][metric]['value'])})."
+        f"{begins}: {number(mine['value'])} {span(mine)}; that is "
+        f"{number(abs(gap['value']))} {more} than the best of them, {TITLES[best]} "
+        f"({number(results['baselines'][best][metric]['value'])}), interval of the difference "
+        f"{span(gap)}.{_elsewhere(results)}"
     )
+
+
+def _elsewhere(results: Told) -> str:
+    """Where else a baseline is better, beyond chance."""
+    k = results["protocol"]["k"]
+    found = []
+    for metric, title in (
+        (f"recall_at_{k}", "recall"),
+        (f"first_basket_ndcg_at_{k}", "NDCG of the first basket"),
+        (f"first_basket_recall_at_{k}", "recall of the first basket"),
+        (f"novel_ndcg_at_{k}", "NDCG of what is new to the user"),
+        (f"novel_recall_at_{k}", "recall of what is new to the user"),
+    ):
+        best, gap = lead(results, metric)
+        if gap["high"] is not None and gap["high"] < 0:
+            found.append(f"{title}: {TITLES[best]}, by {number(-gap['value'])}")
+    return f" Where else a baseline is better: {'; '.join(found)}." if found else ""
 
 
 def buyers(row: Told) -> str:
