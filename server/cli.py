@@ -29,6 +29,7 @@ ORDER = (
     "bundle",
     "train",
     "evaluate",
+    "cross-validate",
     "audit",
     "load",
     "invariants",

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = ("large", "medium", "small", "unknown", "National", "Private")
-DEMO_MINUTES = ("train", "evaluate", "audit", "gate")
+DEMO_MINUTES = ("train", "evaluate", "audit", "gate", "cross-validate")
 
 
 def commands_of(page: Path, program: str = "equipoise") -> list[str]:
@@ -217,8 +217,11 @@ def test_own_purchases_go_from_tables_to_a_verdict(
         words = shlex.split(line)[1:]
         if words[0] in ("serve", "load", "recommend", "verify", "policy"):
             continue
-        if words[0] == "train":
+        if words[0] in ("train", "cross-validate"):
             words.append("--quick")
+        if words[0] == "cross-validate":
+            # The shop's ninety days reach back for one.
+            words[words.index("--folds") + 1] = "1"
         if words[0] == "gate":
             words = [word for word in words if not word.endswith("load.json")]
         run = subprocess.run(

@@ -168,7 +168,7 @@ def text(document: dict[str, Any]) -> str:
     k = document["protocol"]["k"]
     lines = [
         f"data     {document['dataset']['source']}; {document['protocol']['split']}",
-        f"folds    {document['protocol']['n_folds']}, each {document['protocol']['step_days']:g} days "
+        f"folds    {document['protocol']['n_folds']}, each {document['protocol']['step_days']:.0f} days "
         "before the next; oldest first",
         "",
         f"{'learned until':<15}{'users':>7}  {f'NDCG@{k}':<8}{'best baseline there':<42}{'lead':<9}",

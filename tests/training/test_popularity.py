@@ -13,7 +13,7 @@ from training.data.dataset import Dataset
 from training.data.prepare import Prepared
 from training.evaluate import Evaluation, compare, task_of
 from training.intervals import Resampler
-from training.measures.popularity import popularity_block
+from training.measures.popularity import popularity_block, self_information
 
 
 def buyers_of(history: Dataset) -> dict[int, set[int]]:
@@ -110,3 +110,7 @@ def test_the_rankers_row_speaks_of_the_lists_that_are_served(
         {"ranker": compared.lists["ranker"]}, task.history, task.targets, sample
     )
     assert again["lists"]["ranker"] == shop_evaluation.results["popularity_bias"]["lists"]["ranker"]
+
+
+def test_what_nobody_bought_is_as_surprising_as_what_one_user_bought() -> None:
+    assert self_information(np.array([0.5, 0.125, 0.0]), 8).tolist() == [1.0, 3.0, 3.0]
