@@ -26,7 +26,8 @@ The results file `quality.json` (schema_version 1):
                     `withheld` where groups of too few users could not be compared
     policies        name -> receipts counted, exposure shares before and after, floor violations
     roc             ROC curves and AUC of the served scores: all pairs of a user and a candidate,
-                    by user group and by item group; see `training.measures.roc`
+                    by user group and by item group, bought until the end of the bundle's horizon
+                    (protocol.scores_judged_until_unix_ms); `training.measures.roc`
     calibration     served probabilities against what was bought; `training.measures.calibration`
     popularity_bias novelty, coverage, concentration, popularity and exposure by decile, for
                     the ranker and each baseline; `training.measures.popularity`

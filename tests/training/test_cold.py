@@ -155,6 +155,15 @@ def test_baselines_of_a_new_user_see_no_more_of_him_than_the_ranker(
         assert row["recall_at_20_minus_best_baseline"]["value"] == pytest.approx(gap)
 
 
+def test_of_rare_items_that_too_few_users_bought_only_counts_are_told(
+    cold: dict[str, Any],
+) -> None:
+    never = cold["new_items"][0]
+    assert never["withheld"] == "0 users, fewer than 5"
+    assert never["n_listed_of_those"] is None
+    assert "recall_at_20" not in never
+
+
 def test_last_events_keep_order_and_other_users() -> None:
     history = Dataset(
         ("a", "b", "c"), ("x", "y", "z"), np.array([0, 3, 3, 5]),

@@ -197,7 +197,11 @@ def _new_items(cold: Cold, lists: Mapping[str, Int32], sample: Resampler) -> lis
             | (
                 _row(mine, {name: {f"recall_at_{cold.k}": v} for name, v in found.items()}, sample)
                 if users >= cold.min_users
-                else {"n_users": users, **_hidden(users, cold.min_users)}
+                else {
+                    "n_users": users,
+                    "n_listed_of_those": None,
+                    **_hidden(users, cold.min_users),
+                }
             )
         )
     return told
