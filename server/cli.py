@@ -30,6 +30,7 @@ ORDER = (
     "train",
     "sweep",
     "evaluate",
+    "cross-validate",
     "audit",
     "load",
     "invariants",

@@ -68,8 +68,9 @@ Examples:
     --items items.csv --out q
 
 \b
-Writes quality.json (read by 'equipoise gate'), per_user.npz, quality.txt and
-pictures.
+Writes index.html (the whole report in one file, for a browser), quality.json
+(every number; read by 'equipoise gate'), model_card.md, per_user.npz,
+quality.txt and pictures.
 Exit code 2: the bundle learned from events after the cut, or a table is
 refused."""
 

@@ -25,6 +25,18 @@ The results file `quality.json` (schema_version 1):
     worst_group     user attribute -> metric -> {label, + its estimate}, "unknown" left out;
                     `withheld` where groups of too few users could not be compared
     policies        name -> receipts counted, exposure shares before and after, floor violations
+    roc             ROC curves and AUC of the served scores: all pairs of a user and a candidate,
+                    by user group and by item group, bought until the end of the bundle's horizon
+                    (protocol.scores_judged_until_unix_ms); `training.measures.roc`
+    calibration     served probabilities against what was bought; `training.measures.calibration`
+    popularity_bias novelty, coverage, concentration, popularity and exposure by decile, for
+                    the ranker and each baseline; `training.measures.popularity`
+    cold_start      users without history, with little of it, and rare items, each with its best
+                    baseline; `training.measures.cold`
+    model           the bundle's name, family, inputs, data, horizon_days, versions
+    structure       the model's graph in a few blocks; `training.measures.graph`
+    learning_curves, ablation  as the bundle's own `quality` has them, on validation; else null
+    cleaning        rows_in, rows_out, dropped: [[reason, rows], ...]
     per_user_file   the arrays behind it, one entry per user, in an npz: user_id, METRIC,
                     BASELINE/METRIC, POLICY/ndcg_at_20, group/ATTRIBUTE
 
@@ -34,7 +46,7 @@ A value of null means that nothing could be measured. In names "-" reads "_".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,14 +56,23 @@ from numpy.typing import NDArray
 
 from server.bundle import Bundle
 from server.engine.engine import Engine
+from server.engine.query import Answer
 from server.errors import Refused
-from server.features.types import Int32, Int64
+from server.features.types import DAY_MS, Int32, Int64
 from training.baselines import BASELINES, Baseline
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
 from training.data.split import Targets, targets_between
-from training.intervals import Estimate, Resampler
+from training.intervals import Resampler
 from training.item_side import item_side, policy_facts
+from training.measures.against import metrics_block
+from training.measures.calibration import calibration_block
+from training.measures.candidates import Gathering, bought_within
+from training.measures.cold import Cold, cold_block
+from training.measures.graph import structure_block
+from training.measures.model import model_block
+from training.measures.popularity import popularity_block
+from training.measures.roc import roc_block
 from training.metrics import PerUser, hits, ndcg, recall, without
 from training.served import (
     ServedLists,
@@ -126,6 +147,67 @@ class Task:
         return values
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The ranker and every baseline on one task.
+
+    before, novel: the ranker's lists over all items and without the history's, places in the bundle.
+    ranker, baselines: what they measure. lists: over all items, of "ranker" and each baseline, places
+    in the data set. settings: of the baselines that have several, those that were chosen.
+    """
+
+    task: Task
+    before: ServedLists
+    novel: ServedLists
+    ranker: PerUser
+    baselines: dict[str, PerUser]
+    lists: dict[str, Int32]
+    settings: dict[str, str]
+
+
+def compare(
+    engine: Engine,
+    prepared: Prepared,
+    on: str,
+    k: int,
+    on_step: OnStep,
+    on_answer: Callable[[Answer], None] | None = None,
+) -> Compared:
+    """Lists of `engine` and of all baselines for the held-out part `on`, measured.
+
+    on_answer: given the engine's answers over all items, in the users' order.
+
+    Raises:
+        Refused: as `evaluate`.
+    """
+    task = task_of(prepared, on)
+    refuse_a_bundle_that_has_seen(engine, task.cut_ms)
+    plain, users = plain_policy(engine), task.targets.users
+    to_data = places_in_data(engine.bundle, prepared.dataset)
+    before = served_lists(
+        engine, task.history, users, task.cut_ms, policy=plain, k=k,
+        on_users=partial(_told, on_step, "ranker", len(users)), on_answer=on_answer,
+    )  # fmt: skip
+    novel = served_lists(
+        engine, task.history, users, task.cut_ms, policy=plain, k=k, seen=False,
+        on_users=partial(_told, on_step, "ranker, novel items", len(users)),
+    )  # fmt: skip
+    measured, lists = {}, {"ranker": to_data[before.items]}
+    compared = [chosen(baseline, prepared, k, on_step) for baseline in BASELINES]
+    for baseline in compared:
+        lists[baseline.name], novel_lists = baseline.rank(
+            task.history,
+            users,
+            task.cut_ms,
+            k,
+            on_users=partial(_told, on_step, baseline.title, len(users)),
+        )
+        measured[baseline.name] = task.measured(lists[baseline.name], novel_lists, k)
+    ranker = task.measured(lists["ranker"], to_data[novel.items], k)
+    settings = {one.name: one.settings for one in compared if one.settings}
+    return Compared(task, before, novel, ranker, measured, lists, settings)
+
+
 def evaluate(
     bundle: Bundle,
     prepared: Prepared,
@@ -138,46 +220,27 @@ def evaluate(
         Refused: the bundle has no policy of kind none, learned from events after the cut, or knows
             no item of the data; or the data has no such user attribute.
     """
-    engine = Engine(bundle)
-    task = task_of(prepared, protocol.on)
-    refuse_a_bundle_that_has_seen(engine, task.cut_ms)
-    plain = plain_policy(engine)
-    k, users = protocol.k, task.targets.users
+    engine, k, gather = Engine(bundle), protocol.k, Gathering(bundle)
+    compared = compare(engine, prepared, protocol.on, k, on_step, gather)
+    task, before, ranker = compared.task, compared.before, compared.ranker
+    plain, users = before.policy, task.targets.users
     to_data = places_in_data(bundle, prepared.dataset)
-
-    def served(policy: str, what: str, seen: bool = True) -> ServedLists:
-        return served_lists(
-            engine,
-            task.history,
-            users,
-            task.cut_ms,
-            policy=policy,
-            k=k,
-            seen=seen,
-            on_users=partial(_told, on_step, what, len(users)),
+    fair = {
+        _key(name): served_lists(
+            engine, task.history, users, task.cut_ms, policy=name, k=k,
+            on_users=partial(_told, on_step, f"policy {name}", len(users)),
         )
-
-    before = served(plain, "ranker")
-    novel = served(plain, "ranker, novel items", seen=False)
-    ranker = task.measured(to_data[before.items], to_data[novel.items], k)
-
-    baselines: dict[str, PerUser] = {}
-    compared = [chosen(baseline, prepared, k, on_step) for baseline in BASELINES]
-    for baseline in compared:
-        lists, novel_lists = baseline.rank(
-            task.history,
-            users,
-            task.cut_ms,
-            k,
-            on_users=partial(_told, on_step, baseline.title, len(users)),
-        )
-        baselines[baseline.name] = task.measured(lists, novel_lists, k)
-
-    fair = {_key(name): served(name, f"policy {name}") for name in bundle.policies if name != plain}
+        for name in bundle.policies
+        if name != plain
+    }  # fmt: skip
     ndcg_with = {
-        name: task.measured(to_data[lists.items], to_data[novel.items], k)[f"ndcg_at_{k}"]
+        name: task.measured(to_data[lists.items], to_data[compared.novel.items], k)[f"ndcg_at_{k}"]
         for name, lists in fair.items()
     }
+    horizon_ms = min(task.cut_ms + bundle.manifest.horizon_days * DAY_MS, task.until_ms)
+    to_bundle = places_in_bundle(bundle, prepared.dataset)
+    bought = bought_within(prepared.dataset, users, to_bundle, task.cut_ms, horizon_ms)
+    scored = gather.scored(len(bundle.items.ids), *bought)
 
     sample = Resampler(
         len(users),
@@ -199,6 +262,7 @@ def evaluate(
             "on": protocol.on,
             "history_until_unix_ms": task.cut_ms,
             "targets_until_unix_ms": task.until_ms,
+            "scores_judged_until_unix_ms": horizon_ms,
             "k": k,
             "ranking": "full: every item of the data set may be a target",
             "n_users": len(users),
@@ -216,27 +280,57 @@ def evaluate(
             "unit": "user",
             "method": "percentile bootstrap over users, paired differences",
         },
-        "metrics": _metrics(sample, ranker, baselines, ndcg_with, k)
+        "metrics": metrics_block(sample, ranker, compared.baselines, ndcg_with, k)
         | item_side(before.items, len(bundle.items.ids), k),
         "baselines": {
             name: {metric: sample.mean(v).as_json() for metric, v in values.items()}
-            for name, values in baselines.items()
+            for name, values in compared.baselines.items()
         },
-        "baseline_settings": {one.name: one.settings for one in compared if one.settings},
+        "baseline_settings": compared.settings,
         "groups": by_group,
         "group_counts": group_counts(
-            task.targets, to_data[before.items], groups, protocol.min_users
+            task.targets, compared.lists["ranker"], groups, protocol.min_users
         ),
         "worst_group": worst_groups(by_group),
         "policies": {
             name: policy_facts(bundle, before.items, lists) for name, lists in fair.items()
         },
+        "roc": roc_block(scored, groups, bundle.groups, sample, protocol.min_users),
+        "calibration": calibration_block(scored, sample),
+        "popularity_bias": popularity_block(compared.lists, task.history, task.targets, sample),
+        "cold_start": cold_block(
+            Cold(
+                engine,
+                plain,
+                prepared.dataset,
+                task.history,
+                task.targets,
+                task.novel_ptr,
+                task.novel_items,
+                to_data[compared.novel.items],
+                task.cut_ms,
+                task.until_ms,
+                to_data,
+                k,
+                protocol.min_users,
+                on_step,
+            ),
+            compared.lists,
+            sample,
+            protocol.seed,
+        ),
+        **model_block(bundle.manifest, prepared.cleaning),
+        "structure": structure_block(bundle.model),
         "per_user_file": "per_user.npz",
     }
     per_user: dict[str, NDArray[Any]] = {
         "user_id": np.array([prepared.dataset.user_ids[u] for u in users.tolist()]),
         **ranker,
-        **{f"{b}/{metric}": v for b, values in baselines.items() for metric, v in values.items()},
+        **{
+            f"{b}/{metric}": v
+            for b, values in compared.baselines.items()
+            for metric, v in values.items()
+        },
         **{f"{name}/ndcg_at_{k}": values for name, values in ndcg_with.items()},
         **{f"group/{name}": labels for name, labels in groups.items()},
     }
@@ -302,6 +396,12 @@ def task_of(prepared: Prepared, on: str) -> Task:
     return Task(history, targets, cut_ms, until_ms, novel_ptr, novel_items.astype(np.int32))
 
 
+def places_in_bundle(bundle: Bundle, dataset: Dataset) -> Int32:
+    """`[n_items] int32`: an item's place in the bundle, -1 if the bundle does not know it."""
+    find = bundle.items.index.get
+    return np.array([find(item, -1) for item in dataset.item_ids], np.int32)
+
+
 def places_in_data(bundle: Bundle, dataset: Dataset) -> Int32:
     """`[n_bundle_items + 1] int32`: an item's place in the data set, -1 if it is not there.
 
@@ -319,27 +419,3 @@ def places_in_data(bundle: Bundle, dataset: Dataset) -> Int32:
             f"{dataset.source}: it was made from {bundle.manifest.data.source}"
         )
     return places
-
-
-def _metrics(
-    sample: Resampler,
-    ranker: PerUser,
-    baselines: Mapping[str, PerUser],
-    ndcg_with: PerUser,
-    k: int,
-) -> dict[str, Any]:
-    found = {metric: sample.mean(values) for metric, values in ranker.items()}
-    for name, values in baselines.items():
-        for metric in ranker:
-            found[f"{metric}_minus_{name}"] = sample.mean(ranker[metric] - values[metric])
-    for name, with_policy in ndcg_with.items():
-        kept = sample.ratio(with_policy, ranker[f"ndcg_at_{k}"])
-        found[f"ndcg_kept_{name}"] = kept
-        found[f"price_of_fairness_{name}"] = _complement(kept)
-    return {name: estimate.as_json() for name, estimate in found.items()}
-
-
-def _complement(kept: Estimate) -> Estimate:
-    if kept.value is None or kept.low is None or kept.high is None:
-        return Estimate(None, None, None, kept.n_users, "lower")
-    return Estimate(1 - kept.value, 1 - kept.high, 1 - kept.low, kept.n_users, "lower")

@@ -29,12 +29,12 @@ def item_side(lists: Int32, n_items: int, k: int) -> dict[str, Any]:
             coverage(shown, n_items), None, None, len(lists)
         ).as_json(),
         "item_exposure_gini": Estimate(
-            gini(_item_exposure(lists, n_items)), None, None, len(lists), "lower"
+            gini(item_exposure(lists, n_items)), None, None, len(lists), "lower"
         ).as_json(),
     }
 
 
-def _item_exposure(lists: Int32, n_items: int) -> Float64:
+def item_exposure(lists: Int32, n_items: int) -> Float64:
     """`[n_items]`: the sum of `1 / log2(rank + 1)` over the lists that an item is in."""
     weights = np.broadcast_to(discounts(lists.shape[1]), lists.shape)
     shown = lists >= 0

@@ -1,4 +1,4 @@
-"""The results of an evaluation for people: a table in text, pictures, and the files.
+"""The results of an evaluation for people: a table in text, pictures, the page, and the files.
 
 Owns how results look and how they reach the disk: each file is written aside and
 renamed, so a folder never holds half of one. Must not compute a metric.
@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 
 from training.baselines import BASELINES
 from training.evaluate import Evaluation
+from training.pages.card import model_card
+from training.pages.page import page
 
 RANKER = "this bundle"
 INK = "#4a7fb5"
@@ -30,10 +32,12 @@ ACCENT = "#c8553d"
 
 RESULTS_FILE = "quality.json"
 TEXT_FILE = "quality.txt"
+PAGE_FILE = "index.html"
+CARD_FILE = "model_card.md"
 
 
 def write_results(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write results, arrays, text and pictures into `folder`, made if missing; the paths."""
+    """Write results, arrays, text, page, model card and pictures into `folder`, made if missing; the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     results = evaluation.results
     arrays = io.BytesIO()
@@ -41,6 +45,8 @@ def write_results(evaluation: Evaluation, folder: Path) -> list[Path]:
     files = {
         str(results["per_user_file"]): arrays.getvalue(),
         TEXT_FILE: text(results).encode(),
+        CARD_FILE: model_card(results).encode(),
+        PAGE_FILE: page(results).encode(),
     }
     for name, figure in pictures(results).items():
         for form in ("png", "svg"):

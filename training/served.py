@@ -48,23 +48,28 @@ def served_lists(
     k: int = 20,
     seen: bool = True,
     on_users: Callable[[int], None] = lambda _: None,
+    on_answer: Callable[[Answer], None] | None = None,
 ) -> ServedLists:
     """One list per user of `users`, made from `history` (the purchases up to `now_ms`).
 
-    seen: whether items of the history may come back. on_users: told how many are done.
+    seen: whether items of the history may come back. on_users: told how many are done. on_answer:
+    given each answer, in the users' order, with what its list was made of.
     """
     index = engine.bundle.items.index
     lists = np.full((len(users), k), -1, np.int32)
     receipts: list[Receipt] = []
     skipped = 0
     answers = served_answers(
-        engine, history, users, now_ms, policy=policy, k=k, seen=seen, on_users=on_users
-    )
+        engine, history, users, now_ms, policy=policy, k=k, seen=seen, on_users=on_users,
+        with_candidates=on_answer is not None,
+    )  # fmt: skip
     for row, answer in enumerate(answers):
         places = [index[item] for item in answer.item_ids]
         lists[row, : len(places)] = places
         receipts.append(answer.fair.receipt)
         skipped += answer.skipped_history
+        if on_answer is not None:
+            on_answer(answer)
     return ServedLists(policy, lists, tuple(receipts), skipped)
 
 

@@ -75,8 +75,8 @@ def group_metrics(
         for label in sorted(set(labels.tolist())):
             members = labels == label
             if members.sum() < min_users:
-                withheld = _withheld(int(members.sum()), min_users)
-                out[attribute][label] = {name.format(k=k): dict(withheld) for name in GROUP_METRICS}
+                hidden = withheld(int(members.sum()), min_users)
+                out[attribute][label] = {name.format(k=k): dict(hidden) for name in GROUP_METRICS}
                 continue
             sample = Resampler(
                 int(members.sum()),
@@ -91,7 +91,7 @@ def group_metrics(
     return out
 
 
-def _withheld(users: int, min_users: int) -> dict[str, Any]:
+def withheld(users: int, min_users: int) -> dict[str, Any]:
     none = Estimate(None, None, None, users).as_json()
     return none | {"withheld": f"{users} users, fewer than {min_users}"}
 

@@ -16,6 +16,8 @@ from strategies.purchases import shop_rows, tables
 from training.audit.audit import Protocol, audit
 from training.data.prepare import Prepared, prepare_tables
 from training.data.tables import users_from
+from training.evaluate import Evaluation, evaluate
+from training.evaluate import Protocol as EvaluationProtocol
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,12 @@ def audit_bundle(audit_prepared: Prepared, tmp_path_factory: pytest.TempPathFact
 def audit_document(audit_bundle: Path, audit_prepared: Prepared) -> dict[str, Any]:
     protocol = Protocol(resamples=200, min_users=6, tradeoff_users=4)
     return audit(load_bundle(audit_bundle), audit_prepared, protocol)
+
+
+@pytest.fixture(scope="session")
+def shop_evaluation(audit_bundle: Path, audit_prepared: Prepared) -> Evaluation:
+    protocol = EvaluationProtocol(resamples=300, min_users=5)
+    return evaluate(load_bundle(audit_bundle), audit_prepared, protocol)
 
 
 @pytest.fixture(scope="session")
