@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from server import __version__
-from server.bundle import Manifest, write_bundle
+from server.bundle import Manifest, check_target, write_bundle
 from server.features import FEATURE_NAMES
 from server.features.types import DAY_MS, Float64
 from training.checkpoints import CPU, WorkFolder, aside, work_path
@@ -125,6 +125,7 @@ class Pipeline:
                 that makes no sense, another run's checkpoints, or a folder that cannot be written. No
                 bundle is written then.
         """
+        check_target(out)
         if self._fair is not None:
             check_attribute(self._data, self._fair.attribute)
         with WorkFolder.open(
@@ -205,7 +206,7 @@ class Pipeline:
             weights = safetensors.torch.save(whole.state_dict())
             ranker_path = out.with_name(f"{out.name}.ranker.safetensors")
             # Its room is taken first: a bundle never stands beside another one's weights.
-            with aside(ranker_path, weights, "the model's weights") as place:
+            with aside(ranker_path, weights, "the model's weights", folder=work_path(out)) as place:
                 manifest = write_bundle(parts, out)
                 place()
         return Released(
