@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = ("large", "medium", "small", "unknown", "National", "Private")
-DEMO_MINUTES = ("train", "evaluate", "audit", "gate", "cross-validate")
+DEMO_MINUTES = ("train", "sweep", "evaluate", "audit", "gate", "cross-validate")
 
 
 def commands_of(page: Path, program: str = "equipoise") -> list[str]:

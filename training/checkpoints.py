@@ -117,13 +117,18 @@ def write_whole(path: Path, content: bytes, what: str, then: str = "") -> None:
 
 
 @contextlib.contextmanager
-def aside(path: Path, content: bytes, what: str, then: str = "") -> Iterator[Callable[[], None]]:
+def aside(
+    path: Path, content: bytes, what: str, then: str = "", folder: Path | None = None
+) -> Iterator[Callable[[], None]]:
     """The content beside `path`, with its room taken; what is yielded moves it there.
+
+    folder: where it waits, on the same file system: what a kill leaves of it is then cleared away
+    with that folder.
 
     Raises:
         Refused: it cannot be written, or moved.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = (folder or path.parent) / f".{path.name}.{os.getpid()}"
 
     def refused(error: OSError) -> Refused:
         return Refused(
@@ -139,7 +144,7 @@ def aside(path: Path, content: bytes, what: str, then: str = "") -> Iterator[Cal
 
     try:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
                 file.write(content)
                 file.flush()

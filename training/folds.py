@@ -40,7 +40,8 @@ from training.data.prepare import Prepared
 from training.data.split import Split
 from training.evaluate import OnStep, compare, made_of
 from training.intervals import Resampler
-from training.pipeline import Pipeline, day_of
+from training.lists_at_cuts import day_of
+from training.pipeline import Pipeline
 from training.settings import TrainSettings
 
 

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from server import __version__
-from server.bundle import Manifest, write_bundle
+from server.bundle import Manifest, check_target, write_bundle
 from server.features.types import DAY_MS
 from training.checkpoints import CPU, WorkFolder, aside, work_path
 from training.choose_policies import choose_policies
@@ -100,6 +100,7 @@ class Pipeline:
                 that makes no sense, another run's checkpoints, or a folder that cannot be written. No
                 bundle is written then.
         """
+        check_target(out)
         if self._fair is not None:
             check_attribute(self._data, self._fair.attribute)
         with WorkFolder.open(
@@ -173,7 +174,7 @@ class Pipeline:
             weights = safetensors.torch.save(fitted.whole.state_dict())
             ranker_path = out.with_name(f"{out.name}.ranker.safetensors")
             # Its room is taken first: a bundle never stands beside another one's weights.
-            with aside(ranker_path, weights, "the model's weights") as place:
+            with aside(ranker_path, weights, "the model's weights", folder=work_path(out)) as place:
                 manifest = write_bundle(parts, out)
                 place()
         return Released(

@@ -4,7 +4,7 @@ from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, W
 from server.bundle.inputs import feed_maker, ports_for, ports_of
 from server.bundle.load import load_bundle, read_manifest
 from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch
-from server.bundle.write import write_bundle
+from server.bundle.write import check_target, write_bundle
 
 __all__ = [
     "Bundle",
@@ -15,6 +15,7 @@ __all__ = [
     "Manifest",
     "MeasuredBatch",
     "Warmup",
+    "check_target",
     "feed_maker",
     "load_bundle",
     "ports_for",

@@ -119,8 +119,12 @@ def make_manifest(parts: BundleParts, files: dict[str, bytes]) -> Manifest:
     return manifest.model_copy(update={"bundle_id": own_id})
 
 
-def _check_target(target: Path) -> None:
-    """Refuse to replace anything but a bundle: what is replaced is deleted."""
+def check_target(target: Path) -> None:
+    """Refuse to replace anything but a bundle: what is replaced is deleted.
+
+    Raises:
+        Refused: the target is something else.
+    """
     if target.is_symlink():
         raise Refused(f"{target} is a link: name the folder that it should point to")
     if not target.exists():
@@ -161,7 +165,7 @@ def _aside(target: Path) -> Iterator[Path]:
     Every writer holds a shared lock on the parent for as long as its folder exists, so one who
     gets the exclusive lock knows that the folders of others are left from killed writers.
     """
-    _check_target(target)
+    check_target(target)
     parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     aside = target.with_name(f".{target.name}.partial-{os.getpid()}")
     made = False
@@ -211,7 +215,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _move_into_place(aside: Path, target: Path) -> None:
     """`target` becomes the new bundle; the old one, if any, is left at `aside` or deleted."""
-    _check_target(target)  # again: some time has passed
+    check_target(target)  # again: some time has passed
     if not target.exists() or not any(target.iterdir()):
         aside.rename(target)
     elif not _exchange(aside, target):

@@ -129,14 +129,8 @@ def test_the_few_are_served_better_where_they_count_for_more(method: str) -> Non
     validation, validation_codes = two_kinds(1)
     settings = TrainSettings(epochs=8, lists_per_step=8, hidden=(8, 4), learning_rate=1e-2)
 
-    groups = FairGroups(("many", "few"), validation_codes, ())
-    prefer = preference(groups, validation, 0.0)
-
     def worst(weighting: Weighting | None) -> float:
-        trained = train_ranker(
-            [lists], validation, settings, 8, lambda *_: None, None, weighting,
-            None if weighting is None else prefer,
-        )  # fmt: skip
+        trained = train_ranker([lists], None, settings, 8, lambda *_: None, None, weighting)
         return float(ndcgs_at_20(trained.model, validation)[validation_codes == 1].mean())
 
     strong = Reweight(codes, 2, 1.0) if method == "reweight" else GroupDro(codes, 2, 0.05)
@@ -176,12 +170,12 @@ def test_an_epoch_below_the_floor_is_never_preferred_to_one_above_it() -> None:
 
 
 def prepared_shop(shuffle: int | None = None) -> Prepared:
-    """60 users: young and old, 5 who are older, 5 who do not tell."""
-    ages = np.array(["young", "old"] * 25 + ["older"] * 5 + [None] * 5)
+    """80 users: 25 young, 25 old, 5 who are older, 25 who do not tell."""
+    ages = np.array(["young", "old"] * 25 + ["older"] * 5 + [None] * 25)
     if shuffle is not None:
         ages = np.random.default_rng(shuffle).permutation(ages)
-    users = pl.DataFrame({"user": [f"user-{n:02}" for n in range(60)], "age": ages.tolist()})
-    own = tables(shop_rows(n_users=60))
+    users = pl.DataFrame({"user": [f"user-{n:02}" for n in range(80)], "age": ages.tolist()})
+    own = tables(shop_rows(n_users=80))
     return prepare_tables(dataclasses.replace(own, users=users_from(users)))
 
 
@@ -212,15 +206,15 @@ def test_small_groups_and_those_unknown_keep_their_weight() -> None:
     [
         ("shoe", "no attribute 'shoe'; there are: age, nickname, shop"),
         ("shop", "'shop' has 1 different values, allowed: 2 to 12"),
-        ("nickname", "'nickname' has 60 different values"),
+        ("nickname", "'nickname' has 80 different values"),
     ],
 )
 def test_what_makes_no_groups_is_refused_before_training(attribute: str, why: str) -> None:
     data = prepared_shop().dataset
     attributes = {
         **data.user_attributes,
-        "shop": ("here",) * 60,
-        "nickname": tuple(map(str, range(60))),
+        "shop": ("here",) * 80,
+        "nickname": tuple(map(str, range(80))),
     }
     with pytest.raises(Refused, match=why):
         check_attribute(dataclasses.replace(data, user_attributes=attributes), attribute)
@@ -253,7 +247,7 @@ def test_the_command_tells_what_was_tried_and_the_bundle_that_no_attribute_is_a_
     tmp_path: Path,
 ) -> None:
     prepared = prepared_shop()
-    raw(shop_rows(n_users=60)).write_parquet(tmp_path / "purchases.parquet")
+    raw(shop_rows(n_users=80)).write_parquet(tmp_path / "purchases.parquet")
     prepared.tables.users.write_csv(tmp_path / "users.csv")
     arguments = [
         "--interactions", str(tmp_path / "purchases.parquet"), "--users",

@@ -181,6 +181,17 @@ def test_a_full_disk_at_the_export_leaves_the_old_bundle_and_the_checkpoints(
     assert not work.exists()
 
 
+def test_a_folder_that_is_no_bundle_is_refused_before_an_hour_is_spent(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "train_ranker", None)
+    (tmp_path / "thesis.txt").write_text("years")
+    result = CliRunner().invoke(train, arguments(shop, tmp_path))
+    assert isinstance(result.exception, Refused)
+    assert "is not a bundle (holds 'thesis.txt') and is left alone" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def _same_but_no_steps(lists, validation, settings, epochs, on_epoch, stage, *more):
     """All that the resumed run still does to train is to read what was saved."""
     saved = stage.load()
