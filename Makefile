@@ -10,6 +10,7 @@ SEED ?= 1
 PEERS ?= all
 CHAOS ?= swaps overload overload-heavy overload-fallback rolling crashes deadlines
 COUNT ?= 100000000
+QUALITY ?= --dataset complete-journey --fair-by income --cache out/data --out out/quality/complete-journey
 PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -81,6 +82,9 @@ test-clients: $(READY) ## Triton's own client, its perf_analyzer and KServe's cl
 	@$(BIN)/python -m pytest -rs tests/server/service/test_oip_triton.py tests/foreign/kserve/check_kserve.py
 	@$(BIN)/python tests/foreign/perf_analyzer/measure.py
 
+quality: $(READY) ## every baseline and model family on the Complete Journey, one table; an hour, goes on after a stop. QUALITY="--interactions F ..." for others
+	@$(BIN)/equipoise quality $(QUALITY)
+
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -106,4 +110,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality lint format stubs baseline clean
