@@ -9,7 +9,6 @@ release that follows a passed evaluation, which nothing is left to measure on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from training.fair_training import (
     check_attribute,
     choose_strength,
     fair_groups,
-    preference,
     weighting_of,
 )
 from training.fit_features import with_levels
@@ -272,14 +270,12 @@ class Pipeline:
         """The same form, with the weights that validation chooses; strength 0 is what is there."""
         groups = fair_groups(self._data, fair, tuning, validation)
         made = {0.0: plain.trained}
-        floor = plain.trained.course.best_ndcg * (1 - fair.most_lost)
-        prefer = preference(groups, validation, floor)
 
         def measured(strength: float) -> tuple[Float64, int]:
             if strength not in made:
                 made[strength] = self._train(
                     f"tuning, {fair.method} {strength:g}", tuning, validation,
-                    self._settings.epochs, weighting_of(fair, groups, tuning, strength), prefer,
+                    self._settings.epochs, weighting_of(fair, groups, tuning, strength),
                 )  # fmt: skip
             trained = made[strength]
             return ndcgs_at_20(trained.model, validation), trained.best_epoch
@@ -301,7 +297,6 @@ class Pipeline:
         validation: Lists | None,
         epochs: int,
         weighting: Weighting | None = None,
-        prefer: Callable[[Float64], float] | None = None,
     ) -> Trained:
         with self._log.bar(what, epochs) as advance:
 
@@ -317,7 +312,7 @@ class Pipeline:
             try:
                 stage = self._log.stage(what)
                 trained = train_ranker(
-                    lists, validation, self._settings, epochs, on_epoch, stage, weighting, prefer
+                    lists, validation, self._settings, epochs, on_epoch, stage, weighting
                 )
             finally:
                 torch.set_num_threads(threads)
