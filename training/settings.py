@@ -13,6 +13,7 @@ from pydantic import Field
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -38,7 +39,7 @@ class SequenceSettings:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """More is steadier on few data, and slower."""
 
-    learning_rate: Positive = 1e-3
+    learning_rate: LearningRate = 1e-3
     """AdamW's; one cycle, cosine to zero."""
 
     weight_decay: NotNegative = 0.0
@@ -103,7 +104,7 @@ class TrainSettings:
     lists_per_step: Count = 32
     """Lists per optimiser step."""
 
-    learning_rate: Positive = 2e-3
+    learning_rate: LearningRate = 2e-3
     """AdamW's; one cycle, cosine to zero."""
 
     weight_decay: NotNegative = 1e-4
