@@ -29,6 +29,7 @@ from server.errors import Refused, listed
 from server.features.types import Float64, Int32
 from training.data.dataset import Dataset
 from training.data.schema import UNKNOWN
+from training.intervals import Estimate, Resampler
 from training.rows import Lists
 from training.user_groups import MAX_LABELS, MIN_USERS
 
@@ -214,12 +215,16 @@ def _shares(codes: Int32, n_groups: int) -> Float64:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a strength came to on validation."""
+    """What a strength came to on validation.
+
+    gain: of the group that is worst at strength 0, against strength 0, paired over its users.
+    """
 
     strength: float
     ndcg: float
     by_group: dict[str, float]
     best_epoch: int
+    gain: Estimate
 
     @property
     def worst(self) -> str:
@@ -231,55 +236,37 @@ class Tried:
         """Its NDCG."""
         return self.by_group[self.worst]
 
+    @property
+    def is_gain(self) -> bool:
+        """Whether the gain is more than chance would make of nothing."""
+        return self.gain.low is not None and self.gain.low > 0
+
     def as_json(self) -> dict[str, Any]:
         return {
             "strength": self.strength,
             "validation_ndcg_at_20": round(self.ndcg, 5),
             "worst_group": self.worst,
             "worst_group_ndcg_at_20": round(self.worst_ndcg, 5),
+            "gain_of_worst_at_0": self.gain.as_json(),
             "by_group": {label: round(value, 5) for label, value in self.by_group.items()},
             "best_epoch": self.best_epoch,
         }
-
-
-def tried(
-    strength: float, ndcgs: Float64, best_epoch: int, groups: FairGroups, validation: Lists
-) -> Tried:
-    """ndcgs: `[L]`, of each validation list."""
-    codes = groups.of([validation])
-    by_group = {
-        label: float(ndcgs[codes == code].mean()) for code, label in enumerate(groups.labels)
-    }
-    return Tried(strength, float(ndcgs.mean()), by_group, best_epoch)
-
-
-def preference(groups: FairGroups, validation: Lists, floor: float) -> Callable[[Float64], float]:
-    """What an epoch is preferred by: the worst group's NDCG, where the overall one is at least `floor`;
-    below it no epoch is as good as any that is not."""
-    codes = groups.of([validation])
-
-    def worth(ndcgs: Float64) -> float:
-        overall = float(ndcgs.mean())
-        if overall < floor:
-            return overall - 1
-        return min(float(ndcgs[codes == code].mean()) for code in range(len(groups.labels)))
-
-    return worth
 
 
 def rule(most_lost: float) -> str:
     """How `choose` chooses, in words."""
     return (
         "the highest validation NDCG@20 of the worst group, of those strengths whose overall NDCG@20 "
-        f"loses at most {most_lost:.1%} against strength 0; ties (within {TIE}) to the weaker; of a "
-        "strength above 0 the epoch likewise"
+        f"loses at most {most_lost:.1%} against strength 0; ties to the weaker: NDCG within {TIE}, and, "
+        "with strength 0, a gain of its worst group whose 95 % interval (paired over users) holds 0"
     )
 
 
 def choose(candidates: Sequence[Tried], most_lost: float) -> Tried:
     """By `rule`; one of the candidates has strength 0."""
     plain = next(one for one in candidates if one.strength == 0)
-    allowed = [one for one in candidates if one.ndcg >= plain.ndcg * (1 - most_lost)]
+    floor = plain.ndcg * (1 - most_lost)
+    allowed = [plain, *(one for one in candidates if one.ndcg >= floor and one.is_gain)]
     best = max(one.worst_ndcg for one in allowed)
     return min(
         (one for one in allowed if one.worst_ndcg >= best - TIE), key=lambda one: one.strength
@@ -317,15 +304,25 @@ def choose_strength(
     measured: Callable[[float], tuple[Float64, int]],
     tell: Callable[[str], None],
 ) -> FairChoice:
-    """Try each strength. measured: the NDCG of each validation list, and the best epoch."""
-    candidates = []
+    """Try each strength, 0 first. measured: the NDCG of each validation list, and the best epoch."""
+    codes = groups.of([validation])
+    candidates: list[Tried] = []
+    plain: Float64 | None = None
     for strength in settings.strengths:
         ndcgs, best_epoch = measured(strength)
-        one = tried(strength, ndcgs, best_epoch, groups, validation)
+        by_group = {
+            label: float(ndcgs[codes == code].mean()) for code, label in enumerate(groups.labels)
+        }
+        plain = ndcgs if plain is None else plain
+        at_start = candidates[0].by_group if candidates else by_group
+        members = codes == groups.labels.index(min(at_start, key=lambda label: at_start[label]))
+        gain = Resampler(int(members.sum())).mean((ndcgs - plain)[members])
+        one = Tried(strength, float(ndcgs.mean()), by_group, best_epoch, gain)
         candidates.append(one)
         tell(
             f"fair by {settings.attribute}, {settings.method} {strength:g}: validation NDCG@20 "
             f"{one.ndcg:.4f}, worst group {one.worst} {one.worst_ndcg:.4f}"
+            + (f" (gain {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])" if strength else "")
         )
     chosen = choose(candidates, settings.most_lost)
     tell(f"fair by {settings.attribute}: strength {chosen.strength:g} is taken")

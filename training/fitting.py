@@ -8,7 +8,6 @@ those who ask for it. Must not know bundles or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,6 @@ from training.fair_training import (
     Weighting,
     choose_strength,
     fair_groups,
-    preference,
     weighting_of,
 )
 from training.families import Ranker
@@ -207,14 +205,12 @@ class Fitter:
         tuning, validation = plain.tuning, plain.validation
         groups = fair_groups(self._data, fair, tuning, validation)
         made = {0.0: plain.trained}
-        floor = plain.trained.course.best_ndcg * (1 - fair.most_lost)
-        prefer = preference(groups, validation, floor)
 
         def measured(strength: float) -> tuple[Float64, int]:
             if strength not in made:
                 made[strength] = self._train(
                     f"tuning, {fair.method} {strength:g}", tuning, validation,
-                    self._settings.epochs, weighting_of(fair, groups, tuning, strength), prefer,
+                    self._settings.epochs, weighting_of(fair, groups, tuning, strength),
                 )  # fmt: skip
             trained = made[strength]
             return ndcgs_at_20(trained.model, validation), trained.best_epoch
@@ -238,7 +234,6 @@ class Fitter:
         validation: Lists | None,
         epochs: int,
         weighting: Weighting | None = None,
-        prefer: Callable[[Float64], float] | None = None,
     ) -> Trained:
         with self._log.bar(what, epochs) as advance:
 
@@ -254,7 +249,7 @@ class Fitter:
             try:
                 stage = self._log.stage(what)
                 trained = train_ranker(
-                    lists, validation, self._settings, epochs, on_epoch, stage, weighting, prefer
+                    lists, validation, self._settings, epochs, on_epoch, stage, weighting
                 )
             finally:
                 torch.set_num_threads(threads)

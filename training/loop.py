@@ -18,7 +18,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,15 +28,6 @@ from server.errors import Refused
 from training.checkpoints import Saved, Stage
 
 Batch = TypeVar("Batch")
-
-
-class Measured(NamedTuple):
-    """The validation NDCG of a model, and what its epoch is preferred by where that is not the NDCG."""
-
-    ndcg: float
-    score: float
-
-
 OnEpoch = Callable[[int, float], None]
 """Told an epoch (from 1) and its validation NDCG, or NaN; of a resumed stage the old ones too."""
 
@@ -103,7 +94,6 @@ class Course:
 @dataclass
 class _Progress:
     ndcgs: list[float]
-    scores: list[float]
     losses: list[float]
     best: dict[str, Tensor]
     best_epoch: int
@@ -117,7 +107,7 @@ def train_epochs(
     *,
     epochs: int,
     patience: int,
-    validate: Callable[[], float | Measured] | None,
+    validate: Callable[[], float] | None,
     on_epoch: OnEpoch,
     stage: Stage,
 ) -> Course:
@@ -137,12 +127,10 @@ def train_epochs(
     while not progress.done and len(progress.losses) < epochs:
         epoch = len(progress.losses) + 1
         progress.losses.append(_epoch(learner, batches, loss, stage, epoch))
-        told = validate() if validate is not None else math.nan
-        ndcg, score = told if isinstance(told, Measured) else (told, told)
-        if validate is None or score > max(progress.scores, default=-math.inf):
+        ndcg = validate() if validate is not None else math.nan
+        if validate is None or ndcg > max(progress.ndcgs, default=-math.inf):
             progress.best, progress.best_epoch = copy.deepcopy(learner.model.state_dict()), epoch
         progress.ndcgs.append(ndcg)
-        progress.scores.append(score)
         waited = validate is not None and epoch - progress.best_epoch >= patience
         progress.done = waited or epoch == epochs
         stage.save(_saved(learner, stage, progress))
@@ -201,7 +189,6 @@ def _saved(learner: Learner, stage: Stage, progress: _Progress) -> Saved:
         "schedule": learner.schedule.state_dict(),
         "numpy": learner.rng.bit_generator.state,
         "ndcgs": [None if math.isnan(value) else value for value in progress.ndcgs],
-        "scores": [None if math.isnan(value) else value for value in progress.scores],
         "losses": progress.losses,
         "best_epoch": progress.best_epoch,
         "told": {"epochs": len(progress.losses), "best_epoch": progress.best_epoch},
@@ -213,7 +200,7 @@ def _restored(learner: Learner, stage: Stage) -> _Progress:
     """The learner and the generators as they were saved; as they are where nothing was."""
     saved = stage.load()
     if saved is None:
-        return _Progress([], [], [], copy.deepcopy(learner.model.state_dict()), 0)
+        return _Progress([], [], copy.deepcopy(learner.model.state_dict()), 0)
     facts = saved.facts
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -240,17 +227,9 @@ def _restored(learner: Learner, stage: Stage) -> _Progress:
         torch.set_rng_state(saved.tensors["random.cpu"])
         if "random.cuda" in saved.tensors:
             torch.cuda.set_rng_state(saved.tensors["random.cuda"], stage.device)
-        ndcgs, scores = (
-            [math.nan if value is None else float(value) for value in facts[name]]
-            for name in ("ndcgs", "scores")
-        )
+        ndcgs = [math.nan if value is None else float(value) for value in facts["ndcgs"]]
         return _Progress(
-            ndcgs,
-            scores,
-            list(facts["losses"]),
-            part("best."),
-            int(facts["best_epoch"]),
-            saved.done,
+            ndcgs, list(facts["losses"]), part("best."), int(facts["best_epoch"]), saved.done
         )
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise Refused(

@@ -15,6 +15,7 @@ from training.feature_groups import Group
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -47,7 +48,7 @@ class SequenceSettings:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
     """More is steadier on few data, and slower."""
 
-    learning_rate: Positive = 1e-3
+    learning_rate: LearningRate = 1e-3
     """AdamW's; one cycle, cosine to zero."""
 
     weight_decay: NotNegative = 0.0
@@ -115,7 +116,7 @@ class TrainSettings:
     lists_per_step: Count = 32
     """Lists per optimiser step."""
 
-    learning_rate: Positive = 2e-3
+    learning_rate: LearningRate = 2e-3
     """AdamW's; one cycle, cosine to zero."""
 
     weight_decay: NotNegative = 1e-4

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from server.fairness.discount import discounts
 from training.checkpoints import Stage
 from training.fair_training import Weighting
 from training.feature_groups import columns_of
-from training.loop import Course, Learner, Measured, OnEpoch, train_epochs
+from training.loop import Course, Learner, OnEpoch, train_epochs
 from training.model import PairRanker
 from training.rows import Lists
 from training.settings import TrainSettings
@@ -50,14 +49,12 @@ def train_ranker(
     on_epoch: OnEpoch,
     stage: Stage | None = None,
     weighting: Weighting | None = None,
-    prefer: Callable[[NDArray[np.float64]], float] | None = None,
 ) -> Trained:
     """Train for up to `epochs`. With `validation`, keep its best epoch, stop early and calibrate on it.
 
     Without, train for exactly `epochs` (the number that a tuning run found best).
     on_epoch: told (epoch, validation NDCG@20 or NaN). stage: where checkpoints go, and the device.
     weighting: what each list counts for, in the order of `lists`; None: all alike.
-    prefer: an epoch's worth, of the NDCG of each validation list; None: their mean.
     """
     stage = stage or Stage("training", settings.seed)
     torch.manual_seed(settings.seed)
@@ -94,15 +91,9 @@ def train_ranker(
         )
         return _mean(losses if weighting is None else weighting(chosen, losses, used), used)
 
-    def validate(lists: Lists) -> float | Measured:
-        if prefer is None:
-            return ndcg_at_20(model, lists)
-        ndcgs = ndcgs_at_20(model, lists)
-        return Measured(float(ndcgs.mean()), prefer(ndcgs))
-
     course = train_epochs(
         learner, batches, loss, epochs=epochs, patience=settings.patience,
-        validate=None if validation is None else partial(validate, validation),
+        validate=None if validation is None else lambda: ndcg_at_20(model, validation),
         on_epoch=on_epoch, stage=stage,
     )  # fmt: skip
     model.cpu()

@@ -192,7 +192,7 @@ def _rows(what: str, lines: list[str]) -> None:
 
 def _figure(value: object) -> str:
     if isinstance(value, dict):
-        return f"{', '.join(value)} (--json)"
+        return f"{'; '.join(value)} (--json)"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

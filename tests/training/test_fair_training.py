@@ -38,9 +38,10 @@ from training.fair_training import (
     Weighting,
     check_attribute,
     choose,
+    choose_strength,
     fair_groups,
-    preference,
 )
+from training.intervals import Estimate
 from training.pipeline import Pipeline
 from training.rows import Lists
 from training.settings import TrainSettings
@@ -137,8 +138,8 @@ def test_the_few_are_served_better_where_they_count_for_more(method: str) -> Non
     assert worst(strong) > worst(None) + 0.05
 
 
-def one(strength: float, ndcg: float, a: float, b: float) -> Tried:
-    return Tried(strength, ndcg, {"a": a, "b": b}, 1)
+def one(strength: float, ndcg: float, a: float, b: float, low: float = 0.001) -> Tried:
+    return Tried(strength, ndcg, {"a": a, "b": b}, 1, Estimate(0.02, low, 0.04, 50))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,8 @@ def one(strength: float, ndcg: float, a: float, b: float) -> Tried:
         ([one(0, 0.40, 0.3, 0.5), one(0.5, 0.392, 0.38, 0.4)], 0),
         # A tie: the weaker.
         ([one(0, 0.40, 0.3, 0.5), one(0.5, 0.4, 0.32, 0.4), one(1, 0.4, 0.32005, 0.4)], 0.5),
+        # A gain that may be chance is none.
+        ([one(0, 0.40, 0.3, 0.5), one(0.5, 0.4, 0.32, 0.4, -0.001)], 0),
         # Nothing helps.
         ([one(0, 0.40, 0.3, 0.5), one(0.5, 0.41, 0.29, 0.6)], 0),
     ],
@@ -160,13 +163,34 @@ def test_the_strength_is_the_one_that_helps_the_worst_at_a_bounded_price(
     assert choose(candidates, 0.01).strength == strength
 
 
-def test_an_epoch_below_the_floor_is_never_preferred_to_one_above_it() -> None:
-    lists = lists_of(0, 4)
-    groups = FairGroups(("a", "b"), np.array([0, 0, 1, NO_GROUP], np.int32), ())
-    worth = preference(groups, lists, 0.5)
-    assert worth(np.array([0.8, 0.4, 0.5, 0.9])) == pytest.approx(0.5)  # the worst: b
-    low = [worth(np.full(4, value)) for value in (0.1, 0.49)]
-    assert low[0] < low[1] < worth(np.array([1.0, 1.0, 0.0, 0.0]))
+def test_a_gain_is_that_of_the_group_that_was_worst_paired_over_its_users() -> None:
+    validation = lists_of(0, 60)
+    codes = (np.arange(60) % 2).astype(np.int32)
+    groups = FairGroups(("a", "b"), codes, ())
+    rng = np.random.default_rng(0)
+    plain = rng.uniform(0, 0.4, 60) + 0.3 * codes  # b is served better
+    better = plain + np.where(codes == 0, 0.02, -0.01)
+    settings = FairSettings("sex")
+    told: list[str] = []
+    choice = choose_strength(
+        settings, groups, validation,
+        lambda strength: (better if strength == 0.5 else plain, 3), told.append,
+    )  # fmt: skip
+    assert choice.chosen.strength == 0.5
+    gains = {tried.strength: tried.gain for tried in choice.candidates}
+    assert gains[0.5].n_users == 30
+    for bound in (gains[0.5].value, gains[0.5].low, gains[0.5].high):
+        assert bound == pytest.approx(0.02)
+    assert gains[1.0].value == 0
+    assert choice.chosen.ndcg == pytest.approx(better.mean())
+    assert "(gain +0.0200 [+0.0200, +0.0200])" in told[2]
+    # Per user the gain is as often a loss: chance.
+    noisy = plain + rng.normal(0.005, 0.3, 60)
+    chance = choose_strength(
+        settings, groups, validation,
+        lambda strength: (noisy if strength == 0.5 else plain, 3), told.append,
+    )  # fmt: skip
+    assert chance.chosen.strength == 0
 
 
 def prepared_shop(shuffle: int | None = None) -> Prepared:
