@@ -7,6 +7,8 @@ operation has no such form there.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -31,3 +33,14 @@ def device_of(choice: Choice) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=use_gpu)
     return torch.device("cuda" if use_gpu else "cpu")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many of torch's threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

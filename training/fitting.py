@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from server.features.types import Float64
 from training.data.dataset import Dataset
+from training.device import threads
 from training.fair_training import (
     FairChoice,
     FairSettings,
@@ -244,14 +243,10 @@ class Fitter:
 
             # The layers are too small for two threads, which wait for each other wherever
             # something else runs beside them.
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
+            with threads(1):
                 stage = self._log.stage(what)
                 trained = train_ranker(
                     lists, validation, self._settings, epochs, on_epoch, stage, weighting
                 )
-            finally:
-                torch.set_num_threads(threads)
         self._log.ended(what, trained.course)
         return trained

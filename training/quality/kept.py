@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Kept:
                 return None
             with np.load(self._folder / f"{name}.npz", allow_pickle=False) as arrays:
                 values = {column: arrays[column] for column in arrays.files}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile):
             return None
         if known["arrays"] != _digest(values):
             return None
