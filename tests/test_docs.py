@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GROUPS = ("large", "medium", "small", "unknown", "National", "Private")
-DEMO_MINUTES = ("train", "sweep", "evaluate", "audit", "gate", "cross-validate")
+DEMO_MINUTES = ("train", "sweep", "evaluate", "audit", "gate", "cross-validate", "quality")
 
 
 def commands_of(page: Path, program: str = "equipoise") -> list[str]:
@@ -213,7 +213,7 @@ def own_shop(tmp_path: Path, stage: dict[str, str], monkeypatch: pytest.MonkeyPa
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["data-science.md", "policies.md"])
+@pytest.mark.parametrize("page", ["data-science.md", "models.md", "policies.md"])
 def test_own_purchases_go_from_tables_to_a_verdict(
     page: str, own_shop: Path, stage: dict[str, str]
 ) -> None:
