@@ -12,7 +12,8 @@ EASE is Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019,
 eq. 8. With B = I - P diag(1 / diag P) and P = (X'X + lambda I)^-1 the scores of
 all users are `XB = X - XP / diag(P)`. Where there are fewer users than items they are
 taken in the dual: with M = (XX' + lambda I)^-1 the Woodbury identity gives XP = MX and
-lambda diag(P) = 1 - diag(X'MX), so that only a users x users matrix is inverted.
+lambda diag(P) = 1 - diag(X'MX), so that only a users x users matrix is inverted. With other counts Q
+than X asked, QB = Q - (Q - QX'MX) / (1 - diag(X'MX)).
 """
 
 from __future__ import annotations
@@ -161,18 +162,39 @@ def _log_counts(history: Dataset) -> sp.csr_matrix:
     return logs
 
 
-def _ease(history: Dataset, now_ms: int) -> Scorer:
-    logs = _log_counts(history)
-    if logs.shape[0] < logs.shape[1]:
-        inverse = inverse_of(logs @ logs.T, EASE_LAMBDA)
-        by_item = logs.tocsc()
-        mapped = np.asarray((by_item.T @ inverse).T, np.float32)
-        own = np.asarray(by_item.multiply(mapped).sum(axis=0), np.float32).ravel()
-        factor = EASE_LAMBDA / (1.0 - own)
-        return lambda users: logs[users].toarray() - mapped[users] * factor
-    inverse = inverse_of(logs.T @ logs, EASE_LAMBDA)
-    per_item = inverse / np.diagonal(inverse)
-    return lambda users: np.asarray(logs[users].toarray() - logs[users] @ per_item, np.float32)
+def _ease(half_weeks: float | None) -> tuple[str, Fit]:
+    """EASE fitted on log counts, and asked with them or with counts that halve in so many weeks."""
+
+    def fit(history: Dataset, now_ms: int) -> Scorer:
+        logs = _log_counts(history)
+        asked = logs
+        if half_weeks is not None:
+            ages = (now_ms - history.times_ms) / WEEK_MS
+            asked = _bought(history, (0.5 ** (ages / half_weeks)).astype(np.float32))
+            asked.data = np.log1p(asked.data)
+        if logs.shape[0] < logs.shape[1]:
+            inverse = inverse_of(logs @ logs.T, EASE_LAMBDA)
+            by_item = logs.tocsc()
+            mapped = np.asarray((by_item.T @ inverse).T, np.float32)
+            own = np.asarray(by_item.multiply(mapped).sum(axis=0), np.float32).ravel()
+
+            def dual(users: Int32) -> Float32:
+                told = asked[users]
+                dense = told.toarray()
+                shared = np.asarray((told @ logs.T).todense(), np.float32)
+                scores: Float32 = dense - (dense - shared @ mapped) / (1.0 - own)
+                return scores
+
+            return dual
+        inverse = inverse_of(logs.T @ logs, EASE_LAMBDA)
+        per_item = inverse / np.diagonal(inverse)
+        return lambda users: np.asarray(
+            asked[users].toarray() - asked[users] @ per_item, np.float32
+        )
+
+    if half_weeks is None:
+        return "asked with log counts", fit
+    return f"asked with counts that halve in {half_weeks:g} weeks", fit
 
 
 def _item_knn(history: Dataset, now_ms: int) -> Scorer:
@@ -235,6 +257,6 @@ BASELINES = (
             )
         ],
     ),
-    Baseline("ease", "EASE, log counts", _ease),
+    _several("ease", "EASE", [_ease(weeks) for weeks in (None, 13.0, 4.0, 1.0)]),
     _several("ials", "iALS", [_ials(64, 1.0, 1.0), _ials(128, 10.0, 1.0), _ials(128, 10.0, 10.0)]),
 )

@@ -18,7 +18,7 @@ FEATURE_GROUPS: dict[Group, tuple[str, ...]] = {
         "trip_share_13w", "in_history",
     ),
     "rhythm": ("since_last", "gap", "since_over_gap", "trips_since_last", "trips_over_gap"),
-    "neighbours": ("ease", "ease_recent", "cosine_recent"),
+    "neighbours": ("ease", "ease_recent", "ease_4w", "ease_1w", "cosine_recent"),
     "attributes": (
         "category_share", "category_recent", "department_share", "provider_share", "private_label",
         "user_private_share",

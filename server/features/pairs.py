@@ -37,6 +37,8 @@ FEATURE_NAMES: tuple[str, ...] = (
     "in_history",
     "ease",
     "ease_recent",
+    "ease_4w",
+    "ease_1w",
     "cosine_recent",
     "category_share",
     "category_recent",
@@ -62,7 +64,9 @@ since_last, gap: days since its last purchase; mean days between its trips (the 
     `gap_days` where the user has bought it on fewer than two trips). Never bought: 0 and gap_days.
 since_over_gap, trips_over_gap: how overdue the item is, by days and by the user's trips.
 trip_share, trip_share_13w: share of the user's trips with the item, plain and decayed.
-ease, ease_recent, cosine_recent: item-item scores of log counts, of decayed counts (13 weeks).
+ease, ease_recent, ease_4w, ease_1w: item-item scores of log counts, of decayed counts (recent: 13
+    weeks): where the last purchase says most of the next, fast decay ranks best.
+cosine_recent: the same of cosine weights, 13 weeks.
 category_share, category_recent, department_share, provider_share: shares of the user's decayed
     (13 weeks; recent: 4 weeks) purchases.
 user_*: trips (visits less than six hours long count once), purchases per trip, days between
@@ -254,9 +258,13 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
     trips = trip + 1
     queries = np.empty(m)
     recent_queries = np.empty(m)
+    queries_4w = np.empty(m)
+    queries_1w = np.empty(m)
     for s in range(m):
         queries[s] = math.log1p(counts[s])
         recent_queries[s] = math.log1p(decayed[s, 2])
+        queries_4w[s] = math.log1p(decayed[s, 1])
+        queries_1w[s] = math.log1p(decayed[s, 0])
 
     # A share of nothing is 0; so are shares of a history so old that its weights have faded.
     per_4w = 1.0 / total_4w if total_4w > _FADED else 0.0
@@ -301,34 +309,38 @@ def _fill(  # one pass over the events, one over the candidates: split up it wou
             for column in range(13):
                 row_out[column] = 0.0
             row_out[6] = math.log1p(own_gap)
-        ease = ease_recent = cosine_recent = 0.0
+        ease = ease_recent = ease_4w = ease_1w = cosine_recent = 0.0
         for at in range(ease_ptr[item], ease_ptr[item + 1]):
             s = slot_of[ease_items[at]]
             if s >= 0:
                 ease += queries[s] * ease_weights[at]
                 ease_recent += recent_queries[s] * ease_weights[at]
+                ease_4w += queries_4w[s] * ease_weights[at]
+                ease_1w += queries_1w[s] * ease_weights[at]
         for at in range(cosine_ptr[item], cosine_ptr[item + 1]):
             s = slot_of[cosine_items[at]]
             if s >= 0:
                 cosine_recent += recent_queries[s] * cosine_weights[at]
         row_out[13] = ease
         row_out[14] = ease_recent
-        row_out[15] = cosine_recent
-        row_out[16] = by_category[category[item]] * per_13w
-        row_out[17] = by_category_recent[category[item]] * per_4w
-        row_out[18] = by_department[department[item]] * per_13w
-        row_out[19] = by_provider[provider[item]] * per_13w
-        row_out[20] = popularity[item]
-        row_out[21] = popularity_recent[item]
-        row_out[22] = repeat_rate[item]
-        row_out[23] = math.log1p(own_gap)
-        row_out[24] = private_label[item]
-        row_out[25] = private_share
-        row_out[26] = user_trips
-        row_out[27] = user_trip_size
-        row_out[28] = user_trip_gap
-        row_out[29] = user_since_trip
-        row_out[30] = user_items
-        row_out[31] = user_novelty
+        row_out[15] = ease_4w
+        row_out[16] = ease_1w
+        row_out[17] = cosine_recent
+        row_out[18] = by_category[category[item]] * per_13w
+        row_out[19] = by_category_recent[category[item]] * per_4w
+        row_out[20] = by_department[department[item]] * per_13w
+        row_out[21] = by_provider[provider[item]] * per_13w
+        row_out[22] = popularity[item]
+        row_out[23] = popularity_recent[item]
+        row_out[24] = repeat_rate[item]
+        row_out[25] = math.log1p(own_gap)
+        row_out[26] = private_label[item]
+        row_out[27] = private_share
+        row_out[28] = user_trips
+        row_out[29] = user_trip_size
+        row_out[30] = user_trip_gap
+        row_out[31] = user_since_trip
+        row_out[32] = user_items
+        row_out[33] = user_novelty
     for s in range(m):
         slot_of[distinct[s]] = -1

@@ -98,6 +98,18 @@ def test_ease_in_the_dual_equals_the_weights_of_the_paper(shop: Dataset) -> None
     b = -p / np.diag(p)
     np.fill_diagonal(b, 0)
     np.testing.assert_allclose(scores_of("ease", shop, shop.last_ms), x @ b, atol=1e-4)
+    # Asked with counts that fade, by the same weights; and so where the items are fewer.
+    (ease,) = (one for one in BASELINES if one.name == "ease")
+    everyone = np.arange(shop.n_users, dtype=np.int32)
+    faded = {one.settings: one.fit for one in ease.choices()}
+    assert len(faded) == 4
+    for weeks in (13, 4, 1):
+        q = np.zeros_like(counts)
+        ages = (shop.last_ms - shop.times_ms) / WEEK_MS
+        np.add.at(q, (shop.event_users, shop.items), 0.5 ** (ages / weeks))
+        fit = faded[f"asked with counts that halve in {weeks} weeks"]
+        found = fit(shop, shop.last_ms)(everyone)
+        np.testing.assert_allclose(found, np.log1p(q) @ b, atol=1e-4)
 
 
 @given(purchase_rows(min_size=3), st.integers(1, 3), st.integers(1, 4), st.floats(0, 1))

@@ -16,7 +16,8 @@ from training.train import predict, train_ranker
 def test_each_feature_is_in_one_group() -> None:
     assert sorted(n for names in FEATURE_GROUPS.values() for n in names) == sorted(FEATURE_NAMES)
     assert columns_of(["neighbours"]) == [
-        FEATURE_NAMES.index(name) for name in ("ease", "ease_recent", "cosine_recent")
+        FEATURE_NAMES.index(name)
+        for name in ("ease", "ease_recent", "ease_4w", "ease_1w", "cosine_recent")
     ]
 
 

@@ -180,7 +180,7 @@ def test_one_baseline_that_is_better_is_enough_not_to_be_the_best(results: dict[
     assert standing(changed) == "worse"
     changed["metrics"]["novel_ndcg_at_20_minus_ease"] |= {"low": -0.2, "high": -0.1, "value": -0.15}
     changed["baselines"]["ease"]["novel_ndcg_at_20"]["value"] = 0.99
-    assert "new to the user: EASE, log counts, by 0.1500" in verdict(changed)
+    assert "new to the user: EASE, by 0.1500" in verdict(changed)
 
 
 def test_foreign_words_are_shown_and_never_run(results: dict[str, Any]) -> None:

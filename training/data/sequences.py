@@ -1,8 +1,9 @@
 """Sequences: the order of a user's events counts, and not their times. Leave-one-out is a cut in time.
 
 Owns the reading of files with a user's whole sequence on one line, and the times that stand for
-places: a user's last event is on the last day, the one before it on the day before, and so on.
-So the cuts of `training.data.split` one day before each other leave out the last event of each user
+places: a user's last event is at the last instant, the one before it a week before, and so on: a week,
+so that what counts by halves of a week and more counts by places.
+So the cuts of `training.data.split` one week before each other leave out the last event of each user
 for the test and the one before it for validation, and nothing else needs to know of it. Must not know
 models or metrics.
 
@@ -27,9 +28,11 @@ from training.data.split import Split
 from training.data.tables import Tables, interactions_from, tables_of_events
 
 LAST_MS = int(datetime(2020, 1, 1, tzinfo=UTC).timestamp() * 1000)
-"""The day of each user's last event."""
-NEWEST = 10_000
-"""Events of one user that have places; older ones are left out, and told."""
+"""The instant of each user's last event."""
+PLACE_MS = 7 * DAY_MS
+"""From one event to the next."""
+NEWEST = 2_500
+"""Events of one user that have places, which reach back to 1972; older ones are left out, and told."""
 
 
 def read_sequences(
@@ -93,8 +96,8 @@ def in_order(tables: Tables) -> Tables:
 def leave_one_out() -> Split:
     """Each user's last event is the test, the one before it validation."""
     return Split(
-        LAST_MS - 2 * DAY_MS,
-        LAST_MS - DAY_MS,
+        LAST_MS - 2 * PLACE_MS,
+        LAST_MS - PLACE_MS,
         LAST_MS,
         protocol="leave-one-out: test on each user's last event, with all before it as history; "
         "tune on the one before",
@@ -107,6 +110,6 @@ def _placed(events: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, int]]:
     placed = events.with_columns(from_end=from_end.cast(pl.Int64))
     kept = placed.filter(pl.col("from_end") < NEWEST)
     timed = kept.with_columns(
-        time=(LAST_MS - pl.col("from_end") * DAY_MS).cast(pl.Datetime("ms", "UTC"))
+        time=(LAST_MS - pl.col("from_end") * PLACE_MS).cast(pl.Datetime("ms", "UTC"))
     ).drop("from_end")
     return timed, (f"older than a user's newest {NEWEST:,} events", placed.height - kept.height)

@@ -74,10 +74,13 @@ def expected(history: History, item: int, now_ms: int, state: FeatureState) -> d
     mine = [e for e, bought in enumerate(items) if bought == item]
     my_trips = sorted({trips[e] for e in mine})
     counts = {i: items.count(i) for i in set(items)}
-    recent = {
-        i: math.log1p(sum(weight(ages[e], 13) for e, b in enumerate(items) if b == i))
-        for i in counts
-    }
+    recent, recent_4w, recent_1w = (
+        {
+            i: math.log1p(sum(weight(ages[e], weeks) for e, b in enumerate(items) if b == i))
+            for i in counts
+        }
+        for weeks in (13, 4, 1)
+    )
     total_13w = sum(weight(age, 13) for age in ages)
     total_4w = sum(weight(age, 4) for age in ages)
     trip_weights = [weight(now_ms - start, 13) for start in starts]
@@ -109,6 +112,8 @@ def expected(history: History, item: int, now_ms: int, state: FeatureState) -> d
         "in_history": float(bool(mine)),
         "ease": weight_into(EASE, {i: math.log1p(n) for i, n in counts.items()}, item),
         "ease_recent": weight_into(EASE, recent, item),
+        "ease_4w": weight_into(EASE, recent_4w, item),
+        "ease_1w": weight_into(EASE, recent_1w, item),
         "cosine_recent": weight_into(COSINE, recent, item),
         "category_share": share(alike(state.category, 13), total_13w),
         "category_recent": share(alike(state.category, 4), total_4w),
