@@ -85,6 +85,10 @@ class TrainSettings:
     n_novel: Count = 80
     """Items outside the history per list: more finds more, and costs time per request."""
 
+    popular_share: Share = 0.5
+    """The share of those that is kept for the best sellers of the last four weeks; the others come by
+    EASE. More serves users of few events better, of whom EASE knows little."""
+
     regularization: Positive = 200.0
     """EASE's lambda: more pulls weights towards popularity."""
 
@@ -139,6 +143,11 @@ class TrainSettings:
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Everything random comes from it; on CPU the same seed gives the same model."""
+
+    @property
+    def n_popular(self) -> int:
+        """How many of the items outside the history are best sellers."""
+        return round(self.n_novel * self.popular_share)
 
     @classmethod
     def quick(cls, seed: int = 0) -> TrainSettings:

@@ -88,12 +88,19 @@ def test_the_command_writes_a_bundle_that_loads(bundle: Bundle) -> None:
 
 def test_warm_up_requests_are_answered_as_the_bundle_says(bundle: Bundle) -> None:
     model = bundle.manifest.model
+    assert model.n_popular == TrainSettings.quick().n_popular > 0
     scorer = OnnxScorer(bundle.model, ports_of(model))
     sizes = [len(warmup.history) for warmup in bundle.warmups]
     assert sizes[0] == 0
     assert max(sizes) > 1
     for warmup in bundle.warmups:
-        found = generate_candidates(warmup.history, warmup.now_ms, bundle.state, model.n_novel)
+        found = generate_candidates(
+            warmup.history,
+            warmup.now_ms,
+            bundle.state,
+            model.n_novel,
+            n_popular=model.n_popular,
+        )
         features = pair_features(warmup.history, found.items, warmup.now_ms, bundle.state)
         scores = scorer.score_lists([{"features": features}])[0]
         best = sorted(range(len(found)), key=lambda n: (-scores[n], found.items[n]))[:20]
