@@ -122,7 +122,6 @@ def non_personal(data: Dataset, states: dict[int, FeatureState]) -> float:
 def test_a_user_of_few_events_is_served_no_worse_than_an_unknown_one(
     events: int, measured: dict[tuple[float, int], float], non_personal: float
 ) -> None:
-    print(measured, non_personal)
     assert measured[SETTINGS.popular_share, events] > 0.97 * non_personal
 
 
