@@ -83,6 +83,7 @@ def warmups(
     now_ms: int,
     n_novel: int,
     seed: int,
+    n_popular: int = 0,
 ) -> tuple[Warmup, ...]:
     """Requests of users who do not exist: items drawn by popularity, times evenly."""
     rng = np.random.default_rng(seed)
@@ -98,7 +99,7 @@ def warmups(
         history = History.of(
             items, (now_ms - days * DAY_MS).astype(np.int64), np.ones(events, np.float32)
         )
-        found = generate_candidates(history, now_ms, state, n_novel)
+        found = generate_candidates(history, now_ms, state, n_novel, n_popular=n_popular)
         scores = scorer.score_lists([feed(history, found.items, now_ms)])[0]
         top = found.items[np.lexsort((found.items, -scores))[:TOP]]
         made.append(Warmup(history, now_ms, top))
@@ -121,7 +122,7 @@ def assemble(
 ) -> BundleParts:
     """The parts of a bundle made from `data`, the events up to `until_ms`."""
     scorer = export.scorer_of(model, family)
-    made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed)
+    made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed, settings.n_popular)
     inputs = _golden_inputs(made, state, scorer)
     measured = export.measured_batches(scorer, partial(_random_feed, scorer, data.n_items))
     return BundleParts(
@@ -143,6 +144,7 @@ def assemble(
         best_batch=export.best_batch(measured),
         measured_batches=measured,
         n_novel=settings.n_novel,
+        n_popular=settings.n_popular,
         state=state,
         items=item_table(data),
         groups=groups,
@@ -212,7 +214,8 @@ def _card(
 ## What it does
 Ranks items for one user by the estimated probability of a purchase within {horizon_days} days:
 {family.told}.
-Candidates are the items of the history and {settings.n_novel} others by EASE; the fair stage comes last.
+Candidates are the items of the history and {settings.n_novel} others, {settings.n_popular} of them best
+sellers and the rest by EASE; the fair stage comes last.
 
 ## Data
 {data.source}: {data.n_events:,} purchases of {data.n_items:,} items. The bundle holds statistics of

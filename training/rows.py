@@ -73,7 +73,9 @@ def make_lists(
         if with_short and rng.random() < settings.short_share:
             histories.append(_last(whole, int(rng.integers(0, SHORTEST))))
         for part in histories:
-            found = generate_candidates(part, cut_ms, state, settings.n_novel)
+            found = generate_candidates(
+                part, cut_ms, state, settings.n_novel, n_popular=settings.n_popular
+            )
             features.append(pair_features(part, found.items, cut_ms, state))
             labels.append(np.isin(found.items, bought))
             items.append(found.items)

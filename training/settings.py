@@ -86,6 +86,10 @@ class TrainSettings:
     n_novel: Count = 80
     """Items outside the history per list: more finds more, and costs time per request."""
 
+    popular_share: Share = 0.5
+    """The share of those that is kept for the best sellers of the last four weeks; the others come by
+    EASE. More serves users of few events better, of whom EASE knows little."""
+
     regularization: Positive = 200.0
     """EASE's lambda: more pulls weights towards popularity."""
 
@@ -103,7 +107,7 @@ class TrainSettings:
     """Training cuts: each adds lists of another moment, and a fit of the item statistics. They are as
     far apart as the validation window is long, so that no purchase is a label twice."""
 
-    short_share: Share = 0.1
+    short_share: Share = 0.2
     """The share of users that also train with only their last few events (0 to 5), so that new
     and unknown users get sensible lists too."""
 
@@ -141,9 +145,21 @@ class TrainSettings:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Everything random comes from it; on CPU the same seed gives the same model."""
 
+    @property
+    def n_popular(self) -> int:
+        """How many of the items outside the history are best sellers."""
+        return round(self.n_novel * self.popular_share)
+
     @classmethod
     def quick(cls, seed: int = 0) -> TrainSettings:
         """Small and fast, for trying things out: not a model to ship."""
         return cls(
-            name="quick", n_novel=40, keep_ease=30, keep_cosine=30, cuts=1, epochs=3, seed=seed
+            name="quick",
+            n_novel=40,
+            keep_ease=30,
+            keep_cosine=30,
+            cuts=1,
+            short_share=0.3,  # of one cut's users a tenth are too few
+            epochs=3,
+            seed=seed,
         )

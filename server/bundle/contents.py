@@ -111,3 +111,4 @@ class BundleParts:
     measured_batches: tuple[MeasuredBatch, ...] = ()
     positive_kinds: tuple[str, ...] = ("purchase",)
     history_length: int = 0
+    n_popular: int = 0

@@ -82,7 +82,8 @@ class ModelInfo(_Part):
     reads: features of each candidate (`n_features` of them, `feature_names`); or the last
         `history_length` items of the history and the candidates; or all of these.
     best_batch: the batch size measured to be cheapest per list. n_novel: how many items outside
-        the history the candidate generator adds.
+        the history the candidate generator adds. n_popular: how many of those are best sellers;
+        bundles of before have none, and then it is not written.
     measured_batches: what that was chosen from, where the model was made; bundles of before have
         none, and then it is not written.
     """
@@ -96,6 +97,7 @@ class ModelInfo(_Part):
     history_length: Annotated[int, Field(ge=0, le=10_000)]
     best_batch: Annotated[int, Field(ge=1, le=1024)]
     n_novel: Annotated[int, Field(ge=1, le=100_000)]
+    n_popular: Annotated[int, Field(ge=0)] = 0
     measured_batches: tuple[MeasuredBatch, ...] = ()
 
     @model_serializer(mode="wrap")
@@ -103,11 +105,21 @@ class ModelInfo(_Part):
         content: dict[str, Any] = plain(self)
         if not self.measured_batches:
             del content["measured_batches"]
+        if not self.n_popular:
+            del content["n_popular"]
         return content
 
     @property
     def n_features(self) -> int:
         return len(self.feature_names)
+
+    @model_validator(mode="after")
+    def _best_sellers_among_the_novel(self) -> ModelInfo:
+        if self.n_popular > self.n_novel:
+            raise ValueError(
+                f"n_popular {self.n_popular} beside n_novel {self.n_novel}, allowed: at most as many"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> ModelInfo:

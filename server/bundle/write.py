@@ -101,6 +101,7 @@ def make_manifest(parts: BundleParts, files: dict[str, bytes]) -> Manifest:
                 history_length=parts.history_length,
                 best_batch=parts.best_batch,
                 n_novel=parts.n_novel,
+                n_popular=parts.n_popular,
                 measured_batches=parts.measured_batches,
             ),
             files={

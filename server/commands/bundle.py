@@ -128,7 +128,8 @@ def show(path: Path, as_json: bool) -> None:
         [
             f"{model.family}, {_reads(model)}, opset {model.opset}, sha256 {model.digest[:12]}",
             f"predicts {manifest.horizon_days} days from {', '.join(manifest.positive_kinds)} "
-            f"events; best batch {model.best_batch}, {model.n_novel} novel candidates",
+            f"events; best batch {model.best_batch}, {model.n_novel} novel candidates"
+            + (f", {model.n_popular} of them best sellers" if model.n_popular else ""),
         ],
     )
     if model.measured_batches:

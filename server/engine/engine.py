@@ -134,9 +134,14 @@ class Engine:
         Raises:
             BundleRefused: a list differs from the one recorded when the bundle was made.
         """
+        model = self.bundle.manifest.model
         for number, warmup in enumerate(self.bundle.warmups):
             found = generate_candidates(
-                warmup.history, warmup.now_ms, self.bundle.state, self.bundle.manifest.model.n_novel
+                warmup.history,
+                warmup.now_ms,
+                self.bundle.state,
+                model.n_novel,
+                n_popular=model.n_popular,
             )
             feed = self._feed(warmup.history, found.items, warmup.now_ms)
             scores = self._scorer.score_lists([feed], self.least_together)[0]
@@ -288,12 +293,14 @@ class Engine:
             items = self._left(named, excluded, history, query.seen)
             sources = np.full(len(items), Source.REQUEST, np.int8)
         else:
+            model = self.bundle.manifest.model
             found = generate_candidates(
                 history,
                 now_ms,
                 self.bundle.state,
-                max(self.bundle.manifest.model.n_novel, query.count),
+                max(model.n_novel, query.count),
                 excluded,
+                n_popular=model.n_popular,
                 seen=query.seen,
             )
             unwanted = excluded if query.seen else np.concatenate([excluded, history.items])

@@ -1,7 +1,11 @@
 """Candidates: which items the ranker looks at for one user.
 
-Owns the choice (the whole history, the best novel items by EASE, best sellers
-to fill up) and where each came from. Knows no scores of the ranker, no policy.
+Owns the choice (the whole history, the best novel items by EASE, best sellers)
+and where each came from. Knows no scores of the ranker, no policy.
+
+A few events say little of what goes with them, so that EASE alone would leave
+out the best sellers, which such a user is far likelier to buy: a part of the
+novel items is kept for them.
 
 The result depends on the history's items and their counts only, and is in a
 fixed order: bought items by index, then novel ones by (score, index), then best
@@ -49,12 +53,14 @@ def generate_candidates(
     n_novel: int,
     excluded: Int32 = _NONE,
     *,
+    n_popular: int = 0,
     seen: bool = True,
 ) -> Candidates:
     """The items of the history (unless `seen` is False) and `n_novel` others, fewer if there are fewer.
 
-    The others are the best by EASE with a score above 0, filled up with best sellers; for an
-    empty history they are the best sellers. Never an item of `excluded` (`[m] int32`).
+    All but `n_popular` of the others are the best by EASE with a score above 0. The rest, and what
+    EASE leaves open, are the best sellers that are not chosen yet; for an empty history all are.
+    Never an item of `excluded` (`[m] int32`).
     ValueError where an argument is out of its range.
     """
     items, _ = checked_events(history, now_ms, state)
@@ -65,10 +71,13 @@ def generate_candidates(
         )
     if n_novel < 0:
         raise ValueError(f"n_novel: got {n_novel}, allowed: at least 0")
+    if not 0 <= n_popular <= n_novel:
+        raise ValueError(f"n_popular: got {n_popular}, allowed: 0 to n_novel = {n_novel}")
     chosen, sources = _choose(
         items,
         excluded,
         min(n_novel, state.n_items),
+        min(n_novel - n_popular, state.n_items),
         seen,
         state.popular,
         state.ease.row_ptr,
@@ -83,6 +92,7 @@ def _choose(
     items: Int32,
     excluded: Int32,
     n_novel: int,
+    n_similar: int,
     seen: bool,
     popular: Int32,
     ease_ptr: Int64,
@@ -118,12 +128,12 @@ def _choose(
                 n += 1
 
     start = n
-    full = start + n_novel
+    full = start + n_similar
     for item in range(n_items):
         score = scores[item]
         if score <= 0.0 or taken[item] or barred[item]:
             continue
-        if n == full and (n_novel == 0 or score <= scores[chosen[n - 1]]):
+        if n == full and (n_similar == 0 or score <= scores[chosen[n - 1]]):
             continue
         # Insertion keeps the best in order; equal scores stay in item order.
         at = n if n < full else n - 1
@@ -135,6 +145,7 @@ def _choose(
     for at in range(start, n):
         sources[at] = SIMILAR
         taken[chosen[at]] = True
+    full = start + n_novel
     for at in range(n_items):
         if n == full:
             break

@@ -158,6 +158,8 @@ def _policies() -> dict[str, str]:
 
 def tiny_parts(seed: int = 0, **changes: object) -> BundleParts:
     """The parts of the bundle; `changes` replace some of them."""
+    n_popular = changes.get("n_popular", 0)
+    assert isinstance(n_popular, int)
     rng = np.random.default_rng(seed)
     state, model = tiny_state(rng), tiny_model(rng)
     scorer = OnnxScorer(model, pair_ports(N_FEATURES))
@@ -194,7 +196,7 @@ def tiny_parts(seed: int = 0, **changes: object) -> BundleParts:
         "default_policy": "tiers",
         "golden_inputs": inputs,
         "golden_outputs": scorer.score(inputs),
-        "warmups": tuple(_warmup(rng, state, scorer) for _ in range(3)),
+        "warmups": tuple(_warmup(rng, state, scorer, n_popular) for _ in range(3)),
         "model_card": "# A tiny bundle for tests\n",
         "horizon_days": 14,
         "quality": {"ndcg_at_20": 0.5},
@@ -203,14 +205,16 @@ def tiny_parts(seed: int = 0, **changes: object) -> BundleParts:
     return BundleParts(**{**parts, **changes})  # type: ignore[arg-type]
 
 
-def _warmup(rng: np.random.Generator, state: FeatureState, scorer: OnnxScorer) -> Warmup:
+def _warmup(
+    rng: np.random.Generator, state: FeatureState, scorer: OnnxScorer, n_popular: int
+) -> Warmup:
     size = 12
     history = History.of(
         rng.integers(0, N_ITEMS, size).astype(np.int32),
         (DATA_UNTIL_MS - rng.integers(0, 90, size) * DAY_MS).astype(np.int64),
         np.ones(size, np.float32),
     )
-    found = generate_candidates(history, DATA_UNTIL_MS, state, N_NOVEL)
+    found = generate_candidates(history, DATA_UNTIL_MS, state, N_NOVEL, n_popular=n_popular)
     features = pair_features(history, found.items, DATA_UNTIL_MS, state)
     scores = scorer.score_lists([{"features": features}])[0]
     best = np.lexsort((found.items, -scores))[:20]

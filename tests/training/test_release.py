@@ -19,7 +19,7 @@ from server.features import generate_candidates, pair_features
 from server.model import OnnxScorer
 from strategies.fairness import document
 from strategies.purchases import raw, shop_rows, tables
-from training import pipeline
+from training import fitting, pipeline
 from training.commands import train
 from training.data.dataset import Dataset, dataset_of
 from training.data.prepare import prepare_files
@@ -88,12 +88,19 @@ def test_the_command_writes_a_bundle_that_loads(bundle: Bundle) -> None:
 
 def test_warm_up_requests_are_answered_as_the_bundle_says(bundle: Bundle) -> None:
     model = bundle.manifest.model
+    assert model.n_popular == TrainSettings.quick().n_popular > 0
     scorer = OnnxScorer(bundle.model, ports_of(model))
     sizes = [len(warmup.history) for warmup in bundle.warmups]
     assert sizes[0] == 0
     assert max(sizes) > 1
     for warmup in bundle.warmups:
-        found = generate_candidates(warmup.history, warmup.now_ms, bundle.state, model.n_novel)
+        found = generate_candidates(
+            warmup.history,
+            warmup.now_ms,
+            bundle.state,
+            model.n_novel,
+            n_popular=model.n_popular,
+        )
         features = pair_features(warmup.history, found.items, warmup.now_ms, bundle.state)
         scores = scorer.score_lists([{"features": features}])[0]
         best = sorted(range(len(found)), key=lambda n: (-scores[n], found.items[n]))[:20]
@@ -227,7 +234,7 @@ def test_a_misspelt_policy_is_refused_before_anything_is_trained(
     def trained(*arguments: object, **named: object) -> None:
         raise AssertionError("trained")
 
-    monkeypatch.setattr(pipeline, "train_ranker", trained)
+    monkeypatch.setattr(fitting, "train_ranker", trained)
     text = document("floors", '[floors]\nsmal = "1/5"\n').replace('"t"', '"provider_tier"')
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "p.toml").write_text(text)
@@ -247,7 +254,7 @@ def test_a_policy_that_can_never_be_met_is_told_before_training(
     def trained(*arguments: object) -> None:
         raise AssertionError("trained")
 
-    monkeypatch.setattr(pipeline, "train_ranker", trained)
+    monkeypatch.setattr(fitting, "train_ranker", trained)
     cap = document("cap", "[cap]\nat_most = 2\nwithin_first = 20\n")
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "p.toml").write_text(cap.replace('"t"', '"provider_tier"'))

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from server.engine.histories import HistoryResolver
 from server.events import Event, EventKind, SqliteEventStore, StoredHistory
-from server.features import FeatureState, generate_candidates, pair_features
+from server.features import Candidates, FeatureState, generate_candidates, pair_features
 from server.features.types import DAY_MS, History
 from strategies.purchases import raw, shop_rows, tables
 from training.commands import load_events
@@ -38,6 +38,12 @@ def cut_ms(data: Dataset) -> int:
 
 def state_at(data: Dataset, cut_ms: int) -> FeatureState:
     return fit_features(data.until(cut_ms), cut_ms, SETTINGS, lambda _: None)
+
+
+def candidates_of(history: History, cut_ms: int, state: FeatureState) -> Candidates:
+    return generate_candidates(
+        history, cut_ms, state, SETTINGS.n_novel, n_popular=SETTINGS.n_popular
+    )
 
 
 def lists_at(data: Dataset, cut_ms: int, *, with_short: bool = False) -> tuple[Lists, Targets]:
@@ -76,7 +82,7 @@ def test_rows_of_a_history_out_of_the_event_store_are_the_training_rows_bit_for_
         store.record(events)
         for place, user in enumerate(targets.users.tolist()):
             history = resolve(store.history(data.user_ids[user])).history
-            found = generate_candidates(history, cut_ms, state, SETTINGS.n_novel)
+            found = candidates_of(history, cut_ms, state)
             served = pair_features(history, found.items, cut_ms, state)
             part = slice(int(lists.ptr[place]), int(lists.ptr[place + 1]))
             assert found.items.tolist() == lists.items[part].tolist()
@@ -98,7 +104,7 @@ def test_rows_of_a_history_in_the_request_do_not_depend_on_the_order_of_its_even
         own.quantities[order],
     )
     history = resolve(told).history
-    found = generate_candidates(history, cut_ms, state, SETTINGS.n_novel)
+    found = candidates_of(history, cut_ms, state)
     part = slice(0, int(lists.ptr[1]))
     served = pair_features(history, found.items, cut_ms, state)
     assert served.tobytes() == lists.features[part].tobytes()

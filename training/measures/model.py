@@ -32,6 +32,7 @@ def model_block(manifest: Manifest, cleaning: Cleaning) -> dict[str, Any]:
             "feature_names": list(model.feature_names),
             "history_length": model.history_length,
             "candidates_outside_history": model.n_novel,
+            "best_sellers_among_them": model.n_popular,
             "horizon_days": manifest.horizon_days,
             "opset": model.opset,
             "trained_on": {

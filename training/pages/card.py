@@ -29,7 +29,8 @@ def model_card(results: Mapping[str, Any]) -> str:
         f"- Family {model['family']}; reads {_reads(model)}; {results['structure']['n_weights']:,} weights; "
         f"ONNX opset {model['opset']}.",
         f"- Foretells purchases within {model['horizon_days']} days. Ranks the items of the history and "
-        f"{model['candidates_outside_history']} others; the fair stage comes last, under the policy "
+        f"{model['candidates_outside_history']} others, {model['best_sellers_among_them']} of them best "
+        f"sellers; the fair stage comes last, under the policy "
         f"`{model['default_policy']}` where a request names none.",
         f"- Learned from {learned['events']:,} events of {learned['users']:,} users on "
         f"{learned['items']:,} items, {_plain(learned['source'])}, until "

@@ -83,6 +83,19 @@ def test_what_batches_cost_is_written_where_it_was_measured_and_nowhere_else(
     assert manifest.bundle_id != plain["bundle_id"]
 
 
+def test_best_sellers_among_the_candidates_are_told_where_there_are_some(
+    folder: Path, tmp_path: Path, parts: BundleParts
+) -> None:
+    """A bundle of before has no such key, keeps its bytes and its id, and serves as it did."""
+    plain = json.loads((folder / "manifest.json").read_bytes())
+    assert "n_popular" not in plain["model"]
+    assert load_bundle(folder).manifest.model.n_popular == 0
+    write_bundle(replace(parts, n_popular=5), tmp_path / "popular")
+    manifest = load_bundle(tmp_path / "popular").manifest
+    assert manifest.model.n_popular == 5
+    assert manifest.bundle_id != plain["bundle_id"]
+
+
 def test_policies_are_compiled_against_their_group_tables(folder: Path) -> None:
     policies = load_bundle(folder, max_count=30).policies
     assert policies["tiers"].labels == ("large", "medium", "small")
@@ -236,6 +249,9 @@ def broken_parts(parts: BundleParts) -> dict[str, tuple[dict[str, Any], str]]:
             {"measured_batches": (MeasuredBatch.model_construct(
                 lists=1, candidates=1, list_us=-1.0),)}, "manifest.json",
         ),
+        "more best sellers than novel candidates": (
+            {"n_popular": parts.n_novel + 1}, "manifest.json",
+        ),
         "an unknown kind of event": ({"positive_kinds": ("gaze",)}, "manifest.json"),
         "quality that is not a number": ({"quality": {"ndcg": float("nan")}}, "manifest.json"),
         "a name that is no file name": ({"name": "a/b"}, "manifest.json"),
@@ -253,7 +269,7 @@ CASES = (
     "a warm-up before its own history", "another opset than the model's",
     "another input than the model's", "goldens without the history", "neither features nor a length", "no model",
     "features in another order", "a feature too few", "a batch of none", "a list at no cost at all",
-    "an unknown kind of event", "quality that is not a number", "a name that is no file name",
+    "more best sellers than novel candidates", "an unknown kind of event", "quality that is not a number", "a name that is no file name",
 )  # fmt: skip
 
 

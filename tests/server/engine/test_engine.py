@@ -16,7 +16,7 @@ from server.engine.score import MAX_PADDING, alike
 from server.errors import BundleRefused, UnknownName
 from server.events import EventKind, StoredHistory
 from server.fairness import Status
-from strategies.bundles import DATA_UNTIL_MS, N_ITEMS, TIERS
+from strategies.bundles import DATA_UNTIL_MS, N_ITEMS, TIERS, tiny_bundle
 
 NOW_MS = DATA_UNTIL_MS
 
@@ -85,6 +85,35 @@ def test_a_rerank_shares_a_batch_with_recommends(engine: Engine) -> None:
     assert isinstance(first, Answer)
     assert isinstance(second, Answer)
     assert {group for (group,) in second.groups} <= set(TIERS)
+
+
+@pytest.fixture(scope="module")
+def popular_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One of whose 20 novel candidates 15 are best sellers."""
+    path = tmp_path_factory.mktemp("popular") / "bundle"
+    tiny_bundle(path, n_popular=15)
+    return load_bundle(path)
+
+
+def test_as_many_best_sellers_are_candidates_as_the_bundle_says(
+    bundle: Bundle, popular_bundle: Bundle
+) -> None:
+    few = recommend(1, with_candidates=True)
+    ids = popular_bundle.items.ids
+    best = {ids[item] for item in popular_bundle.state.popular[:15].tolist()}
+    for loaded, all_there in ((popular_bundle, True), (bundle, False)):
+        asked = alone(Engine(loaded, clock_ms=lambda: NOW_MS), few).candidates
+        assert asked is not None
+        assert (best <= set(asked.item_ids)) is all_there
+
+
+def test_warm_ups_are_replayed_with_the_candidates_of_their_bundle(
+    bundle: Bundle, popular_bundle: Bundle
+) -> None:
+    assert Engine(popular_bundle).warm_up() == Engine(bundle).warm_up() == 3
+    other = dataclasses.replace(popular_bundle, manifest=bundle.manifest)
+    with pytest.raises(BundleRefused, match=r"warmups\.json"):
+        Engine(other).warm_up()
 
 
 def one_sided(bundle: Bundle, table: str) -> Engine:

@@ -20,8 +20,11 @@ STATE = shop_state()
 excluded_items = st.lists(st.integers(0, N_ITEMS - 1), max_size=15)
 
 
+shares = st.sampled_from([0.0, 0.0, 0.3, 0.5, 1.0])
+
+
 def expected(
-    history: History, n_novel: int, excluded: set[int], seen: bool
+    history: History, n_novel: int, n_popular: int, excluded: set[int], seen: bool
 ) -> list[tuple[int, int]]:
     """(item, source) by sorting all items."""
     bought = history.items.tolist()
@@ -32,7 +35,8 @@ def expected(
                 STATE.ease.weights[at]
             )
     free = [i for i in range(N_ITEMS) if i not in bought and i not in excluded]
-    similar = sorted((i for i in free if scores[i] > 0), key=lambda i: (-scores[i], i))[:n_novel]
+    similar = sorted((i for i in free if scores[i] > 0), key=lambda i: (-scores[i], i))
+    similar = similar[: n_novel - n_popular]
     popular = [i for i in STATE.popular.tolist() if i in free and i not in similar]
     kept = [i for i in sorted(set(bought)) if seen and i not in excluded]
     return (
@@ -42,26 +46,36 @@ def expected(
     )
 
 
-@given(event_lists(), st.integers(0, N_ITEMS + 5), excluded_items, st.booleans())
+@given(event_lists(), st.integers(0, N_ITEMS + 5), shares, excluded_items, st.booleans())
 def test_candidates_are_those_of_the_definition(
-    events: list[tuple[int, int]], n_novel: int, excluded: list[int], seen: bool
+    events: list[tuple[int, int]], n_novel: int, share: float, excluded: list[int], seen: bool
 ) -> None:
-    history = history_of(events)
+    history, n_popular = history_of(events), round(n_novel * share)
+    barred = np.array(excluded, np.int32)
     found = generate_candidates(
-        history, NOW_MS, STATE, n_novel, np.array(excluded, np.int32), seen=seen
+        history, NOW_MS, STATE, n_novel, barred, n_popular=n_popular, seen=seen
     )
     assert list(zip(found.items.tolist(), found.sources.tolist(), strict=True)) == expected(
-        history, n_novel, set(excluded), seen
+        history, n_novel, n_popular, set(excluded), seen
     )
+    if not n_popular:
+        plain = generate_candidates(history, NOW_MS, STATE, n_novel, barred, seen=seen)
+        assert plain.items.tolist() == found.items.tolist()
 
 
-@given(event_lists(), st.integers(0, N_ITEMS), excluded_items, st.booleans())
+@given(event_lists(), st.integers(0, N_ITEMS), shares, excluded_items, st.booleans())
 def test_no_item_comes_twice_none_that_is_excluded_and_only_new_ones_are_called_new(
-    events: list[tuple[int, int]], n_novel: int, excluded: list[int], seen: bool
+    events: list[tuple[int, int]], n_novel: int, share: float, excluded: list[int], seen: bool
 ) -> None:
     history = history_of(events)
     found = generate_candidates(
-        history, NOW_MS, STATE, n_novel, np.array(excluded, np.int32), seen=seen
+        history,
+        NOW_MS,
+        STATE,
+        n_novel,
+        np.array(excluded, np.int32),
+        n_popular=round(n_novel * share),
+        seen=seen,
     )
     items = set(found.items.tolist())
     bought = set(history.items.tolist())
@@ -92,6 +106,16 @@ def test_nobody_in_particular_gets_the_best_sellers_in_their_order() -> None:
     assert set(found.sources.tolist()) == {POPULAR}
 
 
+@given(event_lists(), st.integers(1, 30), st.integers(0, 30))
+def test_the_best_of_the_best_sellers_are_always_among_the_candidates(
+    events: list[tuple[int, int]], n_popular: int, n_similar: int
+) -> None:
+    found = generate_candidates(
+        history_of(events), NOW_MS, STATE, n_popular + n_similar, n_popular=n_popular
+    )
+    assert set(STATE.popular[:n_popular].tolist()) <= set(found.items.tolist())
+
+
 def test_only_the_most_recent_events_give_candidates() -> None:
     history = history_of([(1, 30), (2, 20), (3, 10)])
     capped = replace(STATE, max_history=2)
@@ -99,13 +123,18 @@ def test_only_the_most_recent_events_give_candidates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_novel", "excluded", "why"),
+    ("n_novel", "n_popular", "excluded", "why"),
     [
-        (-1, [], "n_novel: got -1, allowed: at least 0"),
-        (1, [N_ITEMS], "excluded: got 60 to 60, allowed: 0 to 59"),
-        (1, [-1], "excluded: got -1"),
+        (-1, 0, [], "n_novel: got -1, allowed: at least 0"),
+        (3, 4, [], "n_popular: got 4, allowed: 0 to n_novel = 3"),
+        (3, -1, [], "n_popular: got -1, allowed: 0 to n_novel = 3"),
+        (1, 0, [N_ITEMS], "excluded: got 60 to 60, allowed: 0 to 59"),
+        (1, 0, [-1], "excluded: got -1"),
     ],
 )
-def test_what_is_out_of_range_is_named(n_novel: int, excluded: list[int], why: str) -> None:
+def test_what_is_out_of_range_is_named(
+    n_novel: int, n_popular: int, excluded: list[int], why: str
+) -> None:
+    barred = np.array(excluded, np.int32)
     with pytest.raises(ValueError, match=why):
-        generate_candidates(History.empty(), NOW_MS, STATE, n_novel, np.array(excluded, np.int32))
+        generate_candidates(History.empty(), NOW_MS, STATE, n_novel, barred, n_popular=n_popular)
