@@ -75,7 +75,7 @@ class SequenceSettings:
     """They are drawn by this power of how often they were bought."""
 
     many_events: Count = 5_000_000
-    """With more events than this, training on a CPU is held to the two bounds that follow: a run then
+    """With more events than this, training on a CPU is held to the three bounds that follow: a run then
     takes minutes for its sequence models, and not hours."""
 
     many_epochs: Count = 4
@@ -83,6 +83,9 @@ class SequenceSettings:
 
     many_steps: Count = 200
     """The most optimiser steps in an epoch then: more learns rare items better, and is slower."""
+
+    many_drawn: Count = 512
+    """The most items that are drawn for a step then: most of a step's time goes into them."""
 
     def bounded(self, events: int, on_cpu: bool) -> SequenceSettings:
         """Those of a run over so many events."""
@@ -92,6 +95,7 @@ class SequenceSettings:
             self,
             epochs=min(self.epochs, self.many_epochs),
             steps=min(self.steps, self.many_steps),
+            drawn=min(self.drawn, self.many_drawn),
         )
 
 

@@ -48,6 +48,10 @@ def _sizes(_context: click.Context, option: click.Parameter, text: str) -> tuple
     "--limit-minutes", type=click.FloatRange(0.05, 24 * 60), default=90, show_default=True,
     help="A size that takes longer is ended, and said to be.",
 )  # fmt: skip
+@click.option(
+    "--family", type=click.Choice(["auto", "pairs"]), default="auto", show_default=True,
+    help="As for 'equipoise train'.",
+)  # fmt: skip
 @click.option("--quick", is_flag=True, help="Train with --quick: does it run?")
 @click.option("--again", is_flag=True, help="Measure what stands in OUT already once more.")
 @click.option(
@@ -59,6 +63,7 @@ def main(
     sizes: tuple[int, ...],
     seed: int,
     limit_minutes: float,
+    family: str,
     quick: bool,
     again: bool,
     out: Path,
@@ -68,7 +73,7 @@ def main(
     # Or the training that is measured would outlive this program.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = {} if again else _stored(out, seed, quick)
+    rows = {} if again else _stored(out, family, quick, seed)
     work = out.with_name(f".{out.stem}-work")
     work.mkdir(exist_ok=True)
     with (work / "lock").open("w") as lock:
@@ -83,7 +88,7 @@ def main(
                     continue
                 click.echo(f"{events:,} events: training", err=True)
                 rows[events] = _measured(
-                    Size.of(events), work / str(events), seed, quick, limit_minutes
+                    Size.of(events), work / str(events), family, quick, seed, limit_minutes
                 )
                 write_whole(out, _document(rows, sorted(rows)), "what was measured")
         except Refused as refused:
@@ -94,12 +99,16 @@ def main(
     click.echo(json.dumps(told) if as_json else "\n".join(lines(told)))
 
 
-def _measured(size: Size, folder: Path, seed: int, quick: bool, minutes: float) -> dict[str, Any]:
+def _measured(
+    size: Size, folder: Path, family: str, quick: bool, seed: int, minutes: float
+) -> dict[str, Any]:
     # Of a run that was killed.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        return measured(size, folder, seed=seed, quick=quick, limit_s=minutes * 60).as_json()
+        return measured(
+            size, folder, family=family, quick=quick, seed=seed, limit_s=minutes * 60
+        ).as_json()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,14 +117,15 @@ def _document(rows: dict[int, dict[str, Any]], sizes: list[int]) -> bytes:
     return (json.dumps(document([rows[events] for events in sizes]), indent=1) + "\n").encode()
 
 
-def _stored(out: Path, seed: int, quick: bool) -> dict[int, dict[str, Any]]:
+def _stored(out: Path, family: str, quick: bool, seed: int) -> dict[int, dict[str, Any]]:
     """What an earlier run measured in the same way, by events; what was not done in time is tried again."""
     try:
         rows = json.loads(out.read_text())["sizes"]
         return {
             int(row["events"]): row
             for row in rows
-            if row["seed"] == seed and row["quick"] == quick and row["in_time"]
+            if (row["family"], row["quick"], row["seed"], row["in_time"])
+            == (family, quick, seed, True)
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -37,6 +37,7 @@ class Measured:
     events: int
     users: int
     items: int
+    family: str
     quick: bool
     seed: int
     in_time: bool
@@ -52,7 +53,9 @@ class Measured:
         return asdict(self)
 
 
-def measured(size: Size, folder: Path, *, seed: int, quick: bool, limit_s: float) -> Measured:
+def measured(
+    size: Size, folder: Path, *, family: str, quick: bool, seed: int, limit_s: float
+) -> Measured:
     """Train on a shop of this size, in `folder`, which is there and empty; killed after `limit_s`.
 
     Raises:
@@ -61,7 +64,8 @@ def measured(size: Size, folder: Path, *, seed: int, quick: bool, limit_s: float
     interactions, items = write_shop(size, folder, seed)
     command = [
         sys.executable, "-m", "server.cli", "train", "--interactions", str(interactions),
-        "--items", str(items), "--out", str(folder / "bundle"), "--seed", str(seed), "--json",
+        "--items", str(items), "--out", str(folder / "bundle"), "--family", family, "--seed", str(seed),
+        "--json",
         *(["--quick"] if quick else []),
     ]  # fmt: skip
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -84,7 +88,7 @@ def measured(size: Size, folder: Path, *, seed: int, quick: bool, limit_s: float
     parts = facts.get("seconds", {})
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Measured(
-        size.events, size.users, size.items, quick, seed, in_time, round(wall_s, 1),
+        size.events, size.users, size.items, family, quick, seed, in_time, round(wall_s, 1),
         round(cpu_s, 1),
         {"start, reading, cleaning": round(wall_s - sum(parts.values()), 1)} | parts if parts else {},
         facts.get("peak_rss_bytes"), facts.get("validation_ndcg_at_20"), conditions(),
@@ -99,7 +103,7 @@ def conditions() -> dict[str, Any]:
     return {
         "commit": _commit(),
         "ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "cores": os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
         "load_15_minutes": round(os.getloadavg()[2], 1),
         "python": platform.python_version(),

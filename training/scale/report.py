@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 GIB = 2**30
@@ -23,9 +24,7 @@ def document(rows: Sequence[Row]) -> dict[str, Any]:
     ordered = sorted(rows, key=lambda row: int(row["events"]))
     return {
         "sizes": ordered,
-        "growth": [
-            _growth(small, large) for small, large in zip(ordered, ordered[1:], strict=False)
-        ],
+        "growth": [_growth(small, large) for small, large in pairwise(ordered)],
         "goals": goals(ordered),
     }
 

@@ -101,7 +101,8 @@ def _bought(users: Ints, category: Ints, size: Size, rng: np.random.Generator) -
     root = np.where((rng.random(size.events) < REPEATS) & (before > 0), earlier, place)
     while not np.array_equal(further := root[root], root):
         root = further
-    return drawn[root]
+    bought: Ints = drawn[root]
+    return bought
 
 
 def _items(category: Ints, rng: np.random.Generator) -> pl.DataFrame:
