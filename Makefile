@@ -11,6 +11,7 @@ PEERS ?= all
 CHAOS ?= swaps overload overload-heavy overload-fallback rolling crashes deadlines
 COUNT ?= 100000000
 QUALITY ?= --dataset complete-journey --fair-by income --cache out/data --out out/quality/complete-journey
+SIZES ?= 1e5,1e6,1e7
 PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -55,6 +56,9 @@ bench-serving: $(READY) ## what a list costs in a live server, where its time go
 
 serving-evidence: $(READY) ## make docs/performance.md of what bench-serving left in out/serving
 	@$(BIN)/python -m bench.serving evidence
+
+bench-training: $(READY) ## train on made-up shops of SIZES (10^5, 10^6, 10^7) events: time by part, memory, growth, goals; goes on where it was ended
+	@$(BIN)/python -m training.scale --sizes '$(SIZES)' --out out/training/scale.json
 
 chaos: $(READY) ## releases exchanged, overload, restarts, kills, deadlines, each with pass marks; 20 minutes
 	@for run in $(CHAOS); do \
@@ -110,4 +114,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality lint format stubs baseline clean

@@ -10,6 +10,11 @@ the smaller of the two is inverted, and the items pass in blocks. Where both are
 larger than `MAX_SIDE` the items that were bought most have EASE weights, and the
 others cosine neighbours alone.
 
+Up to `FEW_PRODUCTS` the pairs are counted in dense blocks; beyond, item by item, over
+those pairs alone that somebody bought (`training.itemitem_sparse`). Both count the same,
+and give the same weights; where equal weights stand at the last place that is kept, the
+sparse way keeps those of the first items.
+
 No weight may tell of one person: a pair counts only if at least `min_buyers`
 different users bought both items.
 """
@@ -27,9 +32,14 @@ from numpy.typing import NDArray
 
 from server.features.state import SparseWeights
 from server.features.types import Float32, Int32, Int64
+from training.itemitem_sparse import strongest_pairs
 
 MAX_SIDE = 12_500
 """The largest matrix that is inverted: a minute on two cores, and 3 GiB on the way."""
+FEW_PRODUCTS = 3_000_000_000
+"""Pairs (user, item) times items: as many multiplications as dense blocks take, some seconds'."""
+BLOCK_CELLS = 50_000_000
+"""The most numbers in a dense block."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,16 @@ def fit_item_item(
     bought.data = np.ones_like(bought.data)
     logs_t, bought_t = logs.T.tocsr(), bought.T.tocsr()
     logs_c, bought_c = logs.tocsc(), bought.tocsc()
-    ease_of = _ease(logs, regularization)
     norms = np.sqrt(np.asarray(logs.multiply(logs).sum(axis=0), np.float32).ravel())
     norms[norms == 0] = 1.0
+    if logs.nnz * n_items > FEW_PRODUCTS and not _by_users(logs):
+        known, inverse = _most_bought(logs, regularization)
+        parts = strongest_pairs(
+            logs, norms, known, inverse, keep_ease, keep_cosine, min_buyers, block, on_block
+        )
+        return ItemItem(*(_by_source([part], n_items) for part in parts))
+    ease_of = _ease(logs, regularization)
+    block = max(1, min(block, BLOCK_CELLS // max(n_items, n_users)))
 
     ease: list[tuple[Int64, Int64, Float32]] = []
     cosine: list[tuple[Int64, Int64, Float32]] = []
@@ -89,8 +106,8 @@ def fit_item_item(
 
 def _ease(logs: sp.csr_matrix, regularization: float) -> Callable[[Int64], Float32]:
     """What gives the EASE weights `[n_items, t]` towards t items; its diagonal means nothing."""
-    n_users, n_items = logs.shape
-    if n_users < min(n_items, MAX_SIDE):
+    n_items = logs.shape[1]
+    if _by_users(logs):
         logs_t, logs_c = logs.T.tocsr(), logs.tocsc()
         inverse = inverse_of(logs @ logs.T, regularization)
 
@@ -103,10 +120,7 @@ def _ease(logs: sp.csr_matrix, regularization: float) -> Callable[[Int64], Float
 
         return by_users
 
-    bought = np.bincount(logs.indices, minlength=n_items)
-    known = np.sort(np.argsort(-bought, kind="stable")[:MAX_SIDE])
-    part = logs[:, known]
-    inverse = inverse_of(part.T @ part, regularization)
+    known, inverse = _most_bought(logs, regularization)
     place = np.full(n_items, -1)
     place[known] = np.arange(len(known))
 
@@ -118,6 +132,20 @@ def _ease(logs: sp.csr_matrix, regularization: float) -> Callable[[Int64], Float
         return weights
 
     return by_items
+
+
+def _by_users(logs: sp.csr_matrix) -> bool:
+    """Whether the users' matrix is the one to invert."""
+    n_users, n_items = logs.shape
+    return bool(n_users < min(n_items, MAX_SIDE))
+
+
+def _most_bought(logs: sp.csr_matrix, regularization: float) -> tuple[Int64, Float32]:
+    """The items that have EASE weights, rising, and the inverse P of theirs."""
+    bought = np.bincount(logs.indices, minlength=logs.shape[1])
+    known = np.sort(np.argsort(-bought, kind="stable")[:MAX_SIDE])
+    part = logs[:, known]
+    return known, inverse_of(part.T @ part, regularization)
 
 
 def inverse_of(gram: sp.csr_matrix, regularization: float) -> Float32:

@@ -125,8 +125,11 @@ class ListsAtCuts:
         return self._sequence_models[cut_ms]
 
     def _train_sequences(self, cut_ms: int, validation: Targets | None) -> Course:
-        settings = self._settings.sequence
-        assert settings is not None
+        assert self._settings.sequence is not None
+        # By all events, so that each cut's training is as long.
+        settings = self._settings.sequence.bounded(
+            self._data.n_events, self._log.device.type == "cpu"
+        )
         epochs = settings.epochs if validation is not None else self.sequence_epochs
         history = self._data.until(cut_ms)
         day = f"{(self._split.test_until_ms - cut_ms) / DAY_MS:g} days before the end"

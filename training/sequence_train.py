@@ -32,6 +32,8 @@ from training.settings import SequenceSettings
 CLIP = 5.0
 EVALUATED = 512
 """Users at once, each against the whole catalogue."""
+JUDGES = 5_000
+"""The most users that an epoch is judged by, drawn by the seed where there are more."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def train_sequences(
         optimiser, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.1
     )
     drawn = _Drawn(history, settings, rng, stage.device)
+    judges = None if validation is None else _judges(validation, seed)
 
     def batches(rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         order = rng.permutation(windows)
@@ -95,10 +98,17 @@ def train_sequences(
     course = train_epochs(
         Learner(learned, optimiser, schedule, rng, clip=CLIP), batches, loss,
         epochs=epochs, patience=settings.patience,
-        validate=(lambda: ndcg_of(learned.folded(), history, validation)) if validation else None,
+        validate=None if judges is None else lambda: ndcg_of(learned.folded(), history, judges),
         on_epoch=on_epoch, stage=stage,
     )  # fmt: skip
     return TrainedSequences(learned.folded().cpu(), course)
+
+
+def _judges(validation: Targets, seed: int) -> Targets:
+    if len(validation) <= JUDGES:
+        return validation
+    rng = np.random.default_rng((seed, len(validation)))
+    return validation.some(np.sort(rng.choice(len(validation), JUDGES, replace=False)))
 
 
 class _Drawn:

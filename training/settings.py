@@ -5,7 +5,7 @@ The ranges are those that a settings file is held to (`training.settings_file`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -74,6 +74,30 @@ class SequenceSettings:
 
     popularity: NotNegative = 0.5
     """They are drawn by this power of how often they were bought."""
+
+    many_events: Count = 5_000_000
+    """With more events than this, training on a CPU is held to the three bounds that follow: a run then
+    takes minutes for its sequence models, and not hours."""
+
+    many_epochs: Count = 4
+    """The most epochs then; a GPU has time for all."""
+
+    many_steps: Count = 200
+    """The most optimiser steps in an epoch then: more learns rare items better, and is slower."""
+
+    many_drawn: Count = 512
+    """The most items that are drawn for a step then: most of a step's time goes into them."""
+
+    def bounded(self, events: int, on_cpu: bool) -> SequenceSettings:
+        """Those of a run over so many events."""
+        if events <= self.many_events or not on_cpu:
+            return self
+        return replace(
+            self,
+            epochs=min(self.epochs, self.many_epochs),
+            steps=min(self.steps, self.many_steps),
+            drawn=min(self.drawn, self.many_drawn),
+        )
 
 
 @dataclass(frozen=True)

@@ -227,3 +227,50 @@ def test_an_item_of_few_buyers_looks_like_one_of_none() -> None:
         assert column[rare] == column[single]
         assert column[known] != column[rare]
     assert state.popularity[rare] == 0
+
+
+@given(events, st.integers(1, 3), st.integers(1, 9))
+def test_large_catalogues_get_the_same_weights(
+    pairs: list[tuple[int, int]], min_buyers: int, keep: int
+) -> None:
+    """The sparse way against the dense one; of equal weights either may keep another."""
+    with pytest.MonkeyPatch.context() as patched:
+        # Otherwise the users' side is inverted.
+        patched.setattr(itemitem, "_by_users", lambda logs: False)
+        changes = {"min_buyers": min_buyers, "keep_ease": keep, "keep_cosine": keep}
+        few = fitted(pairs, **changes)
+        patched.setattr(itemitem, "FEW_PRODUCTS", 0)
+        many = fitted(pairs, **changes)
+    for one, other in ((few.ease, many.ease), (few.cosine, many.cosine)):
+        # Each target's weights, of whichever sources.
+        assert np.array_equal(np.sort(dense(one, 9), axis=0), np.sort(dense(other, 9), axis=0))
+    if keep == 9:
+        assert np.array_equal(dense(few.cosine, 9), dense(many.cosine, 9))
+
+
+def test_of_equal_weights_the_first_sources_are_kept() -> None:
+    # Everyone buys everything: all pairs weigh the same.
+    everything = [(user, item) for user in range(6) for item in range(9)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(itemitem, "_by_users", lambda logs: False)
+        patched.setattr(itemitem, "FEW_PRODUCTS", 0)
+        found = fitted(everything, keep_cosine=3)
+    kept = dense(found.cosine, 9) > 0
+    assert [np.flatnonzero(kept[:, target]).tolist() for target in (0, 2, 8)] == [
+        [1, 2, 3],
+        [0, 1, 3],
+        [0, 1, 2],
+    ]
+
+
+def test_only_the_most_bought_have_ease_weights_in_large_catalogues() -> None:
+    pairs = [(user, item) for item in range(9) for user in range(6) if user >= item // 3]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(itemitem, "_by_users", lambda logs: False)
+        patched.setattr(itemitem, "MAX_SIDE", 4)
+        few = fitted(pairs)
+        patched.setattr(itemitem, "FEW_PRODUCTS", 0)
+        many = fitted(pairs)
+    assert np.array_equal(dense(few.ease, 9), dense(many.ease, 9))
+    assert not dense(many.ease, 9)[4:].any()
+    assert dense(many.cosine, 9)[4:].any()

@@ -22,9 +22,11 @@ from training.data.sequences import read_sequences
 from training.data.split import targets_between
 from training.data.tables import items_from
 from training.evaluate import Protocol, evaluate
+from training.lists_at_cuts import ListsAtCuts
 from training.pipeline import Pipeline
+from training.run_log import RunLog
 from training.sequence_model import SequenceRanker
-from training.sequence_train import ndcg_of, recent_items, sequence_scores, train_sequences
+from training.sequence_train import _judges, ndcg_of, recent_items, sequence_scores, train_sequences
 from training.settings import SequenceSettings, TrainSettings
 
 SMALL = SequenceSettings(
@@ -228,3 +230,47 @@ def test_the_score_is_taken_where_it_is_worth_it_and_the_bundle_serves(
     (answer,) = engine.run_batch([RecommendQuery(count=5, policy="none")])
     assert isinstance(answer, Answer)
     assert len(answer.item_ids) == 5
+
+
+def test_training_on_many_events_is_bounded_on_a_cpu() -> None:
+    settings = SequenceSettings(many_events=1_000, many_epochs=3, many_steps=7, many_drawn=9)
+    assert settings.bounded(1_000, on_cpu=True) == settings
+    assert settings.bounded(1_001, on_cpu=False) == settings
+    bounded = settings.bounded(1_001, on_cpu=True)
+    assert (bounded.epochs, bounded.steps, bounded.drawn) == (3, 7, 9)
+    # Never more than was asked for.
+    fewer = dataclasses.replace(settings, epochs=2, steps=5, drawn=4)
+    assert fewer.bounded(1_001, on_cpu=True) == fewer
+
+
+def test_every_cut_of_a_large_run_is_bounded(prepared: Prepared) -> None:
+    events = prepared.dataset.n_events
+    tried = {}
+    for many in (events, events - 1):
+        settings = TrainSettings.quick()
+        small = dataclasses.replace(SMALL, epochs=4, many_events=many, many_epochs=2)
+        settings = dataclasses.replace(settings, sequence=small)
+        lists = ListsAtCuts(
+            prepared.dataset, prepared.split, settings, RunLog(Console(quiet=True), 0)
+        )
+        lists.tuned_sequences()
+        (curve,) = lists._log.curves.values()
+        tried[many] = len(curve["epochs"])
+    assert tried == {events: 4, events - 1: 2}
+
+
+def test_of_many_users_some_judge_an_epoch(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = prepared.split
+    targets = targets_between(prepared.dataset, split.train_until_ms, split.validation_until_ms)
+    assert _judges(targets, 0) is targets
+    monkeypatch.setattr(sequence_train, "JUDGES", 20)
+    some = _judges(targets, 0)
+    assert len(some) == 20
+    assert np.array_equal(some.users, _judges(targets, 0).users)
+    assert not np.array_equal(some.users, _judges(targets, 1).users)
+    for place, user in enumerate(some.users):
+        assert np.array_equal(
+            some.of(place), targets.of(int(np.flatnonzero(targets.users == user)[0]))
+        )
