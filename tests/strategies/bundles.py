@@ -67,10 +67,18 @@ def tiny_state(rng: np.random.Generator) -> FeatureState:
     )
 
 
+ADDED = ("ease_4w", "ease_1w")
+"""Beside each other; they weigh nothing, so that the tiny model's lists are those of before them."""
+
+
 def tiny_model(rng: np.random.Generator, n_features: int = N_FEATURES) -> bytes:
     """sigmoid(relu(x A) b): `[batch, n, n_features]` -> `[batch, n]`, both axes dynamic."""
+    added = [FEATURE_NAMES.index(name) for name in ADDED] if n_features == N_FEATURES else []
+    drawn = rng.normal(0, 0.3, (n_features - len(added), 8))
     weights = {
-        "a": rng.normal(0, 0.3, (n_features, 8)).astype(np.float32),
+        "a": np.insert(drawn, [min(added)] * len(added) if added else [], 0, axis=0).astype(
+            np.float32
+        ),
         "b": rng.normal(0, 0.3, (8, 1)).astype(np.float32),
         "last": np.array([2], np.int64),
     }

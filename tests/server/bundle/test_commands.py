@@ -9,6 +9,7 @@ import pytest
 
 from server.bundle import load_bundle
 from server.cli import main
+from server.features import N_FEATURES
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -53,7 +54,7 @@ def test_show_tells_model_policies_quality_and_sizes(
     assert run(monkeypatch, "show", folder) == 0
     out = capsys.readouterr().out
     for told in (
-        "tiny-mlp, reads the 32 features",
+        f"tiny-mlp, reads the {N_FEATURES} features",
         "ndcg_at_20: 0.5",
         "tiers (default): floors",
         "1,3",

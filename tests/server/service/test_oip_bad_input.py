@@ -69,6 +69,8 @@ def raw_is(content: bytes) -> Change:
 
 
 HUGE = 2**62
+BYTES = 4 * 2 * N_FEATURES
+"""Of a list of two candidates."""
 ONE_TEXT = b"\x01\x00\x00\x00a"
 
 
@@ -84,23 +86,23 @@ ONE_TEXT = b"\x01\x00\x00\x00a"
         (scored(lambda r: r.inputs[0].__setattr__("datatype", "")),
          "inputs[0].datatype", "''", "FP32"),
         (scored(with_shape(1, 2)), "inputs[0].shape", "[1, 2]", f"{N_FEATURES}]"),
-        (scored(with_shape(1, 2, N_FEATURES - 1)), "inputs[0].shape", "[1, 2, 31]", "32]"),
+        (scored(with_shape(1, 2, N_FEATURES - 1)), "inputs[0].shape", f"[1, 2, {N_FEATURES - 1}]", f"{N_FEATURES}]"),
         (scored(with_shape(0, 2, N_FEATURES)), "inputs[0].shape", "[0, 2,", "batch from 1"),
         (scored(with_shape(1, -2, N_FEATURES)), "inputs[0].shape", "[1, -2,", "n from 1"),
         (scored(with_shape(1, HUGE, N_FEATURES)), "inputs[0].shape", str(HUGE), "to 10000"),
         (scored(with_shape(1, HUGE, N_FEATURES), raw=True), "inputs[0].shape", str(HUGE), "10000"),
         (scored(with_shape(1, 3, N_FEATURES)), "inputs[0].contents.fp32_contents",
-         "64 elements", "96"),
+         f"{2 * N_FEATURES} elements", f"{3 * N_FEATURES}"),
         (scored(lambda r: r.inputs[0].contents.int_contents.append(1)),
          "inputs[0].contents.int_contents", "some", "fp32_contents alone"),
         (scored(lambda r: r.inputs[0].ClearField("contents")),
-         "inputs[0].contents.fp32_contents", "0 elements", "64"),
-        (scored(lambda r: r.raw_input_contents.append(b"\x00" * 4 * 64)),
+         "inputs[0].contents.fp32_contents", "0 elements", f"{2 * N_FEATURES}"),
+        (scored(lambda r: r.raw_input_contents.append(b"\x00" * BYTES)),
          "inputs[0].contents", "some, beside raw_input_contents", "one of the two"),
         (scored(lambda r: r.raw_input_contents.append(b""), raw=True),
          "raw_input_contents", "2 entries", "1, one for each input"),
-        (scored(raw_is(b"\x00" * 255), raw=True), "raw_input_contents[0]", "255 bytes", "256"),
-        (scored(raw_is(b"\x00" * 257), raw=True), "raw_input_contents[0]", "257 bytes", "256"),
+        (scored(raw_is(b"\x00" * (BYTES - 1)), raw=True), "raw_input_contents[0]", f"{BYTES - 1} bytes", f"{BYTES}"),
+        (scored(raw_is(b"\x00" * (BYTES + 1)), raw=True), "raw_input_contents[0]", f"{BYTES + 1} bytes", f"{BYTES}"),
         (infer("ranker", features(1, 2, fill=np.nan)), "inputs[0]", "nan", "finite"),
         (infer("ranker", features(1, 2, fill=np.inf), raw=True), "inputs[0]", "inf", "finite"),
         (infer("ranker", features(2, 5001), raw=True),
