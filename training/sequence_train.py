@@ -33,7 +33,9 @@ CLIP = 5.0
 EVALUATED = 512
 """Users at once, each against the whole catalogue."""
 JUDGES = 5_000
-"""The most users that an epoch is judged by, drawn by the seed where there are more."""
+JUDGED = 500_000_000
+"""An epoch is judged by all users where those times the items are no more than this; else by so many that
+they are, drawn by the seed, but never by fewer than `JUDGES`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def train_sequences(
         optimiser, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.1
     )
     drawn = _Drawn(history, settings, rng, stage.device)
-    judges = None if validation is None else _judges(validation, seed)
+    judges = None if validation is None else _judges(validation, history.n_items, seed)
 
     def batches(rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         order = rng.permutation(windows)
@@ -104,11 +106,12 @@ def train_sequences(
     return TrainedSequences(learned.folded().cpu(), course)
 
 
-def _judges(validation: Targets, seed: int) -> Targets:
-    if len(validation) <= JUDGES:
+def _judges(validation: Targets, n_items: int, seed: int) -> Targets:
+    most = max(JUDGES, JUDGED // n_items)
+    if len(validation) <= most:
         return validation
     rng = np.random.default_rng((seed, len(validation)))
-    return validation.some(np.sort(rng.choice(len(validation), JUDGES, replace=False)))
+    return validation.some(np.sort(rng.choice(len(validation), most, replace=False)))
 
 
 class _Drawn:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server.features import FEATURE_NAMES, FeatureState
 from server.features.types import DAY_MS
 from strategies.purchases import START_MS, Row, purchase_rows, raw, shop_rows, tables
-from training import lists_at_cuts, pipeline
+from training import fitting, lists_at_cuts
 from training.commands import train
 from training.data.dataset import Dataset, dataset_of
 from training.data.split import targets_between
@@ -112,7 +112,7 @@ def test_training_stops_before_it_starts(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("training.data.prepare.dataset_of", remembering)
     monkeypatch.setattr(lists_at_cuts, "make_lists", leaking)
-    monkeypatch.setattr(pipeline, "train_ranker", None)
+    monkeypatch.setattr(fitting, "train_ranker", None)
     arguments = ["--interactions", str(tmp_path / "purchases.parquet"), "--quick"]
     result = CliRunner().invoke(train, [*arguments, "--out", str(tmp_path / "b")])
     assert isinstance(result.exception, LabelLeak), (result.output, result.exception)

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from training.scale.__main__ import main
 from training.scale.report import GIB, document, lines
 from training.scale.shop import Size, write_shop
 
@@ -82,11 +84,10 @@ def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", ["4999", "nine", "1e5,", "1e12"])
-@pytest.mark.slow
 def test_sizes_that_are_none_are_refused(tmp_path: Path, sizes: str) -> None:
-    refused = scale(tmp_path / "scale.json", f"--sizes={sizes}")
-    assert refused.returncode == 2
-    assert "allowed: numbers of events from 5,000" in refused.stderr
+    refused = CliRunner().invoke(main, ["--out", str(tmp_path / "scale.json"), "--sizes", sizes])
+    assert refused.exit_code == 2
+    assert "allowed: numbers of events from 5,000" in refused.output
 
 
 def test_growth_and_goals_follow_from_the_rows() -> None:

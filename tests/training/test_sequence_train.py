@@ -248,7 +248,7 @@ def test_every_cut_of_a_large_run_is_bounded(prepared: Prepared) -> None:
     tried = {}
     for many in (events, events - 1):
         settings = TrainSettings.quick()
-        small = dataclasses.replace(SMALL, epochs=4, many_events=many, many_epochs=2)
+        small = dataclasses.replace(SMALL, epochs=4, steps=2, many_events=many, many_epochs=2)
         settings = dataclasses.replace(settings, sequence=small)
         lists = ListsAtCuts(
             prepared.dataset, prepared.split, settings, RunLog(Console(quiet=True), 0)
@@ -264,12 +264,14 @@ def test_of_many_users_some_judge_an_epoch(
 ) -> None:
     split = prepared.split
     targets = targets_between(prepared.dataset, split.train_until_ms, split.validation_until_ms)
-    assert _judges(targets, 0) is targets
+    assert _judges(targets, ITEMS, 0) is targets
     monkeypatch.setattr(sequence_train, "JUDGES", 20)
-    some = _judges(targets, 0)
+    assert _judges(targets, ITEMS, 0) is targets
+    monkeypatch.setattr(sequence_train, "JUDGED", 10 * ITEMS)
+    some = _judges(targets, ITEMS, 0)
     assert len(some) == 20
-    assert np.array_equal(some.users, _judges(targets, 0).users)
-    assert not np.array_equal(some.users, _judges(targets, 1).users)
+    assert np.array_equal(some.users, _judges(targets, ITEMS, 0).users)
+    assert not np.array_equal(some.users, _judges(targets, ITEMS, 1).users)
     for place, user in enumerate(some.users):
         assert np.array_equal(
             some.of(place), targets.of(int(np.flatnonzero(targets.users == user)[0]))

@@ -13,10 +13,7 @@ from typing import Any
 import click
 
 from server.errors import Refused
-from training.checkpoints import write_whole
-from training.scale.measure import measured
 from training.scale.report import document, lines
-from training.scale.shop import Size
 
 LEAST, MOST = 5_000, 10**9
 
@@ -70,6 +67,8 @@ def main(
     as_json: bool,
 ) -> None:
     """What `equipoise train` takes on made-up shops of several sizes: time by part, memory, growth."""
+    from training.checkpoints import write_whole
+
     # Or the training that is measured would outlive this program.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,7 @@ def main(
                     continue
                 click.echo(f"{events:,} events: training", err=True)
                 rows[events] = _measured(
-                    Size.of(events), work / str(events), family, quick, seed, limit_minutes
+                    events, work / str(events), family, quick, seed, limit_minutes
                 )
                 write_whole(out, _document(rows, sorted(rows)), "what was measured")
         except Refused as refused:
@@ -100,14 +99,17 @@ def main(
 
 
 def _measured(
-    size: Size, folder: Path, family: str, quick: bool, seed: int, minutes: float
+    events: int, folder: Path, family: str, quick: bool, seed: int, minutes: float
 ) -> dict[str, Any]:
+    from training.scale.measure import measured
+    from training.scale.shop import Size
+
     # Of a run that was killed.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
         return measured(
-            size, folder, family=family, quick=quick, seed=seed, limit_s=minutes * 60
+            Size.of(events), folder, family=family, quick=quick, seed=seed, limit_s=minutes * 60
         ).as_json()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -61,6 +61,8 @@ def measured(
     Raises:
         Refused: the training failed.
     """
+    # The sources may change while it trains.
+    commit = _commit()
     interactions, items = write_shop(size, folder, seed)
     command = [
         sys.executable, "-m", "server.cli", "train", "--interactions", str(interactions),
@@ -91,17 +93,17 @@ def measured(
         size.events, size.users, size.items, family, quick, seed, in_time, round(wall_s, 1),
         round(cpu_s, 1),
         {"start, reading, cleaning": round(wall_s - sum(parts.values()), 1)} | parts if parts else {},
-        facts.get("peak_rss_bytes"), facts.get("validation_ndcg_at_20"), conditions(),
+        facts.get("peak_rss_bytes"), facts.get("validation_ndcg_at_20"), conditions(commit),
     )  # fmt: skip
 
 
-def conditions() -> dict[str, Any]:
-    """Where it was measured, without which no time means anything to another.
+def conditions(commit: str) -> dict[str, Any]:
+    """Of which sources, where and when it was measured, without which no time means anything to another.
 
     load_15_minutes: processes that ran or waited, the one that was measured among them.
     """
     return {
-        "commit": _commit(),
+        "commit": commit,
         "ended": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
