@@ -30,7 +30,7 @@ EXAMPLES = """\b
 Examples:
   equipoise quality --dataset complete-journey --fair-by income --out out/cj
   equipoise quality --interactions bought.csv --items items.csv --out out/mine
-  equipoise quality --interactions sequences.txt --length 10 --rows auto --out q
+  equipoise quality --interactions seqs.txt --length 10 --rows auto --out q
 
 \b
 Eight baselines, the article's two towers and its formula, SASRec, the ranker
