@@ -184,7 +184,7 @@ def test_a_full_disk_at_the_export_leaves_the_old_bundle_and_the_checkpoints(
 def test_a_folder_that_is_no_bundle_is_refused_before_an_hour_is_spent(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "train_ranker", None)
+    monkeypatch.setattr(fitting, "train_ranker", None)
     (tmp_path / "thesis.txt").write_text("years")
     result = CliRunner().invoke(train, arguments(shop, tmp_path))
     assert isinstance(result.exception, Refused)
