@@ -14,12 +14,16 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 
 from server.config import ServerSettings
 from server.errors import SettingsRefused
 from server.supervisor.counts import FILE_BYTES, KINDS
+
+REMOVALS, REMOVAL_SECONDS = 20, 0.05
+"""How often the last worker tries to remove the folder, and how long it waits in between."""
 
 
 def metrics_folder(folder: Path) -> Path:
@@ -117,12 +121,19 @@ def _no_place(error: OSError) -> SettingsRefused:
 
 
 class Lease:
-    """A worker's share in the folder, for as long as the worker lives."""
+    """A worker's share in the folder, for as long as the worker lives.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or the last who had a share has just removed it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._handle = os.open(folder, os.O_RDONLY)
         fcntl.flock(self._handle, fcntl.LOCK_SH)
+        if not os.fstat(self._handle).st_nlink:
+            os.close(self._handle)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
     def abandon(self) -> None:
         """Remove the folder, unless another worker still has a share in it: for workers whose
@@ -131,4 +142,9 @@ class Lease:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # One who has given up his share may still close a file in it, which makes the folder not empty.
+        for _ in range(REMOVALS):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            if not self._folder.exists():
+                return
+            time.sleep(REMOVAL_SECONDS)
