@@ -17,7 +17,7 @@ def text(made: dict[str, Any]) -> str:
         f"{where['evaluated_users']:,} users, full ranking, the served path; 95 % intervals over users",
         "",
         f"{'':<{WIDTH}}{f'NDCG@{k}':>22}{f'R@{k}':>8}{f'first R@{k}':>13}{f'novel N@{k}':>13}"
-        f"{'less best baseline':>22}{'time':>8}{'GiB':>6}",
+        f"{'less best baseline':>24}{'time':>8}{'GiB':>6}",
     ]
     kind = None
     for row in made["rows"]:
@@ -70,7 +70,7 @@ def _row(row: dict[str, Any], k: int) -> str:
         f"  {name:<{WIDTH - 2}}{_interval(metrics[f'ndcg_at_{k}']):>22}"
         f"{_value(metrics[f'recall_at_{k}']):>8}{_value(metrics[f'first_basket_recall_at_{k}']):>13}"
         f"{_value(metrics[f'novel_ndcg_at_{k}']):>13}"
-        f"{_interval(row['minus_best_baseline'], signed=True):>22}"
+        f"{_interval(row['minus_best_baseline'], signed=True):>24}"
         f"{_time(row['seconds']):>8}{'' if memory is None else f'{memory / 2**30:.1f}':>6}"
     )
 
