@@ -86,7 +86,7 @@ test-clients: $(READY) ## Triton's own client, its perf_analyzer and KServe's cl
 	@$(BIN)/python -m pytest -rs tests/server/service/test_oip_triton.py tests/foreign/kserve/check_kserve.py
 	@$(BIN)/python tests/foreign/perf_analyzer/measure.py
 
-quality: $(READY) ## every baseline and model family on the Complete Journey, one table; an hour, goes on after a stop. QUALITY="--interactions F ..." for others
+quality: $(READY) ## every baseline and model family on the Complete Journey, one table; long, and goes on after a stop. QUALITY="--interactions F ..." for others
 	@$(BIN)/equipoise quality $(QUALITY)
 
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs

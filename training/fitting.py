@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from server.errors import Refused
 from server.features.types import Float64
 from training.data.dataset import Dataset
 from training.device import threads
@@ -93,6 +94,11 @@ class Fitter:
         final: from the test window too. refit: False leaves it as it was tuned.
         """
         sequence = self._settings.sequence
+        if sequence is not None and sequence.family != "sasrec" and not sequence.alone:
+            raise Refused(
+                f"sequence.family: got {sequence.family!r}, allowed beside pair features: sasrec; or "
+                "set sequence.alone"
+            )
         tuning, validation = self._lists.tuning(
             validation_only=sequence is not None and sequence.alone
         )

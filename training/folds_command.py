@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +24,12 @@ from training.options import (
     json_option,
     prepared_source,
     protocol_option,
+    reading_options,
 )
+from training.train_options import base_settings
+
+if TYPE_CHECKING:
+    from training.data.reading import Reading
 
 EXAMPLES = """\b
 Examples:
@@ -50,6 +55,7 @@ Exit code 2: the data does not reach back far enough, or a table is refused."""
 @events_option
 @protocol_option
 @items_option
+@reading_options
 @click.option(
     "--folds",
     type=click.IntRange(1, 20),
@@ -89,6 +95,7 @@ def cross_validate(
     events: Path | None,
     protocol: str | None,
     items: Path | None,
+    reading: Reading,
     folds: int,
     out: Path,
     length: int,
@@ -102,8 +109,6 @@ def cross_validate(
 
     One row for each fold, against the baseline that is best there; then mean and spread.
     """
-    from dataclasses import replace
-
     from rich.console import Console
 
     from training.folds import FoldProtocol
@@ -111,14 +116,9 @@ def cross_validate(
     from training.pages.page import folds_page
     from training.progress import steps
     from training.report import PAGE_FILE, write_file
-    from training.settings import SequenceSettings, TrainSettings
 
-    prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol)
-    settings = TrainSettings.quick(seed) if quick else TrainSettings(seed=seed)
-    if family == "auto":
-        settings = replace(
-            settings, sequence=SequenceSettings(epochs=2) if quick else SequenceSettings()
-        )
+    prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol, reading)
+    settings = base_settings(None, quick, seed, family)
     in_order = protocol == LEAVE_ONE_OUT or (
         interactions is not None and interactions.suffix == SEQUENCES
     )

@@ -19,11 +19,14 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+HistoryFamily = Literal["sasrec", "two-tower", "two-tower-difference"]
+
+
 @dataclass(frozen=True)
 class SequenceSettings:
     """Those of a model that reads histories."""
 
-    family: str = "sasrec"
+    family: HistoryFamily = "sasrec"
     """"sasrec"; "two-tower" (the article's, Embedding -> LSTM -> Dense on both sides) or
     "two-tower-difference" (its formula, which gives all users one list)."""
 
@@ -73,7 +76,7 @@ class SequenceSettings:
     """The most optimiser steps in an epoch: of more pieces some are drawn for each epoch."""
 
     popularity: NotNegative = 0.5
-    """They are drawn by this power of how often they were bought."""
+    """Drawn items are drawn by this power of how often they were bought."""
 
     many_events: Count = 5_000_000
     """With more events than this, training on a CPU is held to the three bounds that follow: a run then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,8 +19,12 @@ from training.options import (
     json_option,
     prepared_source,
     protocol_option,
+    reading_options,
 )
 from training.train_options import base_settings
+
+if TYPE_CHECKING:
+    from training.data.reading import Reading
 
 EXAMPLES = """\b
 Examples:
@@ -42,6 +47,7 @@ from OUT.study.db, to the same trials."""
 @events_option
 @protocol_option
 @items_option
+@reading_options
 @click.option(
     "--out",
     type=NEW_FILE,
@@ -67,6 +73,7 @@ def sweep(
     events: Path | None,
     protocol: str | None,
     items: Path | None,
+    reading: Reading,
     out: Path,
     trials: int,
     study: Path | None,
@@ -85,7 +92,7 @@ def sweep(
     from training.sweep import sweep as look_for
 
     base = base_settings(settings, quick, seed, "pairs")
-    prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol)
+    prepared = prepared_source(dataset, interactions, events, items, None, cache, protocol, reading)
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(str(prepared.cleaning), markup=False)
     pipeline = Pipeline(prepared, base, console)

@@ -18,7 +18,7 @@ from training.options import EXISTING_FILE
 if TYPE_CHECKING:
     from training.device import Choice
     from training.fair_training import FairSettings, Method
-    from training.settings import TrainSettings
+    from training.settings import HistoryFamily, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def base_settings(
     if family != "pairs":
         sequence = SequenceSettings(epochs=2) if quick else SequenceSettings()
         if family != "auto":
-            sequence = replace(sequence, family=family, alone=True)
+            sequence = replace(sequence, family=cast("HistoryFamily", family), alone=True)
         base = replace(base, sequence=sequence)
     if file is not None:
         base = settings_from(file, base)

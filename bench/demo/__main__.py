@@ -58,7 +58,7 @@ def run(*arguments: str | Path) -> None:
 
 
 def train(out: Path) -> None:
-    # What validation chooses there too, without the minutes of finding out that sequences do not help.
+    # Without the minutes of trying a sequence model beside it.
     run("train", "--dataset", "complete-journey", "--family", "pairs", "--out", out / "bundle")
 
 

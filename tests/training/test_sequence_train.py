@@ -13,6 +13,7 @@ from rich.console import Console
 
 from server.bundle import load_bundle
 from server.engine import Answer, Engine, RecommendQuery
+from server.errors import Refused
 from server.features import FEATURE_NAMES
 from training import fitting, sequence_train
 from training.content import words_of
@@ -28,6 +29,7 @@ from training.run_log import RunLog
 from training.sequence_model import SequenceRanker
 from training.sequence_train import _judges, ndcg_of, recent_items, sequence_scores, train_sequences
 from training.settings import SequenceSettings, TrainSettings
+from training.settings_file import settings_from
 
 SMALL = SequenceSettings(
     length=6, width=16, epochs=30, dropout=0.1, windows_per_step=16, learning_rate=1e-2
@@ -186,6 +188,20 @@ def test_a_model_of_histories_alone_is_served(
     value = found.results["metrics"]["ndcg_at_5"]["value"]
     # Everyone goes round from a place of his own: what is the same for all foretells nothing.
     assert value < 0.2 if family == "two-tower-difference" else value > 0.9
+
+
+def test_towers_have_no_place_beside_pair_features(prepared: Prepared, tmp_path: Path) -> None:
+    sequence = dataclasses.replace(SMALL, family="two-tower")
+    settings = TrainSettings(name="small", sequence=sequence)
+    with pytest.raises(Refused, match=r"sequence.family: got 'two-tower', allowed beside"):
+        Pipeline(prepared, settings, Console(quiet=True)).run(
+            name="rounds", policies=None, default_policy=None, out=tmp_path / "bundle"
+        )
+    assert not (tmp_path / "bundle").exists()
+    file = tmp_path / "settings.toml"
+    file.write_text('[sequence]\nfamily = "sasrek"\n')
+    with pytest.raises(Refused, match="sasrek"):
+        settings_from(file, settings)
 
 
 @pytest.mark.slow

@@ -35,8 +35,8 @@ Examples:
 \b
 Eight baselines, the article's two towers and its formula, SASRec, the ranker
 over pair features, what validation chooses (each with its refit stated), fair
-losses, feature groups, seeds and policies. Hours on a large collection: what
-is measured is kept in OUT/rows, so the same command goes on after a stop.
+losses, feature groups, seeds and policies. As long as so many trainings:
+what is measured is kept in OUT/rows, so the same command goes on after a stop.
 Writes quality-table.json and quality-table.txt."""
 
 

@@ -7,8 +7,8 @@ figure of other code is no figure of this one. An entry is written aside and ren
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from training.checkpoints import write_whole
 from training.metrics import PerUser
 
-ROOM = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,20 @@ class Kept:
     def write(self, name: str, key: Mapping[str, Any], entry: Entry) -> None:
         """Keep it. The arrays come first: without the facts, which name them, they count for nothing."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        aside = self._folder / f".{name}.{os.getpid()}.npz"
-        np.savez_compressed(aside, **entry.arrays)  # type: ignore[arg-type]
-        aside.replace(self._folder / f"{name}.npz")
+        raw = io.BytesIO()
+        np.savez_compressed(raw, **entry.arrays)  # type: ignore[arg-type]
+        write_whole(self._folder / f"{name}.npz", raw.getvalue(), "what was measured")
         facts = {"key": _plain(key), "facts": entry.facts, "arrays": _digest(entry.arrays)}
-        aside = self._folder / f".{name}.{os.getpid()}.json"
-        aside.write_text(json.dumps(facts, indent=1, allow_nan=False))
-        aside.replace(self._folder / f"{name}.json")
+        text = json.dumps(facts, indent=1, allow_nan=False)
+        write_whole(self._folder / f"{name}.json", text.encode(), "what was measured")
 
 
 def code_digest() -> str:
-    """Of the source that a figure depends on."""
+    """Of the source that a figure depends on, and of the policies that come along."""
     told = hashlib.sha256()
     for part in ("server", "training"):
-        for path in sorted((ROOM / part).rglob("*.py")):
-            told.update(path.relative_to(ROOM).as_posix().encode() + b"\0" + path.read_bytes())
+        for path in sorted([*(ROOT / part).rglob("*.py"), *(ROOT / part).rglob("*.toml")]):
+            told.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return told.hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from training.fair_training import FairSettings
-from training.settings import SequenceSettings, TrainSettings
+from training.settings import HistoryFamily, SequenceSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def model_rows(base: TrainSettings, sequence: SequenceSettings, fair_by: str | N
     """The models, from the simplest: the article's formula and towers, SASRec, the ranker over pair
     features, and what validation chooses; then the ranker with fair losses, if users have groups."""
 
-    def alone(family: str) -> TrainSettings:
+    def alone(family: HistoryFamily) -> TrainSettings:
         return replace(base, sequence=replace(sequence, family=family, alone=True))
 
     chosen = replace(base, sequence=sequence)
