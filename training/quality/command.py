@@ -36,7 +36,8 @@ Examples:
 Eight baselines, the article's two towers and its formula, SASRec, the ranker
 over pair features, what validation chooses (each with its refit stated), fair
 losses, feature groups, seeds and policies. As long as so many trainings:
-what is measured is kept in OUT/rows, so the same command goes on after a stop.
+what is measured is kept in OUT/rows, so the same command goes on after a
+stop.
 Writes quality-table.json and quality-table.txt."""
 
 
