@@ -21,6 +21,7 @@ def facts_of(released: Released, out: Path, replaced: str | None) -> dict[str, A
         "out": str(out),
         "replaced": replaced,
         "default_policy": released.manifest.default_policy,
+        "track": released.manifest.quality["track"],
         "model_digest": released.manifest.model.digest,
         "validation_ndcg_at_20": released.validation_ndcg_at_20,
         "validation_users": released.validation_users,
@@ -41,6 +42,9 @@ def lines_of(released: Released, out: Path, replaced: str | None, final: bool) -
     if replaced is not None:
         lines.append(f"replaced {replaced}")
     lines.append(f"policy   {manifest.default_policy} for requests that name none")
+    track = released.manifest.quality["track"]
+    assert isinstance(track, dict)
+    lines.append(f"model    {track['chosen']}: {track['why']}")
     lines.append(
         f"quality  validation NDCG@20 {released.validation_ndcg_at_20:.4f} "
         f"over {released.validation_users:,} users (epoch {released.best_epoch})"

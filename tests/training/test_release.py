@@ -64,7 +64,9 @@ def trained(shop: Path) -> Path:
         "--out", str(out),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["parity_max_difference"] <= 1e-4
+    told = json.loads(result.stdout)
+    assert told["parity_max_difference"] <= 1e-4
+    assert (told["track"]["chosen"], told["track"]["why"]) == ("pairs", "it was asked for")
     return out
 
 
