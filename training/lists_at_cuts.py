@@ -9,14 +9,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import numpy as np
-import torch
 
 from server.errors import Refused
 from server.features import FeatureState, warm_up
 from server.features.types import DAY_MS
 from training.data.dataset import Dataset
 from training.data.split import Split, Targets, targets_between
-from training.device import threads
 from training.fit_features import fit_features
 from training.leaks import check_leaks
 from training.learners import HistoryRanker
@@ -141,12 +139,10 @@ class ListsAtCuts:
                 if validation is not None:
                     self._log.tell(f"  epoch {epoch}: alone, of all items, NDCG@20 {ndcg:.4f}")
 
-            # An LSTM's steps are too small for two threads, which wait for each other.
-            with threads(1 if settings.family != "sasrec" else torch.get_num_threads()):
-                trained = train_sequences(
-                    history, settings, self._settings.seed, epochs, validation, on_epoch,
-                    self._log.stage(what),
-                )  # fmt: skip
+            trained = train_sequences(
+                history, settings, self._settings.seed, epochs, validation, on_epoch,
+                self._log.stage(what),
+            )  # fmt: skip
         self._log.ended(what, trained.course)
         self._sequence_models[cut_ms] = trained.model
         return trained.course

@@ -24,6 +24,7 @@ from server.features.types import DAY_MS
 from training.checkpoints import CPU, WorkFolder, aside, work_path
 from training.choose_policies import choose_policies
 from training.data.prepare import Prepared
+from training.device import deterministic
 from training.export import ParityFailed, check_parity, export_onnx, scorer_of
 from training.fair_training import FairChoice, FairSettings, check_attribute
 from training.families import family_of
@@ -105,7 +106,7 @@ class Pipeline:
             check_attribute(self._data, self._fair.attribute)
         with WorkFolder.open(
             work_path(out),
-            self._key(final, refit),
+            self._key(final),
             resume=resume,
             keep=keep_checkpoints,
             tell=self._log.tell,
@@ -137,7 +138,7 @@ class Pipeline:
             self._log.tell(f"policy {left_out} is left out: {why}")
         for never, why in chosen.never_met.items():
             self._log.tell(f"policy {never}: {why}")
-        torch.use_deterministic_algorithms(True, warn_only=self._log.device.type != "cpu")
+        deterministic(warn_only=self._log.device.type != "cpu")
         fitter = Fitter(self._data, settings, self.lists, self._log, self._fair)
         fitted = fitter.fitted(until_ms, final=final, refit=refit)
         state = self.lists.state("bundle", history, until_ms)
@@ -182,8 +183,9 @@ class Pipeline:
             self._log.curves, fitted.fair, self._log.spent.seconds, peak_rss_bytes(),
         )  # fmt: skip
 
-    def _key(self, final: bool, refit: bool) -> dict[str, Any]:
-        """All that the model depends on."""
+    def _key(self, final: bool) -> dict[str, Any]:
+        """All that the stages of training depend on. A refit is a stage of its own, which one may leave out:
+        what was tuned is the same with it and without."""
         return {
             "made_with": {
                 "equipoise": __version__,
@@ -194,7 +196,6 @@ class Pipeline:
             },
             **self.data_key(),
             "final": final,
-            "refit": refit,
             "settings": asdict(self._settings),
             "fair": None if self._fair is None else asdict(self._fair),
         }

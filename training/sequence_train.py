@@ -79,7 +79,7 @@ def train_sequences(
         learned.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
         betas=(0.9, 0.98),
     )  # fmt: skip
-    steps = max(1, min(settings.steps, math.ceil(len(windows) / settings.windows_per_step)))
+    steps = _steps(windows, settings)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.epochs * steps, pct_start=0.1
     )
@@ -165,6 +165,15 @@ def _windows(history: Dataset, length: int) -> Int64:
         ends = begin + 1
     pieces = np.concatenate(found) if found else np.empty((0, 2), np.int64)
     return pieces[np.argsort(pieces[:, 0])]
+
+
+def _steps(windows: Int64, settings: SequenceSettings) -> int:
+    """Of an epoch: so many that every piece is taken once, or as many as its bounds allow."""
+    if not len(windows):
+        return 1
+    foretold = float(np.mean(windows[:, 1] - windows[:, 0] - 1)) * settings.windows_per_step
+    whole = math.ceil(len(windows) / settings.windows_per_step)
+    return max(1, min(settings.steps, whole, math.ceil(settings.places / foretold)))
 
 
 def _next_items(history: Dataset, windows: Int64) -> tuple[Tensor, Tensor]:

@@ -75,6 +75,10 @@ class SequenceSettings:
     steps: Count = 400
     """The most optimiser steps in an epoch: of more pieces some are drawn for each epoch."""
 
+    places: Count = 640_000
+    """About the most events that are foretold in an epoch, as those that cost its time: of more some are
+    drawn for each epoch. More learns rare items better, and is slower."""
+
     popularity: NotNegative = 0.5
     """Drawn items are drawn by this power of how often they were bought."""
 
@@ -82,14 +86,22 @@ class SequenceSettings:
     """With more events than this, training on a CPU is held to the three bounds that follow: a run then
     takes minutes for its sequence models, and not hours."""
 
-    many_epochs: Count = 4
+    many_epochs: Count = 8
     """The most epochs then; a GPU has time for all."""
 
-    many_steps: Count = 200
+    many_steps: Count = 100
     """The most optimiser steps in an epoch then: more learns rare items better, and is slower."""
 
     many_drawn: Count = 512
     """The most items that are drawn for a step then: most of a step's time goes into them."""
+
+    def of(self, family: HistoryFamily) -> SequenceSettings:
+        """Those of a family that stands alone. A tower's LSTM reads every item that a step asks for, so
+        that a step takes three times as long as SASRec's: it has fewer epochs, and items to draw."""
+        alone = replace(self, family=family, alone=True)
+        if family == "sasrec":
+            return alone
+        return replace(alone, epochs=min(self.epochs, 8), drawn=min(self.drawn, 512))
 
     def bounded(self, events: int, on_cpu: bool) -> SequenceSettings:
         """Those of a run over so many events."""

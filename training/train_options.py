@@ -62,7 +62,7 @@ def base_settings(
     if family != "pairs":
         sequence = SequenceSettings(epochs=2) if quick else SequenceSettings()
         if family != "auto":
-            sequence = replace(sequence, family=cast("HistoryFamily", family), alone=True)
+            sequence = sequence.of(cast("HistoryFamily", family))
         base = replace(base, sequence=sequence)
     if file is not None:
         base = settings_from(file, base)

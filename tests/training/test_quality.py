@@ -102,6 +102,20 @@ def test_what_a_row_says_is_the_mean_over_its_users(shop: Path, made: dict[str, 
     assert row["peak_rss_bytes"] > 1 << 26
 
 
+def test_a_model_without_its_refit_takes_the_tuning_of_the_one_with_it(
+    shop: Path, made: dict[str, Any], tmp_path: Path
+) -> None:
+    by_itself = call(shop, "--rows", "pairs-no-refit", "--json", "--out", str(tmp_path / "out"))
+    assert by_itself.exit_code == 0, by_itself.output
+    (single,) = (row for row in json.loads(by_itself.stdout)["rows"] if row["kind"] == "model")
+    rows = {row["name"]: row for row in made["rows"]}
+    both = rows["pairs-no-refit"]
+    assert (rows["pairs"]["resumed"], both["resumed"], single["resumed"]) == (False, True, False)
+    assert single["model_digest"] == both["model_digest"] != rows["pairs"]["model_digest"]
+    assert single["metrics"] == both["metrics"]
+    assert not list((shop / "out" / "bundles").glob("*.training"))
+
+
 def test_each_feature_group_is_left_out_once(made: dict[str, Any]) -> None:
     found = made["ablation"]
     assert set(found) == {"all features", *(f"without {group}" for group in FEATURE_GROUPS)}
@@ -133,7 +147,7 @@ def test_what_is_measured_is_not_measured_again(
     told: list[str] = []
 
     def never(what: str) -> Callable[..., Entry]:
-        def stub(*arguments: Any) -> Entry:
+        def stub(*arguments: Any, **named: Any) -> Entry:
             told.append(what)
             raise KeyboardInterrupt
 

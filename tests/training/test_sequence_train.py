@@ -159,10 +159,11 @@ def test_long_histories_are_cut_into_pieces_that_foretell_each_event_once() -> N
     assert all((np.diff((row != 0).numpy().astype(int)) >= 0).all() for row in asked)
 
 
-def test_only_so_many_steps_are_made_in_an_epoch(prepared: Prepared) -> None:
+@pytest.mark.parametrize("few", [{"steps": 1}, {"places": 1}])
+def test_only_so_many_steps_are_made_in_an_epoch(prepared: Prepared, few: dict[str, int]) -> None:
     made = []
-    for steps in (1, 400):
-        settings = dataclasses.replace(SMALL, steps=steps, learning_rate=1e-3)
+    for bound in (few, {}):
+        settings = dataclasses.replace(SMALL, learning_rate=1e-3, **bound)
         data = prepared.dataset.until(prepared.split.train_until_ms)
         started = train_sequences(data, settings, 0, 1, None, lambda epoch, ndcg: None)
         made.append(started.course.loss_by_epoch[0])

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from training.data.prepare import Prepared
+from training.device import deterministic
 from training.feature_groups import FEATURE_GROUPS
 from training.metrics import PerUser
 from training.pipeline import Pipeline
@@ -43,7 +44,7 @@ def ablation_entry(prepared: Prepared, base: TrainSettings, seeds: int) -> Entry
 def _measured(prepared: Prepared, base: TrainSettings, seeds: int) -> PerUser:
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print("\nablation", style="bold", markup=False)
-    torch.use_deterministic_algorithms(True)
+    deterministic()
     torch.set_num_threads(1)
     tuning, validation = Pipeline(prepared, base, console).lists.tuning()
     found: PerUser = {}

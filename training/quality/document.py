@@ -3,7 +3,9 @@
 kind            "quality-table", schema_version 1
 collection      source, digest, users, items, events, protocol, evaluated users, k
 rows            name, title, kind (baseline | model), settings or track, refit, metrics (each an
-                estimate), minus_best_baseline (paired, of NDCG), seconds, peak_rss_bytes
+                estimate), minus_best_baseline (paired, of NDCG), seconds, peak_rss_bytes, resumed (it
+                went on from checkpoints, its own or those of the row that tuned for it: their seconds
+                are not in its own)
 best_baseline   its name, by NDCG
 ablation        variant -> validation NDCG@20, and minus_all (paired)
 policies        name -> ndcg_kept; curve: strength of the default policy's floors -> ndcg_kept

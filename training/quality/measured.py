@@ -21,6 +21,7 @@ from server.bundle import load_bundle
 from server.engine.engine import Engine
 from server.errors import Refused
 from training.baselines import Baseline
+from training.checkpoints import work_path
 from training.data.prepare import Prepared
 from training.evaluate import OnStep, Task, chosen, places_in_data, task_of
 from training.pipeline import Pipeline
@@ -56,8 +57,12 @@ def baseline_entry(baseline: Baseline, asked: Asked, on_step: OnStep) -> Entry:
     return Entry(facts, task.measured(lists, novel, asked.k))
 
 
-def model_entry(row: Row, asked: Asked, bundle: Path, resume: bool, on_step: OnStep) -> Entry:
+def model_entry(
+    row: Row, asked: Asked, bundle: Path, on_step: OnStep, *, resume: bool, keep: bool
+) -> Entry:
     """Train it into `bundle` and measure what a server with that bundle would send.
+
+    resume: go on from the checkpoints beside it. keep: leave them there.
 
     Raises:
         Refused: as training does; or training was killed, such as for want of memory.
@@ -65,7 +70,7 @@ def model_entry(row: Row, asked: Asked, bundle: Path, resume: bool, on_step: OnS
     spawn = get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as alone:
-            facts = alone.submit(_trained, row, asked.prepared, bundle, resume).result()
+            facts = alone.submit(_trained, row, asked.prepared, bundle, resume, keep).result()
     except BrokenProcessPool as error:
         raise Refused(
             f"{row.name}: the training process was killed, perhaps for want of memory; start again to "
@@ -75,17 +80,21 @@ def model_entry(row: Row, asked: Asked, bundle: Path, resume: bool, on_step: OnS
     return Entry(facts, asked.task.measured(lists, novel, asked.k))
 
 
-def _trained(row: Row, prepared: Prepared, bundle: Path, resume: bool) -> dict[str, Any]:
+def _trained(
+    row: Row, prepared: Prepared, bundle: Path, resume: bool, keep: bool
+) -> dict[str, Any]:
     began = time.perf_counter()
+    resumed = resume and work_path(bundle).exists()
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(f"\n{row.name}", style="bold", markup=False)
     released = Pipeline(prepared, row.settings, console, fair=row.fair).run(
         name=row.name, policies=None, default_policy=None, out=bundle, refit=row.refit,
-        resume=resume,
+        resume=resume, keep_checkpoints=keep,
     )  # fmt: skip
     return {
         "seconds": round(time.perf_counter() - began, 1),
         "peak_rss_bytes": peak_rss_bytes(),
+        "resumed": resumed,
         "refit": row.refit,
         "family": released.manifest.model.family,
         "track": released.manifest.quality["track"],

@@ -10,13 +10,18 @@ from training.settings import HistoryFamily, SequenceSettings, TrainSettings
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the table. refit: whether it also learns from the validation window once tuned."""
+    """One model of the table.
+
+    refit: whether it also learns from the validation window once tuned. tuned_by: the row whose tuning is
+    its own, so that it need not be done twice; the row comes before.
+    """
 
     name: str
     title: str
     settings: TrainSettings
     refit: bool = True
     fair: FairSettings | None = None
+    tuned_by: str | None = None
 
 
 PAIRS, SHIPPED = "pairs", "auto"
@@ -28,7 +33,7 @@ def model_rows(base: TrainSettings, sequence: SequenceSettings, fair_by: str | N
     features, and what validation chooses; then the ranker with fair losses, if users have groups."""
 
     def alone(family: HistoryFamily) -> TrainSettings:
-        return replace(base, sequence=replace(sequence, family=family, alone=True))
+        return replace(base, sequence=sequence.of(family))
 
     chosen = replace(base, sequence=sequence)
     rows = [
@@ -36,9 +41,9 @@ def model_rows(base: TrainSettings, sequence: SequenceSettings, fair_by: str | N
         Row("two-tower", "two towers (LSTM)", alone("two-tower")),
         Row("sasrec", "SASRec", alone("sasrec")),
         Row(PAIRS, "pair features", base),
-        Row("pairs-no-refit", "pair features", base, refit=False),
+        Row("pairs-no-refit", "pair features", base, refit=False, tuned_by=PAIRS),
         Row(SHIPPED, "chosen by validation", chosen),
-        Row("auto-no-refit", "chosen by validation", chosen, refit=False),
+        Row("auto-no-refit", "chosen by validation", chosen, refit=False, tuned_by=SHIPPED),
     ]
     if fair_by is not None:
         rows += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from server.errors import Refused, listed
 from training.baselines import BASELINES
-from training.checkpoints import work_path
+from training.checkpoints import work_path, write_whole
 from training.evaluate import OnStep
 from training.fair_training import check_attribute
 from training.quality.ablation import ablation_entry
@@ -74,15 +75,15 @@ def run(asked: Asked, plan: Plan, out: Path, console: Console, on_step: OnStep) 
         for one in BASELINES
     }
     models = {}
+    trainer = _Trainer(rows, asked, out / "bundles", on_step)
     for row in rows:
-        bundle = out / "bundles" / row.name
         models[row.name] = (
             row,
             progress.kept(
                 row.name,
                 {"row": asdict(row)},
                 row.title,
-                partial(_trained, row, asked, bundle, progress, on_step),
+                partial(trainer.entry, row),
             ),
         )
     ablation = None
@@ -118,16 +119,48 @@ def _key(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _trained(row: Row, asked: Asked, bundle: Path, progress: _Progress, on_step: OnStep) -> Entry:
-    """What a run of the same code and data left half done goes on; what another left is removed."""
-    marker = bundle.with_name(f"{row.name}.key")
-    key = progress.key_text({"row": asdict(row)})
-    same = marker.exists() and marker.read_text() == key
-    if not same:
-        shutil.rmtree(work_path(bundle), ignore_errors=True)
-    bundle.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(key)
-    return model_entry(row, asked, bundle, same, on_step)
+class _Trainer:
+    """Trains rows into a folder of bundles, each with the key of what is in it beside it."""
+
+    def __init__(self, rows: list[Row], asked: Asked, out: Path, on_step: OnStep) -> None:
+        self._rows = {row.name: row for row in rows}
+        self._asked = asked
+        self._out = out
+        self._on_step = on_step
+
+    def entry(self, row: Row) -> Entry:
+        """What a run of the same code and data left half done goes on; what another left is removed."""
+        bundle, marker = self._out / row.name, self._marker(row)
+        key = self._key_text(row)
+        same = _text(marker) == key
+        if not same:
+            shutil.rmtree(work_path(bundle), ignore_errors=True)
+            self._out.mkdir(parents=True, exist_ok=True)
+            write_whole(marker, key.encode(), "the row's key")
+            same = self._taken_over(row)
+        keep = any(other.tuned_by == row.name for other in self._rows.values())
+        return model_entry(row, self._asked, bundle, self._on_step, resume=same, keep=keep)
+
+    def _taken_over(self, row: Row) -> bool:
+        """Whether the checkpoints of the row that tuned for it are its own now."""
+        tuned = self._rows.get(row.tuned_by or "")
+        if tuned is None or _text(self._marker(tuned)) != self._key_text(tuned):
+            return False
+        left = work_path(self._out / tuned.name)
+        if not left.exists():
+            return False
+        left.rename(work_path(self._out / row.name))
+        return True
+
+    def _marker(self, row: Row) -> Path:
+        return self._out / f"{row.name}.key"
+
+    def _key_text(self, row: Row) -> str:
+        return json.dumps(_key(self._asked) | {"row": asdict(row)}, sort_keys=True)
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
 
 
 class _Progress:
@@ -139,10 +172,6 @@ class _Progress:
         self._console = console
         self._total = total
         self._at = 0
-
-    def key_text(self, key: dict[str, Any]) -> str:
-        """The key as a line."""
-        return repr(sorted((self._key | key).items()))
 
     def kept(self, name: str, key: dict[str, Any], title: str, make: Callable[[], Entry]) -> Entry:
         """The entry that is there, or a new one, kept."""

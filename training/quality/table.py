@@ -20,11 +20,16 @@ def text(made: dict[str, Any]) -> str:
         f"{'less best baseline':>24}{'time':>8}{'GiB':>6}",
     ]
     kind = None
+    resumed = any(row.get("resumed") for row in made["rows"])
     for row in made["rows"]:
         if row["kind"] != kind:
             kind = row["kind"]
             lines.append(f"{kind}s")
         lines.append(_row(row, k))
+    if resumed:
+        lines.append(
+            "  + from checkpoints on, such as those of the same model with a refit; their time is not in it"
+        )
     if made["ablation"]:
         lines += [
             "",
@@ -66,12 +71,13 @@ def _row(row: dict[str, Any], k: int) -> str:
     refit = row.get("refit")
     name = row["title"] + ("" if refit is None else ", refit" if refit else ", no refit")
     memory = row.get("peak_rss_bytes")
+    time = ("+" if row.get("resumed") else "") + _time(row["seconds"])
     return (
         f"  {name:<{WIDTH - 2}}{_interval(metrics[f'ndcg_at_{k}']):>22}"
         f"{_value(metrics[f'recall_at_{k}']):>8}{_value(metrics[f'first_basket_recall_at_{k}']):>13}"
         f"{_value(metrics[f'novel_ndcg_at_{k}']):>13}"
         f"{_interval(row['minus_best_baseline'], signed=True):>24}"
-        f"{_time(row['seconds']):>8}{'' if memory is None else f'{memory / 2**30:.1f}':>6}"
+        f"{time:>8}{'' if memory is None else f'{memory / 2**30:.1f}':>6}"
     )
 
 
