@@ -150,6 +150,8 @@ def _random(model: Ranker, shape: tuple[int, int], rng: np.random.Generator) -> 
         )
         deviation = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-9), 1.0)
         drawn = mean + deviation * rng.normal(0, 3, (*shape, family.n_features))
+        if pairs.columns is not None:
+            drawn[::2, :, pairs.columns.history] = 0  # every second list is of an empty history
         feed = {FEATURES: drawn.astype(np.float32)}
     if family.history_length:
         history = rng.integers(0, family.n_items + 1, (shape[0], family.history_length))

@@ -37,6 +37,7 @@ from training.train import (
     ndcgs_of_scores,
     train_ranker,
 )
+from training.unknown import Unknown, choose_unknown
 
 WORTH = 0.001
 """Validation NDCG that a sequence model must add: it costs memory, and time for each list."""
@@ -48,7 +49,8 @@ HOPE = 0.5
 class Fitted:
     """A model to ship, and how it was found.
 
-    validation: the lists that it was calibrated on, as it reads them. track: for the manifest.
+    validation: the lists that it was calibrated on, as it reads them. track: for the manifest. unknown:
+    what whoever has no history gets; None where nothing was to choose.
     """
 
     whole: Ranker
@@ -57,6 +59,7 @@ class Fitted:
     best_epoch: int
     fair: FairChoice | None
     track: dict[str, Any]
+    unknown: Unknown | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ class Fitter:
 
     def _whole(self, tuned: _Tuned, trained: Trained, until_ms: int) -> Fitted:
         ranker = trained.model
+        unknown = self._unknown(tuned)
+        if unknown is not None:
+            unknown.give(ranker)
         whole: Ranker = ranker
         if tuned.stacked:
             model = self._lists.sequence_model(until_ms)
@@ -130,8 +136,23 @@ class Fitter:
             whole = StackedRanker(ranker, model)
         ndcg = tuned.trained.course.best_ndcg
         return Fitted(
-            whole, tuned.validation, ndcg, tuned.trained.best_epoch, tuned.fair, tuned.track
+            whole,
+            tuned.validation,
+            ndcg,
+            tuned.trained.best_epoch,
+            tuned.fair,
+            tuned.track,
+            unknown,
         )
+
+    def _unknown(self, tuned: _Tuned) -> Unknown | None:
+        """By the tuned ranker, since a refitted one has seen what validation asks for."""
+        if "item" in self._settings.without:
+            return None
+        hidden = self._lists.hidden
+        if tuned.stacked:
+            hidden = self._lists.scored(hidden)
+        return choose_unknown(tuned.trained.model, hidden)
 
     def _alone(self, validation: Lists, until_ms: int) -> Fitted:
         """A model of histories by itself, calibrated on the candidates that it will be asked about."""

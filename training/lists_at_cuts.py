@@ -26,6 +26,9 @@ from training.settings import TrainSettings
 
 LISTS_WANTED = 20_000
 """Where one cut has so many, more cuts would teach little more."""
+HIDDEN_WANTED = 5_000
+"""Users whose histories are hidden, who all get one list: so many tell well how good it is."""
+VALIDATION = "validation"
 
 
 def day_of(unix_ms: int) -> str:
@@ -42,13 +45,14 @@ class ListsAtCuts:
         self._settings = settings
         self._log = log
         self.sequence_epochs = 0
+        self._hidden: Lists | None = None
         self._sequence_models: dict[int, HistoryRanker] = {}
 
     def tuning(self, *, validation_only: bool = False) -> tuple[list[Lists], Lists]:
         """The lists of the training cuts, unless they are not needed, and those of the validation window."""
         split = self._split
         validation = self._lists(
-            "validation", split.train_until_ms, split.validation_until_ms, with_short=False
+            VALIDATION, split.train_until_ms, split.validation_until_ms, with_short=False
         )
         if validation_only:
             return [], validation
@@ -90,7 +94,19 @@ class ListsAtCuts:
                 on_list=advance,
             )
             check_leaks(lists, self._data, cut_ms, state, self._settings)
+        if what == VALIDATION:
+            some = targets.some(np.arange(min(len(targets), HIDDEN_WANTED)))
+            self._hidden = make_lists(
+                history, some, cut_ms, state, self._settings,
+                with_short=False, hidden=True, on_list=lambda done: None,
+            )  # fmt: skip
         return lists
+
+    @property
+    def hidden(self) -> Lists:
+        """The lists of validation users as if they had no history, after `tuning`."""
+        assert self._hidden is not None
+        return self._hidden
 
     def _some(self, targets: Targets, cut_ms: int) -> Targets:
         """At most as many users as lists are wanted, drawn by the seed: memory grows with each."""

@@ -1,6 +1,12 @@
-"""The ranker: an MLP over pair features that gives the probability of a purchase. Only the module."""
+"""The ranker: an MLP over pair features that gives the probability of a purchase. Only the module.
+
+Whoever has no history may get the order of the best sellers instead, which the layers know from a few
+windows only; see `training.unknown`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,26 +17,41 @@ CONSTANT = 1e-6
 """A feature that deviates less, as a share of its mean, is constant but for rounding."""
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Where a feature is 0 for all candidates of an empty history and only then, and where best sellers
+    are told by."""
+
+    history: int
+    popularity: int
+
+
 class PairRanker(nn.Module):
     """Features `[batch, n, F]` -> probabilities `[batch, n]`.
 
     Standardisation (fitted on the training part) and calibration (Platt 1999: a scale and an
     offset on the logit, fitted on validation) are buffers: they travel in the graph. A feature
     that training saw with one value only counts for nothing: nothing was learned of others.
+    columns: where they are given, an empty history gets the best sellers' order.
     """
 
     mean: Tensor
     inverse_std: Tensor
     scale: Tensor
     offset: Tensor
+    popular_scale: Tensor
+    popular_offset: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor, hidden: tuple[int, int]) -> None:
         super().__init__()
+        self.columns: Columns | None = None
         self.register_buffer("mean", mean)
         varies = std > CONSTANT * mean.abs().clamp_min(1.0)
         self.register_buffer("inverse_std", varies / std.clamp_min(CONSTANT))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("popular_scale", torch.zeros(()))
+        self.register_buffer("popular_offset", torch.zeros(()))
         first, second = hidden
         self.layers = nn.Sequential(
             nn.Linear(len(mean), first),
@@ -47,4 +68,9 @@ class PairRanker(nn.Module):
         return scores
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.sigmoid(self.logits(features) * self.scale + self.offset)
+        told = self.logits(features) * self.scale + self.offset
+        if self.columns is not None:
+            popular = features[..., self.columns.popularity] * self.popular_scale
+            empty = features[..., self.columns.history] == 0
+            told = torch.where(empty, popular + self.popular_offset, told)
+        return torch.sigmoid(told)

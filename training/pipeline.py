@@ -170,6 +170,7 @@ class Pipeline:
                     "track": fitted.track,
                     "learning_curves": self._log.curves,
                 }
+                | ({"no_history": fitted.unknown.as_json()} if fitted.unknown is not None else {})
                 | ({"fair_training": fitted.fair.as_json()} if fitted.fair is not None else {}),
             )
             weights = safetensors.torch.save(fitted.whole.state_dict())

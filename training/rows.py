@@ -55,9 +55,11 @@ def make_lists(
     settings: TrainSettings,
     *,
     with_short: bool,
+    hidden: bool = False,
     on_list: Callable[[int], None],
 ) -> Lists:
-    """The list of every user with targets; `with_short`, some users' short histories too."""
+    """The list of every user with targets; `with_short`, some users' short histories too; `hidden`, all
+    as if nobody had a history."""
     rng = np.random.default_rng((settings.seed, cut_ms))
     features: list[Float32] = []
     labels: list[NDArray[np.bool_]] = []
@@ -69,7 +71,7 @@ def make_lists(
     for place, user in enumerate(targets.users.tolist()):
         whole = history.history(user)
         bought = targets.of(place)
-        histories = [whole]
+        histories = [_last(whole, 0) if hidden else whole]
         if with_short and rng.random() < settings.short_share:
             histories.append(_last(whole, int(rng.integers(0, SHORTEST))))
         for part in histories:

@@ -22,6 +22,7 @@ def facts_of(released: Released, out: Path, replaced: str | None) -> dict[str, A
         "replaced": replaced,
         "default_policy": released.manifest.default_policy,
         "track": released.manifest.quality["track"],
+        "no_history": released.manifest.quality.get("no_history"),
         "model_digest": released.manifest.model.digest,
         "validation_ndcg_at_20": released.validation_ndcg_at_20,
         "validation_users": released.validation_users,
@@ -51,6 +52,14 @@ def lines_of(released: Released, out: Path, replaced: str | None, final: bool) -
     )
     if released.validation_users < FEW_USERS:
         lines.append("         so few users prove nothing: look at the intervals of 'evaluate'")
+    unknown = manifest.quality.get("no_history")
+    if isinstance(unknown, dict):
+        of = unknown["validation_ndcg_at_20"]
+        assert isinstance(of, dict)
+        lines.append(
+            f"unknown  without a history: by the {unknown['order']}; best sellers "
+            f"{of['best sellers']:.4f}, ranker {of['ranker']:.4f}"
+        )
     if released.fair is not None:
         chosen, plain = released.fair.chosen, released.fair.candidates[0]
         lines.append(

@@ -29,6 +29,7 @@ from training.families import Family
 from training.fit_features import fit_features, with_levels
 from training.release import provider_tiers
 from training.settings import TrainSettings
+from training.unknown import COLUMNS
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +145,13 @@ def test_the_checkpoint_is_the_model_that_was_exported(trained: Path, bundle: Bu
     for layer in (0, 2):
         x = np.maximum(x @ weights[f"layers.{layer}.weight"].T + weights[f"layers.{layer}.bias"], 0)
     logits = (x @ weights["layers.4.weight"].T + weights["layers.4.bias"])[..., 0]
-    scores = 1 / (1 + np.exp(-(logits * weights["scale"] + weights["offset"])))
+    told = logits * weights["scale"] + weights["offset"]
+    features = bundle.golden_inputs["features"]
+    empty = features[..., COLUMNS.history] == 0
+    popular = features[..., COLUMNS.popularity] * weights["popular_scale"]
+    assert empty.any()
+    assert bundle.manifest.quality["no_history"]["order"] == "best sellers"
+    scores = 1 / (1 + np.exp(-np.where(empty, popular + weights["popular_offset"], told)))
     assert scores == pytest.approx(bundle.golden_outputs, abs=1e-5)
 
 
