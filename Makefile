@@ -11,6 +11,7 @@ PEERS ?= all
 CHAOS ?= swaps overload overload-heavy overload-fallback rolling crashes deadlines
 COUNT ?= 100000000
 QUALITY ?= --dataset complete-journey --fair-by income --cache out/data --out out/quality/complete-journey
+TABLES ?= complete-journey=out/quality/complete-journey
 SIZES ?= 1e5,1e6,1e7
 PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
@@ -89,6 +90,9 @@ test-clients: $(READY) ## Triton's own client, its perf_analyzer and KServe's cl
 quality: $(READY) ## every baseline and model family on the Complete Journey, one table; long, and goes on after a stop. QUALITY="--interactions F ..." for others
 	@$(BIN)/equipoise quality $(QUALITY)
 
+quality-evidence: $(READY) ## keep TABLES (NAME=FOLDER ...) of quality runs, and make docs/quality-evidence.md of all that are kept
+	@$(BIN)/python -m training.quality.evidence $(TABLES)
+
 lint: $(READY) ## formatter, linter, types, import walls, contract, stubs
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -114,4 +118,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality quality-evidence lint format stubs baseline clean

@@ -30,7 +30,7 @@ from training.options import (
     tables_of_source,
     users_option,
 )
-from training.train_options import RunOptions, base_settings, run_options
+from training.train_options import FAMILIES, RunOptions, base_settings, run_options
 
 if TYPE_CHECKING:
     from training.data.reading import Reading
@@ -132,7 +132,7 @@ and an example."""
 )
 @click.option(
     "--family",
-    type=click.Choice(["auto", "pairs", "sasrec", "two-tower", "two-tower-difference"]),
+    type=click.Choice(FAMILIES),
     help="'pairs': features of user and item. 'auto': a sequence model's score among them too, if "
     "validation gains by it; it says so. The others: a model of histories by itself, to compare "
     "with.  [default: auto, or pairs with --quick]",

@@ -26,7 +26,7 @@ from training.options import (
     protocol_option,
     reading_options,
 )
-from training.train_options import base_settings
+from training.train_options import FAMILIES, base_settings
 
 if TYPE_CHECKING:
     from training.data.reading import Reading
@@ -78,10 +78,10 @@ Exit code 2: the data does not reach back far enough, or a table is refused."""
 )
 @click.option(
     "--family",
-    type=click.Choice(["pairs", "auto"]),
+    type=click.Choice(FAMILIES),
     default="pairs",
     show_default=True,
-    help="As for 'equipoise train'.",
+    help="As for 'equipoise train'; each fold trains it anew.",
 )
 @click.option(
     "--quick", is_flag=True, help="A small model in little time, as for 'equipoise train'."

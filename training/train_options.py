@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from training.settings import HistoryFamily, TrainSettings
 
 
+FAMILIES = ("auto", "pairs", "sasrec", "two-tower", "two-tower-difference")
+"""Of `--family`."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What was asked for; the names are those of the options."""
