@@ -1,4 +1,4 @@
-"""`equipoise load`, `equipoise invariants` and `equipoise gate`: flags in, results and exit codes out.
+"""`equipoise invariants` and `equipoise gate`: flags in, results and exit codes out.
 
 Thin: whatever is heavy is imported when a command runs, and locust never.
 """
@@ -9,33 +9,11 @@ import json
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
-
-LOAD_EXAMPLES = """\b
-Examples:
-  equipoise load --users 16 --duration 30 --out out/load
-  equipoise load --requests out/demo/requests.jsonl --users 32 --duration 60 \\
-      --server-pid "$(pgrep -f 'serve --bundle')" --out out/load
-  equipoise load --users-file ids.txt --users 8 --duration 10 --out o --json
-  locust -f bench/load/locustfile.py --host 127.0.0.1:50051    with a page
-
-\b
-A request file has one JSON object a line, with user_id or history or both:
-  {"user_id": "17", "count": 20, "policy": "provider-tiers"}
-  {"history": [{"item_id": "995242", "time_unix_ms": 1512000000000}]}
-
-With neither --requests nor --users-file, histories are drawn from items that the
-server itself returns.
-
-OUT gets load.json (for 'equipoise gate'), samples.npz (one row a request),
-locust.html and locust.log. A failed or wrong answer is counted as infinitely slow.
-Exit code 1: the load did not run to its end. Failed requests are the gate's business."""
 
 INVARIANTS_EXAMPLES = """\b
 Examples:
@@ -71,67 +49,6 @@ A budget file (more in docs/gate.md):
 
 Exit code 0: pass. 1: a budget is broken, or its data is absent, null, NaN or of
 another bundle. 3: nothing is broken, but the evidence is not enough. 2: usage."""
-
-
-@click.command("load", epilog=LOAD_EXAMPLES)
-@click.option("--target", default="127.0.0.1:50051", show_default=True, help="HOST:PORT.")
-@click.option("--requests", type=EXISTING, help="Request file (JSON lines) to draw from.")
-@click.option("--users-file", type=EXISTING, help="User ids that the server knows, one a line.")
-@click.option(
-    "--users", type=click.IntRange(1, 10_000), default=16, show_default=True,
-    help="How many ask at a time, each waiting for its answer.",
-)  # fmt: skip
-@click.option(
-    "--duration", "duration_s", type=click.IntRange(1, 86_400), default=30, show_default=True,
-    help="Seconds.",
-)  # fmt: skip
-@click.option(
-    "--spawn-rate", type=click.FloatRange(0.1), help="Users started per second.  [default: all]"
-)
-@click.option(
-    "--deadline-ms", type=click.IntRange(1, 600_000), default=5000, show_default=True,
-    help="Of each call.",
-)  # fmt: skip
-@click.option("--seed", default=1, show_default=True, help="Of the order of requests.")
-@click.option("--server-pid", type=int, help="A server on this machine whose CPU time to count.")
-@click.option("--allow-remote", is_flag=True, help="The target may be another machine.")
-@click.option("--out", type=FOLDER, required=True, help="Folder for the results.")
-@click.option("--json", "as_json", is_flag=True, help="Print load.json instead of a table.")
-def load(as_json: bool, **fields: Any) -> None:
-    """Load a server with locust and keep every sample."""
-    from bench.load.runner import Plan, run_load
-    from bench.progress import bar
-
-    if fields["requests"] and fields["users_file"]:
-        raise click.UsageError("--requests and --users-file exclude each other")
-    plan = Plan(**fields)
-    with bar("load", plan.duration_s) as show:
-        result = run_load(plan, progress=show)
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
-    else:
-        _show_load(result, plan.out)
-
-
-def _ms(value: float | None) -> str:
-    return "a failure" if value is None else f"{value:.2f} ms"
-
-
-def _show_load(result: dict[str, Any], out: Path) -> None:
-    latency = result["latency_ms"]
-    click.echo(
-        f"{result['requests']:,} requests in {result['measured_s']:.1f} s by {result['users']} users, "
-        f"{result['errors']:,} failed ({result['error_ratio']:.2%}); "
-        f"{result['throughput_rps'] or 0:,.0f} lists/s"
-    )
-    told = ", ".join(f"{name} {_ms(latency[name])}" for name in ("p50", "p90", "p99", "max"))
-    click.echo(f"latency, failures counted as infinite: {told}")
-    outcomes = ", ".join(f"{name} {count:,}" for name, count in result["by_status"].items())
-    receipts = ", ".join(f"{name} {count:,}" for name, count in result["receipts"].items() if count)
-    click.echo(f"outcomes: {outcomes}; receipts: {receipts or 'none'}")
-    if result["server_cpu_us_per_list"] is not None:
-        click.echo(f"server CPU: {result['server_cpu_us_per_list']:.0f} us per list")
-    click.echo(f"{out / 'load.json'}")
 
 
 @click.command("invariants", epilog=INVARIANTS_EXAMPLES)

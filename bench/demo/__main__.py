@@ -25,8 +25,7 @@ from bench.refused import InputRefused
 from bench.served import Served, Terminated, equipoise, serving, stop_on_sigterm
 
 CONSOLE = Console(highlight=False, emoji=False)
-LOAD_USERS = 16
-LOAD_SECONDS = 15
+SCENARIO = Path(__file__).parents[1] / "scenarios" / "demo.toml"
 EXAMPLES = 60
 SEED = 7
 
@@ -129,8 +128,7 @@ def learn(out: Path) -> None:
 def _load(out: Path, served: Served) -> None:
     run(
         "load", "--target", served.target, "--requests", out / "requests.jsonl",
-        "--users", str(LOAD_USERS), "--duration", str(LOAD_SECONDS),
-        "--server-pid", str(served.pid), "--out", out / "load",
+        "--scenario", SCENARIO, "--driver", "locust", "--server-pid", str(served.pid), "--out", out / "load",
     )  # fmt: skip
 
 

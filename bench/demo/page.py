@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from bench.demo.fairness import exposure_picture
 from bench.demo.steps import Done, write_whole
 from bench.demo.tell import item_names, read, receipt_line
+from bench.load.samples import read_samples
 from server.bundle import load_bundle
 from server.fairness import parse_policy
 
@@ -75,8 +76,8 @@ def _png(path: Path) -> str:
 def _latency(folder: Path) -> str:
     """The distribution of latency, every sample of the load."""
     load: dict[str, Any] = read(folder, "load.json")
-    with np.load(folder / load["samples"], allow_pickle=False) as samples:
-        milliseconds = samples["latency_ns"] / 1e6
+    samples = read_samples(folder / load["samples"])
+    milliseconds = (samples.numbers("ended_ns") - samples.numbers("due_ns")) / 1e6
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
     axes.hist(milliseconds, bins=np.geomspace(max(milliseconds.min(), 0.1), milliseconds.max(), 60).tolist(),

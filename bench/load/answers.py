@@ -5,7 +5,11 @@ Owns the names under which wrong answers are counted, beside the gRPC statuses.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1 import serving_pb2
@@ -15,6 +19,13 @@ OTHER_BUNDLE = "OTHER_BUNDLE"
 WRONG_LENGTH = "WRONG_LENGTH"
 DUPLICATE_ITEM = "DUPLICATE_ITEM"
 NO_RECEIPT = "NO_RECEIPT"
+OTHER_LIST = "OTHER_LIST"
+VOLATILE: tuple[Literal["request_id", "phases", "next_page_token"], ...] = (
+    "request_id",
+    "phases",
+    "next_page_token",
+)
+"""What differs between two askings for one list."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +42,63 @@ class Served:
 
 
 def wrong_with(
-    request: pb.RecommendRequest, response: pb.RecommendResponse, served: Served
+    request_id: str, count: int, response: pb.RecommendResponse, served: Served
 ) -> str | None:
     """The first thing wrong with an answer, or None.
 
     The requests of a load exclude nothing, so a list is as long as was asked for unless the
     whole catalogue is shorter; a server cannot excuse an empty list with SHORT_LIST.
     """
-    if request.request_id and response.request_id != request.request_id:
+    if request_id and response.request_id != request_id:
         return OTHER_REQUEST
     if (response.bundle_id, response.model_digest) != (served.bundle_id, served.model_digest):
         return OTHER_BUNDLE
     ids = [item.item_id for item in response.items]
-    if len(ids) != min(request.count, served.items):
+    if len(ids) != min(count, served.items):
         return WRONG_LENGTH
     if len(set(ids)) != len(ids):
         return DUPLICATE_ITEM
     if response.receipt.status == pb.RECEIPT_STATUS_UNSPECIFIED:
         return NO_RECEIPT
     return None
+
+
+def fingerprint(response: pb.RecommendResponse) -> str:
+    """Of all that must not change while nothing is learned: not the call's id, its times and its token."""
+    same = pb.RecommendResponse()
+    same.CopyFrom(response)
+    for name in VOLATILE:
+        same.ClearField(name)
+    return hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()
+
+
+class Answers:
+    """What the server answered when nothing else was asked of it: fingerprints by request.
+
+    A request whose answer differed between two quiet askings is not compared: its policy looks at
+    what was shown before.
+    """
+
+    def __init__(self, known: dict[int, str]) -> None:
+        self._known = known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, place: int) -> bool:
+        return place in self._known
+
+    def wrong_with(self, place: int, response: pb.RecommendResponse) -> str | None:
+        """OTHER_LIST where the answer is not the one of before."""
+        wanted = self._known.get(place)
+        return OTHER_LIST if wanted is not None and fingerprint(response) != wanted else None
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(self._known), encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> Answers:
+        """What `write` wrote."""
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Answers({int(place): digest for place, digest in found.items()})

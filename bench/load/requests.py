@@ -5,7 +5,8 @@
     {"history": [{"item_id": "995242", "time_unix_ms": 1512000000000, "quantity": 2}], "count": 10}
 
 Either `user_id` (the server reads the history) or `history`, or both. `count` is
-20 when absent, `policy` the bundle's default, `as_of_unix_ms` the server's now.
+20 when absent, `policy` the bundle's default, `as_of_unix_ms` when the load began. `groups`, such as
+{"income": "Under 15K"}, is not sent: by it results are told apart.
 Empty lines are skipped. Whoever writes such a file needs nothing of this module.
 """
 
@@ -46,6 +47,7 @@ class LoadRequest(BaseModel):
     count: Annotated[int, Field(ge=1)] = DEFAULT_COUNT
     policy: Annotated[str, Field(max_length=64)] = ""
     as_of_unix_ms: TimeMs = 0
+    groups: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _of_somebody(self) -> Self:

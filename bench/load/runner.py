@@ -1,9 +1,10 @@
-"""One headless load: locust in a process of its own, bounded, then its result.
+"""One headless load: its driver in processes of their own, bounded, then its result.
 
-Owns the process and the files. `load.json` is written last; it names the digest
-of its samples, so that a half-replaced pair is refused by the gate.
+Owns the processes and the files. `load.json` is written last; it names the digest of its samples, so
+that a half-replaced pair is refused by the gate. A load that dies half-way leaves what its driver had
+written, and no result.
 
-    result = run_load(Plan(target="127.0.0.1:50051", users=16, duration_s=15, out=Path("out/load")))
+    result = run_load(Plan(target="127.0.0.1:50051", scenario=scenario, out=Path("out/load")))
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
-from bench.load.requests import read_requests, read_users
-from bench.load.samples import SamplesRefused, read_samples
+from bench.load.answers import Answers
+from bench.load.prepare import prepare
+from bench.load.requests import read_requests
+from bench.load.samples import Samples, SamplesRefused, merged, read_samples
+from bench.load.scenario import Scenario
 from bench.load.summary import Run, summarise
+from bench.load.validity import judged
+from bench.load.work import Facts, Part
 from bench.refused import InputRefused
 from bench.target import check_target, serving_info
 from bench.whole import write_whole
@@ -33,6 +39,10 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 START_S = 60.0
 POLL_S = 0.1
 STOP_S = 10.0
+LEAD_NS = 200_000_000
+"""From the last process's word that it is ready to the first request."""
+
+Driver = Literal["client", "locust"]
 
 
 class LoadFailed(EquipoiseError):
@@ -43,20 +53,15 @@ class LoadFailed(EquipoiseError):
 class Plan:
     """One load.
 
-    requests, users_file: what to ask; with neither, requests are drawn from items that the server
-    returns. users: how many ask at a time. spawn_rate: users started per second; None starts all
-    at once. server_pid: of a server on this machine, to count its CPU time.
+    driver: who sends; a closed loop is locust's. processes: how many of them share it. server_pid: of a
+    server on this machine, to count its CPU time.
     """
 
     target: str
     out: Path
-    users: int
-    duration_s: int
-    requests: Path | None = None
-    users_file: Path | None = None
-    spawn_rate: float | None = None
-    deadline_ms: int = 5000
-    seed: int = 1
+    scenario: Scenario
+    driver: Driver = "client"
+    processes: int = 1
     server_pid: int | None = None
     allow_remote: bool = False
 
@@ -78,100 +83,162 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
-def _command(plan: Plan, samples: Path, html: Path) -> list[str]:
-    command = [
-        sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary",
-        "--host", plan.target, "-u", str(plan.users), "-r", str(plan.spawn_rate or plan.users),
-        "-t", f"{plan.duration_s}s", "--stop-timeout", str(plan.deadline_ms // 1000 + 1),
-        "--samples-out", str(samples), "--deadline-ms", str(plan.deadline_ms),
-        "--seed", str(plan.seed), "--html", str(html), "--skip-log-setup",
-    ]  # fmt: skip
-    if plan.requests is not None:
-        command += ["--requests", str(plan.requests)]
-    if plan.users_file is not None:
-        command += ["--users-file", str(plan.users_file)]
-    if plan.allow_remote:
-        command.append("--allow-remote")
-    return command
-
-
-def _run_locust(
-    command: list[str], log: Path, limit_s: float, progress: Callable[[float], None]
-) -> int:
-    started = time.monotonic()
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
-    try:
-        while True:
-            try:
-                return process.wait(POLL_S)
-            except subprocess.TimeoutExpired:
-                elapsed_s = time.monotonic() - started
-                progress(elapsed_s)
-                if elapsed_s > limit_s:
-                    raise LoadFailed(
-                        f"locust did not end within {limit_s:.0f} s; its log is {log}"
-                    ) from None
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def run_load(
     plan: Plan, progress: Callable[[float], None] = lambda elapsed_s: None
 ) -> dict[str, Any]:
-    """Run a load and write `load.json`, `samples.npz`, `locust.html` and `locust.log` to `out`.
+    """Run a load and write `load.json`, `samples.parquet`, `requests.jsonl`, `answers.json` and the
+    driver's log to `out`; of locust `locust.html` too.
 
     progress: called now and then with the seconds since the start.
 
     Raises:
         InputRefused: the target is not allowed or does not answer, or a request file is refused.
-        LoadFailed: locust failed, or made no request.
+        LoadFailed: the driver failed, or made no request.
     """
+    if plan.scenario.loop == "closed" and plan.driver != "locust":
+        raise InputRefused("--driver", "", f"got {plan.driver!r}; a closed loop is locust's")
     check_target(plan.target, allow_remote=plan.allow_remote)
-    if plan.requests is not None:
-        read_requests(plan.requests)
-    elif plan.users_file is not None:
-        read_users(plan.users_file)
-    info = serving_info(plan.target)
-    plan.out.mkdir(parents=True, exist_ok=True)
-    aside, log = plan.out / ".samples.partial.npz", plan.out / "locust.log"
-    limit_s = (
-        plan.duration_s
-        + START_S
-        + plan.deadline_ms / 1000
-        + plan.users / (plan.spawn_rate or plan.users)
-    )
+    if plan.scenario.requests.file is not None:
+        read_requests(plan.scenario.requests.file)
+    serving_info(plan.target)
     cpu_before_s = None if plan.server_pid is None else cpu_seconds(plan.server_pid)
+    work = prepare(plan.scenario, plan.target, plan.out, processes=plan.processes)
+    if plan.server_pid is not None:
+        cpu_before_s = cpu_seconds(plan.server_pid)
+    started_ms = time.time_ns() // 1_000_000
+    parts = [Part.of(work, number) for number in range(plan.processes)]
+    path = plan.out / ".work.json"
+    work.write(path)
     try:
-        code = _run_locust(_command(plan, aside, plan.out / "locust.html"), log, limit_s, progress)
+        drive = _locust if plan.driver == "locust" else _clients
+        drive(plan, path, progress)
         cpu_s = None
         if plan.server_pid is not None and cpu_before_s is not None:
             cpu_s = cpu_seconds(plan.server_pid) - cpu_before_s
-        if code != 0 or not aside.is_file():
-            raise LoadFailed(f"locust ended with code {code}: {_tail(log)}")
-        samples = read_samples(aside)
-        if not len(samples):
-            raise LoadFailed(f"locust made no request: {_tail(log)}")
+        samples, facts = _parts(parts, plan)
+        requests = read_requests(Path(work.requests))
+        samples = samples.with_groups([request.groups for request in requests])
+        compared = len(Answers.read(Path(work.answers)))
         run = Run(
-            plan.target, info.bundle_id, info.model.digest, plan.users, plan.duration_s,
-            plan.spawn_rate or plan.users, plan.seed, plan.deadline_ms, cpu_s,
+            plan.target, work.served.bundle_id, work.served.model_digest, plan.driver, plan.processes,
+            plan.scenario, hashlib.sha256(Path(work.requests).read_bytes()).hexdigest(),
+            judged(samples, plan.scenario, facts, compared), started_ms, cpu_s,
         )  # fmt: skip
+        content = samples.to_bytes()
         result = summarise(samples, run)
-        result["samples"] = "samples.npz"
-        result["samples_sha256"] = hashlib.sha256(aside.read_bytes()).hexdigest()
-        aside.replace(plan.out / "samples.npz")
-    except SamplesRefused as refused:
-        raise LoadFailed(f"the samples of the run are damaged: {refused}") from refused
+        result["samples"] = "samples.parquet"
+        result["samples_sha256"] = hashlib.sha256(content).hexdigest()
+        write_whole(plan.out / "samples.parquet", content)
     finally:
-        aside.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        for part in parts:
+            part.samples.unlink(missing_ok=True)
+            part.facts.unlink(missing_ok=True)
     write_whole(plan.out / "load.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
+
+
+def _parts(parts: list[Part], plan: Plan) -> tuple[Samples, list[Facts]]:
+    try:
+        samples = merged([read_samples(part.samples) for part in parts])
+        facts = [Facts(**json.loads(part.facts.read_text())) for part in parts]
+    except (SamplesRefused, OSError, ValueError) as error:
+        raise LoadFailed(
+            f"the driver left no whole samples: {error}; {_tail(_log(plan))}"
+        ) from error
+    if not len(samples):
+        raise LoadFailed(f"no request was made: {_tail(_log(plan))}")
+    return samples, facts
+
+
+def _log(plan: Plan) -> Path:
+    return plan.out / f"{plan.driver}.log"
+
+
+def _limit_s(plan: Plan) -> float:
+    return plan.scenario.duration_s + START_S + plan.scenario.deadline_ms / 1000
+
+
+def _clients(plan: Plan, work: Path, progress: Callable[[float], None]) -> None:
+    """The open loop's own client, all its processes from one instant on."""
+    processes: list[subprocess.Popen[str]] = []
+    with _log(plan).open("w") as log:
+        try:
+            for number in range(plan.processes):
+                processes.append(  # noqa: PERF401 - one that cannot start must not leave the others
+                    subprocess.Popen(
+                        [sys.executable, "-m", "bench.load.client", str(work), str(number)],
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                    )
+                )  # fmt: skip
+            for process in processes:
+                assert process.stdout is not None
+                if process.stdout.readline() != "ready\n":
+                    raise LoadFailed(f"the client did not begin: {_tail(_log(plan))}")
+            start_ns = time.monotonic_ns() + LEAD_NS
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write(f"{start_ns}\n")
+                process.stdin.flush()
+            for process in processes:
+                _wait(process, plan, progress)
+        finally:
+            for process in processes:
+                _end(process)
+
+
+def _locust(plan: Plan, work: Path, progress: Callable[[float], None]) -> None:
+    scenario = plan.scenario
+    command = [
+        sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary",
+        "--host", plan.target, "--work", str(work), "--skip-log-setup",
+        "--stop-timeout", str(scenario.deadline_ms // 1000 + 1),
+        "--html", str(plan.out / "locust.html"),
+    ]  # fmt: skip
+    if scenario.loop == "open":
+        # One user of each process sends all that is due, and what is still under way may end.
+        lasts_s = int(scenario.duration_s + scenario.deadline_ms / 1000 + 2)
+        command += ["-u", str(plan.processes), "-r", str(plan.processes), "-t", f"{lasts_s}s"]
+    if plan.processes > 1:
+        command += ["--processes", str(plan.processes)]
+    if plan.allow_remote:
+        command.append("--allow-remote")
+    with _log(plan).open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _wait(process, plan, progress)
+    finally:
+        _end(process)
+
+
+def _wait(process: subprocess.Popen[Any], plan: Plan, progress: Callable[[float], None]) -> None:
+    started, limit_s = time.monotonic(), _limit_s(plan)
+    while True:
+        try:
+            code = process.wait(POLL_S)
+            break
+        except subprocess.TimeoutExpired:
+            elapsed_s = time.monotonic() - started
+            progress(elapsed_s)
+            if elapsed_s > limit_s:
+                raise LoadFailed(
+                    f"{plan.driver} did not end within {limit_s:.0f} s; its log is {_log(plan)}"
+                ) from None
+    if code != 0:
+        raise LoadFailed(f"{plan.driver} ended with code {code}: {_tail(_log(plan))}")
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _tail(log: Path) -> str:

@@ -1,41 +1,52 @@
-"""The raw samples of a load: one row a request, kept in an .npz file.
+"""The raw samples of a load: one row a request, kept as Parquet.
 
-Owns the columns and the file. `outcome` is "OK", the name of a gRPC status, or
-the name of what was wrong with an answer (`bench.load.answers`); all but "OK"
-are failures, and a failure is infinitely slow.
+Owns the columns and the file. `outcome` is "OK", the name of a gRPC status, or the name of what was
+wrong with an answer (`bench.load.answers`); all but "OK" are failures, and a failure is infinitely
+slow. Times are of one monotonic clock, from the start of the run on.
+
+    due_ns      when the request should have gone out; in a closed loop, when it did
+    sent_ns     when it went out
+    ended_ns    when its answer was there, or its failure
+    method, outcome, request_id, group.ATTRIBUTE: text
+    items, receipt (a value of `equipoise.v1.ReceiptStatus`), request (place in the request file, -1
+    is nobody), stage, process: numbers; checked: whether its answer was compared
 
 >>> recorder = Recorder()
->>> recorder.add(Sample(10, 2_000_000, "Recommend", "OK", 20, 1, "r-1"))
->>> recorder.samples().latencies_ms().tolist()
-[2.0]
+>>> recorder.add(Sample(0, 500_000, 2_000_000, "Recommend", "OK", 20, 1, 7, "r-1"))
+>>> samples = recorder.samples()
+>>> samples.latencies_ms().tolist(), samples.service_ms().tolist()
+([2.0], [1.5])
 """
 
 from __future__ import annotations
 
 import io
-import zipfile
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from bench.whole import write_whole
 
 OK = "OK"
-REQUEST_ID_BYTES = 64
-COLUMNS = (
-    "start_ns",
-    "latency_ns",
-    "method",
-    "outcome",
-    "items",
-    "receipt",
-    "request_id",
-    "methods",
-    "outcomes",
-)
+GROUP = "group."
+SCHEMA: dict[str, type[pl.DataType]] = {
+    "due_ns": pl.Int64,
+    "sent_ns": pl.Int64,
+    "ended_ns": pl.Int64,
+    "method": pl.String,
+    "outcome": pl.String,
+    "items": pl.Int32,
+    "receipt": pl.Int16,
+    "request": pl.Int32,
+    "request_id": pl.String,
+    "stage": pl.Int16,
+    "checked": pl.Boolean,
+    "process": pl.Int16,
+}
 
 
 class SamplesRefused(Exception):
@@ -43,65 +54,98 @@ class SamplesRefused(Exception):
 
 
 class Sample(NamedTuple):
-    """One request: when it was sent (Unix ns), how long it took (ns, monotonic clock), which
-    method, what came of it, how many items it brought, its receipt status (a value of
-    `equipoise.v1.ReceiptStatus`), its request id."""
+    """One request; see the columns above."""
 
-    start_ns: int
-    latency_ns: int
+    due_ns: int
+    sent_ns: int
+    ended_ns: int
     method: str
     outcome: str
     items: int
     receipt: int
+    request: int
     request_id: str
+    stage: int = 0
+    checked: bool = False
+    process: int = 0
 
 
 class Samples:
-    """Columns of equal length n: start_ns, latency_ns `[n] int64`, method, outcome `[n] int16`
-    (places in `methods` and `outcomes`), items `[n] int32`, receipt `[n] int8`, request_id
-    `[n] bytes`."""
+    """All requests of a run, in the order in which they were due."""
 
-    def __init__(self, columns: dict[str, NDArray[np.generic]]) -> None:
-        missing = [name for name in COLUMNS if name not in columns]
-        if missing:
-            raise SamplesRefused(f"has no column {missing[0]!r}")
-        rows = [columns[name] for name in COLUMNS[:7]]
-        sizes = {len(row) for row in rows}
-        if len(sizes) != 1 or any(row.ndim != 1 for row in rows):
-            raise SamplesRefused("its columns differ in length")
-        self._columns = columns
-        self.outcomes = tuple(str(name) for name in columns["outcomes"])
-        codes = columns["outcome"]
-        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.outcomes):
-            raise SamplesRefused("a row names an outcome that the file does not list")
+    def __init__(self, frame: pl.DataFrame) -> None:
+        for name, kind in SCHEMA.items():
+            if name not in frame.columns:
+                raise SamplesRefused(f"has no column {name!r}")
+            if frame[name].dtype != kind or frame[name].null_count():
+                raise SamplesRefused(
+                    f"column {name!r} is {frame[name].dtype} with {frame[name].null_count()} nulls, "
+                    f"allowed: {kind.__name__} without"
+                )
+        self.frame = frame.sort("due_ns", maintain_order=True)
 
     def __len__(self) -> int:
-        return len(self._columns["start_ns"])
+        return len(self.frame)
 
-    def column(self, name: str) -> NDArray[np.generic]:
-        """One column."""
-        return self._columns[name]
+    def numbers(self, name: str) -> NDArray[np.int64]:
+        """A column of numbers, `[n]`."""
+        return self.frame[name].cast(pl.Int64).to_numpy()
+
+    def texts(self, name: str) -> list[str]:
+        """A column of texts, `[n]`."""
+        found: list[str] = self.frame[name].to_list()
+        return found
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Those that callers have groups of."""
+        return tuple(
+            name.removeprefix(GROUP) for name in self.frame.columns if name.startswith(GROUP)
+        )
+
+    def groups(self, attribute: str) -> NDArray[np.str_]:
+        """Each caller's group, `[n]`; "" where it is not known."""
+        return np.array(self.frame[f"{GROUP}{attribute}"].fill_null("").to_list(), np.str_)
+
+    def with_groups(self, groups: Sequence[Mapping[str, str]]) -> Samples:
+        """The same with the groups of the request file's lines."""
+        attributes = sorted({attribute for line in groups for attribute in line})
+        requests = self.numbers("request")
+        columns = []
+        for attribute in attributes:
+            known = np.array([line.get(attribute, "") for line in groups] + [""], np.str_)
+            # Nobody, -1, is the last.
+            columns.append(pl.Series(f"{GROUP}{attribute}", known[requests].tolist(), pl.String))
+        return Samples(self.frame.with_columns(columns))
 
     def succeeded(self) -> NDArray[np.bool_]:
         """`[n] bool`: the answer came, and it was right."""
-        code = self.outcomes.index(OK) if OK in self.outcomes else -1
-        found: NDArray[np.bool_] = np.asarray(self._columns["outcome"] == code, np.bool_)
-        return found
+        return (self.frame["outcome"] == OK).to_numpy()
 
     def latencies_ms(self) -> NDArray[np.float64]:
-        """`[n] float64`, +inf for a failure."""
-        taken = self._columns["latency_ns"].astype(np.float64) / 1e6
+        """From when it was due, `[n] float64`, +inf for a failure."""
+        return self._since("due_ns")
+
+    def service_ms(self) -> NDArray[np.float64]:
+        """From when it was sent, as a closed loop sees it, `[n] float64`, +inf for a failure."""
+        return self._since("sent_ns")
+
+    def _since(self, name: str) -> NDArray[np.float64]:
+        taken = (self.numbers("ended_ns") - self.numbers(name)) / 1e6
         return np.where(self.succeeded(), taken, np.inf)
 
     def by_outcome(self) -> dict[str, int]:
-        """How many requests had each outcome."""
-        counts = Counter(self.outcomes[int(code)] for code in self._columns["outcome"])
-        return dict(counts.most_common())
+        """How many requests had each outcome, the most first."""
+        return self._counts("outcome")
+
+    def _counts(self, name: str) -> dict[str, int]:
+        counts = self.frame[name].value_counts().sort(["count", name], descending=[True, False])
+        return dict(counts.iter_rows())
 
     def to_bytes(self) -> bytes:
-        """The content of the .npz file."""
+        """The content of the Parquet file."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **self._columns)
+        self.frame.write_parquet(buffer, compression="zstd")
         return buffer.getvalue()
 
     def write(self, path: Path) -> None:
@@ -120,27 +164,16 @@ class Recorder:
         self._rows.append(sample)
 
     def samples(self) -> Samples:
-        """What was collected so far, in columns."""
-        rows = self._rows
-        methods = sorted({row.method for row in rows})
-        outcomes = sorted({row.outcome for row in rows})
-        method_code = {name: code for code, name in enumerate(methods)}
-        outcome_code = {name: code for code, name in enumerate(outcomes)}
-        return Samples(
-            {
-                "start_ns": np.array([row.start_ns for row in rows], np.int64),
-                "latency_ns": np.array([row.latency_ns for row in rows], np.int64),
-                "method": np.array([method_code[row.method] for row in rows], np.int16),
-                "outcome": np.array([outcome_code[row.outcome] for row in rows], np.int16),
-                "items": np.array([row.items for row in rows], np.int32),
-                "receipt": np.array([row.receipt for row in rows], np.int8),
-                "request_id": np.array(
-                    [row.request_id.encode() for row in rows], f"S{REQUEST_ID_BYTES}"
-                ),
-                "methods": np.array(methods, np.str_),
-                "outcomes": np.array(outcomes, np.str_),
-            }
+        """What was collected so far."""
+        columns = (
+            dict(zip(SCHEMA, zip(*self._rows, strict=True), strict=True)) if self._rows else {}
         )
+        return Samples(pl.DataFrame(columns, schema=SCHEMA))
+
+
+def merged(parts: Sequence[Samples]) -> Samples:
+    """The samples of several processes as one."""
+    return Samples(pl.concat([part.frame for part in parts]))
 
 
 def read_samples(path: Path) -> Samples:
@@ -150,7 +183,7 @@ def read_samples(path: Path) -> Samples:
         SamplesRefused: not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return Samples({name: archive[name] for name in archive.files})
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        frame = pl.read_parquet(path.read_bytes())
+    except (OSError, pl.exceptions.PolarsError, ValueError) as error:
         raise SamplesRefused(f"is not a file of samples: {error}") from error
+    return Samples(frame)

@@ -1,8 +1,9 @@
 """Samples -> the load result that the gate reads: a pure function.
 
-A failed request is infinitely slow: `latency_ms` is over all requests, and a
-percentile that falls on a failure is null. `latency_ok_ms` is over the right
-answers alone, for reading, not for deciding.
+A failed request is infinitely slow: `latency_ms` is over all requests from when they were due, and a
+percentile that falls on a failure is null. `service_ms` counts from when they were sent, as a closed
+loop sees it: where the two differ, a stall was left out (coordinated omission). `latency_ok_ms` is over
+the right answers alone, for reading, not for deciding.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from bench.load.samples import Samples
+from bench.load.samples import OK, Samples
+from bench.load.scenario import Scenario
+from bench.load.validity import Validity
 from equipoise.v1 import recommendation_pb2 as pb
 
 SCHEMA_VERSION = 1
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 HISTOGRAM_MAX_US = 600_000_000
 HISTOGRAM_DIGITS = 3
 
@@ -29,17 +32,18 @@ class Run:
     """What is known of a load beside its samples.
 
     server_cpu_s: user and system seconds of the server's process tree while it ran; None when
-    its process is not known.
+    its process is not known. requests_sha256: of the request file.
     """
 
     target: str
     bundle_id: str
     model_digest: str
-    users: int
-    duration_s: float
-    spawn_rate: float
-    seed: int
-    deadline_ms: int
+    driver: str
+    processes: int
+    scenario: Scenario
+    requests_sha256: str
+    validity: Validity
+    started_unix_ms: int
     server_cpu_s: float | None = None
 
 
@@ -74,10 +78,12 @@ def summarise(samples: Samples, run: Run) -> dict[str, Any]:
     succeeded = samples.succeeded()
     n, lists = len(samples), int(succeeded.sum())
     latencies = samples.latencies_ms()
-    start_ns = samples.column("start_ns").astype(np.int64)
-    end_ns = start_ns + samples.column("latency_ns").astype(np.int64)
-    measured_s = float(end_ns.max() - start_ns.min()) / 1e9 if n else 0.0
-    statuses = samples.column("receipt")[succeeded].astype(np.int64)
+    measured_s = 0.0
+    if n:
+        first, last = samples.numbers("due_ns").min(), samples.numbers("ended_ns").max()
+        measured_s = float(last - first) / 1e9
+    good = int((latencies <= run.scenario.deadline_ms).sum())
+    statuses = samples.numbers("receipt")[succeeded]
     receipts = {
         name.removeprefix("RECEIPT_STATUS_"): int((statuses == value).sum())
         for name, value in pb.ReceiptStatus.items()
@@ -92,21 +98,52 @@ def summarise(samples: Samples, run: Run) -> dict[str, Any]:
         "bundle_id": run.bundle_id,
         "model_digest": run.model_digest,
         "target": run.target,
-        "driver": "locust, closed loop: latency counts from the real send",
-        "users": run.users,
-        "spawn_rate": run.spawn_rate,
-        "duration_s": run.duration_s,
+        "driver": run.driver,
+        "processes": run.processes,
+        "scenario": run.scenario.model_dump(mode="json"),
+        "requests_sha256": run.requests_sha256,
+        "started_unix_ms": run.started_unix_ms,
+        "deadline_ms": run.scenario.deadline_ms,
+        **run.validity.as_json(),
         "measured_s": round(measured_s, 6),
-        "deadline_ms": run.deadline_ms,
-        "seed": run.seed,
         "requests": n,
         "errors": n - lists,
         "error_ratio": (n - lists) / n if n else None,
         "by_status": samples.by_outcome(),
+        "answers_compared": int(samples.frame["checked"].sum()),
         "latency_ms": latency_table(latencies),
+        "service_ms": latency_table(samples.service_ms()),
         "latency_ok_ms": latency_table(latencies[succeeded]),
+        "rows": _rows(samples),
         "throughput_rps": round(lists / measured_s, 3) if measured_s > 0 else None,
+        "goodput_rps": round(good / measured_s, 3) if measured_s > 0 else None,
         "receipts": receipts,
+        "groups": {attribute: _groups(samples, attribute) for attribute in samples.attributes},
         "server_cpu_us_per_list": cpu_us,
         "histogram_us": _histogram(latencies[succeeded]),
     }
+
+
+def _rows(samples: Samples) -> dict[str, Any]:
+    """Method and outcome -> how long such calls took: fast refusals and slow answers apart."""
+    taken_ms = (samples.numbers("ended_ns") - samples.numbers("due_ns")) / 1e6
+    names = np.array(
+        [f"{m} {o}" for m, o in zip(samples.texts("method"), samples.texts("outcome"), strict=True)]
+    )
+    return {name: latency_table(taken_ms[names == name]) for name in sorted(set(names.tolist()))}
+
+
+def _groups(samples: Samples, attribute: str) -> dict[str, Any]:
+    """Of the callers of each group: how many requests failed, how many of them by being refused."""
+    of, outcomes = samples.groups(attribute), np.array(samples.texts("outcome"))
+    latencies = samples.latencies_ms()
+    found = {}
+    for label in sorted(set(of.tolist())):
+        members = of == label
+        found[label or "unknown"] = {
+            "requests": int(members.sum()),
+            "errors": int((members & (outcomes != OK)).sum()),
+            "refused": int((members & (outcomes == "RESOURCE_EXHAUSTED")).sum()),
+            "latency_ms": latency_table(latencies[members]),
+        }
+    return found

@@ -7,31 +7,36 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
+import polars as pl
 import pytest
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.load.answers import Served, wrong_with
+from bench.load.answers import Answers, Served, fingerprint, wrong_with
 from bench.load.requests import parse_requests, read_requests, read_users
 from bench.load.samples import OK, Recorder, Sample, Samples, SamplesRefused, read_samples
+from bench.load.scenario import Scenario
 from bench.load.summary import Run, summarise
+from bench.load.validity import Validity
 from bench.refused import InputRefused
 from bench.target import check_target
 from equipoise.v1 import recommendation_pb2 as pb
 
-RUN = Run("127.0.0.1:1", "shop-1", "d" * 64, 4, 10, 4, 1, 5000, None)
+SCENARIO = Scenario.model_validate(
+    {"schema_version": 1, "name": "some", "stage": [{"rate_rps": 10, "duration_s": 10}]}
+)
+RUN = Run(
+    "127.0.0.1:1", "shop-1", "d" * 64, "client", 1, SCENARIO, "e" * 64, Validity(()), 1_000, None
+)
 
 
 def samples_of(*rows: tuple[str, float]) -> Samples:
     recorder = Recorder()
     for number, (outcome, latency_ms) in enumerate(rows):
-        recorder.add(
-            Sample(
-                10**9 + number, int(latency_ms * 1e6), "Recommend", outcome, 20, 1, f"r-{number}"
-            )
-        )
+        due = 10**9 + number
+        ended = due + int(latency_ms * 1e6)
+        recorder.add(Sample(due, due, ended, "Recommend", outcome, 20, 1, number, f"r-{number}"))
     return recorder.samples()
 
 
@@ -88,11 +93,8 @@ def test_files_without_requests_or_absent_are_refused(tmp_path: Path) -> None:
 def test_samples_survive_the_file_and_count_a_failure_as_infinite(
     rows: list[tuple[str, float]],
 ) -> None:
-    import io
-
     samples = samples_of(*rows)
-    with np.load(io.BytesIO(samples.to_bytes()), allow_pickle=False) as archive:
-        again = Samples({name: archive[name] for name in archive.files})
+    again = Samples(pl.read_parquet(samples.to_bytes()))
     assert again.by_outcome() == samples.by_outcome()
     expected = [
         latency if outcome == OK else math.inf
@@ -103,22 +105,48 @@ def test_samples_survive_the_file_and_count_a_failure_as_infinite(
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"plain text"])
 def test_a_file_that_holds_no_samples_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "s.npz").write_bytes(content)
+    (tmp_path / "s.parquet").write_bytes(content)
     with pytest.raises(SamplesRefused):
-        read_samples(tmp_path / "s.npz")
+        read_samples(tmp_path / "s.parquet")
 
 
-def test_samples_with_a_column_missing_or_of_another_length_are_refused(tmp_path: Path) -> None:
-    samples = samples_of((OK, 1.0), (OK, 2.0))
-    columns = {name: samples.column(name) for name in ("start_ns", "latency_ns")}
+def test_samples_with_a_column_missing_or_of_another_kind_are_refused() -> None:
+    frame = samples_of((OK, 1.0), (OK, 2.0)).frame
     with pytest.raises(SamplesRefused, match="no column 'method'"):
-        Samples(columns)
-    samples.write(tmp_path / "s.npz")
-    with np.load(tmp_path / "s.npz") as archive:
-        short = {name: archive[name] for name in archive.files}
-    short["items"] = short["items"][:1]
-    with pytest.raises(SamplesRefused, match="differ in length"):
-        Samples(short)
+        Samples(frame.drop("method"))
+    with pytest.raises(SamplesRefused, match="column 'items' is Float64"):
+        Samples(frame.with_columns(pl.col("items").cast(pl.Float64)))
+    with pytest.raises(SamplesRefused, match="1 nulls"):
+        Samples(frame.with_columns(pl.when(pl.col("request") > 0).then(pl.col("request"))))
+
+
+def test_latency_counts_from_when_a_request_was_due_and_service_from_when_it_was_sent() -> None:
+    recorder = Recorder()
+    recorder.add(Sample(1_000_000, 3_000_000, 8_000_000, "Recommend", OK, 20, 1, 0, "a"))
+    recorder.add(Sample(0, 0, 2_000_000, "Recommend", "UNAVAILABLE", 0, 0, 1, "b"))
+    samples = recorder.samples()
+    assert samples.latencies_ms().tolist() == [math.inf, 7.0]  # in the order in which they were due
+    assert samples.service_ms().tolist() == [math.inf, 5.0]
+    told = samples.with_groups([{"income": "low"}, {"sex": "f"}])
+    assert told.attributes == ("income", "sex")
+    assert told.groups("income").tolist() == ["", "low"]
+    cold = Recorder()
+    cold.add(Sample(0, 0, 1, "Recommend", OK, 20, 1, -1, "c"))
+    assert cold.samples().with_groups([{"income": "low"}]).groups("income").tolist() == [""]
+
+
+def test_refusals_and_answers_have_rows_of_their_own_and_groups_their_counts() -> None:
+    rows = [(OK, 50.0)] * 10 + [("RESOURCE_EXHAUSTED", 0.5)] * 90
+    samples = samples_of(*rows).with_groups(
+        [{"income": "low" if n % 2 else "high"} for n in range(100)]
+    )
+    summary = summarise(samples, RUN)
+    assert summary["rows"]["Recommend RESOURCE_EXHAUSTED"]["p99"] == 0.5
+    assert summary["rows"]["Recommend OK"]["p50"] == 50
+    assert summary["latency_ms"]["p50"] is None
+    low = summary["groups"]["income"]["low"]
+    assert (low["requests"], low["errors"], low["refused"]) == (50, 45, 45)
+    assert summary["goodput_rps"] == pytest.approx(10 / summary["measured_s"], rel=1e-3)
 
 
 def test_a_summary_counts_failures_as_infinitely_slow() -> None:
@@ -189,16 +217,28 @@ def right(count: int = 3, bundle_id: str = "shop-1") -> pb.RecommendResponse:
 def test_a_wrong_answer_is_told_by_name(spoil: object, name: str | None) -> None:
     response = right()
     spoil(response)  # type: ignore[operator]
-    request = pb.RecommendRequest(request_id="r", count=3)
-    assert wrong_with(request, response, Served("shop-1", "m", 60)) == name
+    assert wrong_with("r", 3, response, Served("shop-1", "m", 60)) == name
+
+
+def test_an_answer_is_compared_but_for_what_belongs_to_the_call(tmp_path: Path) -> None:
+    Answers({4: fingerprint(right())}).write(tmp_path / "answers.json")
+    answers = Answers.read(tmp_path / "answers.json")
+    again = right()
+    again.request_id = "another"
+    again.phases.queue_ns = 7
+    again.next_page_token = "t"
+    assert answers.wrong_with(4, again) is None
+    again.items[0].score = 0.5
+    assert answers.wrong_with(4, again) == "OTHER_LIST"
+    assert answers.wrong_with(5, again) is None
+    assert (4 in answers, 5 in answers) == (True, False)
 
 
 def test_a_list_may_be_shorter_only_than_the_catalogue() -> None:
-    request = pb.RecommendRequest(count=9)
-    assert wrong_with(request, right(3), Served("shop-1", "m", 3)) is None
+    assert wrong_with("", 9, right(3), Served("shop-1", "m", 3)) is None
     short = right(3)
     short.degraded_reasons.append(pb.DEGRADED_REASON_SHORT_LIST)
-    assert wrong_with(request, short, Served("shop-1", "m", 60)) == "WRONG_LENGTH"
+    assert wrong_with("", 9, short, Served("shop-1", "m", 60)) == "WRONG_LENGTH"
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:5", "127.9.9.9:5", "[::1]:5", "localhost:5"])
