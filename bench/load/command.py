@@ -43,6 +43,19 @@ infinitely slow. Exit code 0: a load to be judged. 3: it is void, since the
 generator did not do what it should. 1: it did not run to its end."""
 
 
+SAMPLE_EXAMPLES = """\b
+Examples:
+  equipoise load sample --events out/demo/events.db --out requests.jsonl
+  equipoise load sample --events ev.db --users users.csv --out r.jsonl
+
+\b
+users.csv has a column user, and one for each attribute to report by:
+  user,income,age
+  17,Under 15K,19-24
+The file holds real people's purchases: keep it as you keep the store. --by-id
+writes ids instead, for a server that has the same store."""
+
+
 @dataclass(frozen=True)
 class Flags:
     """A load in flags, for which no scenario file is needed."""
@@ -169,6 +182,47 @@ def load(
     click.echo(json.dumps(result, indent=1) if as_json else "\n".join(lines_of(result, out)))
     if not result["valid"]:
         sys.exit(VOID)
+
+
+@load.command("sample", epilog=SAMPLE_EXAMPLES)
+@click.option("--events", type=EXISTING, required=True, help="Event store of a server.")
+@click.option("--users", type=EXISTING, help="Users' groups: CSV or Parquet with a column 'user'.")
+@click.option(
+    "--n", type=click.IntRange(1, 1_000_000), default=500, show_default=True, help="Requests."
+)
+@click.option("--by-id", is_flag=True, help="Name users instead of bringing their histories.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the draw.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File.")
+def sample_command(
+    events: Path, users: Path | None, n: int, by_id: bool, seed: int, out: Path
+) -> None:
+    """Make a request file of real histories, with the mix of groups that the store has."""
+    from bench.load.sample import read_groups, sample
+    from bench.progress import bar
+    from bench.whole import write_whole
+    from server.events import SqliteEventStore
+
+    groups = read_groups(users) if users is not None else {}
+    with (
+        SqliteEventStore(events, create=False) as store,
+        bar("events", store.stats().events) as show,
+    ):
+        seen = 0
+
+        def on_events(more: int) -> None:
+            nonlocal seen
+            seen += more
+            show(seen)
+
+        found = sample(store, groups, n=n, seed=seed, by_id=by_id, on_events=on_events)
+    lines = (one.model_dump_json(exclude_defaults=True) for one in found.requests)
+    write_whole(out, "\n".join(lines) + "\n")
+    click.echo(f"{len(found.requests):,} requests of {found.users:,} users in {out}")
+    for attribute, labels in found.mix.items():
+        told = ", ".join(
+            f"{label} {there:.1%} ({here:.1%})" for label, (there, here) in labels.items()
+        )
+        click.echo(f"{attribute}, in the store (and here): {told}")
 
 
 def _one_way(context: click.Context, scenario: Path | None, flags: dict[str, Any]) -> None:
