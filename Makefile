@@ -12,6 +12,8 @@ CHAOS ?= swaps overload overload-heavy overload-fallback rolling crashes deadlin
 COUNT ?= 100000000
 QUALITY ?= --dataset complete-journey --fair-by income --cache out/data --out out/quality/complete-journey
 TABLES ?= complete-journey=out/quality/complete-journey
+BUNDLE ?= $(if $(wildcard out/demo/bundle/manifest.json),out/demo/bundle,out/saturate/bundle)
+BUDGET_MS ?= 50
 SIZES ?= 1e5,1e6,1e7
 PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
@@ -60,6 +62,10 @@ serving-evidence: $(READY) ## make docs/performance.md of what bench-serving lef
 
 bench-training: $(READY) ## train on made-up shops of SIZES (10^5, 10^6, 10^7) events: time by part, memory, growth, goals; goes on where it was ended
 	@$(BIN)/python -m training.scale --sizes '$(SIZES)' --out out/training/scale.json
+
+saturate: $(READY) ## the highest rate that a server takes with p99 within BUDGET_MS, and what comes beyond; BUNDLE, else the demo's, else a quick one. 10 minutes
+	@test -d $(BUNDLE) || $(BIN)/equipoise train --dataset complete-journey --cache out/data --quick --out $(BUNDLE)
+	@$(BIN)/python -m bench.saturate --bundle $(BUNDLE) --budget-ms $(BUDGET_MS) --out out/saturate
 
 chaos: $(READY) ## releases exchanged, overload, restarts, kills, deadlines, each with pass marks; 20 minutes
 	@for run in $(CHAOS); do \
@@ -118,4 +124,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality quality-evidence lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training serving-evidence saturate chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality quality-evidence lint format stubs baseline clean

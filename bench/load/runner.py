@@ -23,6 +23,7 @@ import psutil
 
 from bench.load.answers import Answers
 from bench.load.prepare import prepare
+from bench.load.repeated import repeated
 from bench.load.requests import read_requests
 from bench.load.samples import Samples, SamplesRefused, merged, read_samples
 from bench.load.scenario import Scenario
@@ -119,10 +120,13 @@ def run_load(
         requests = read_requests(Path(work.requests))
         samples = samples.with_groups([request.groups for request in requests])
         compared = len(Answers.read(Path(work.answers)))
+        validity = judged(samples, plan.scenario, facts, compared)
+        if plan.scenario.check.repeats:
+            validity = validity.and_also(repeated(work, requests, plan.scenario.check.repeats))
         run = Run(
             plan.target, work.served.bundle_id, work.served.model_digest, plan.driver, plan.processes,
             plan.scenario, hashlib.sha256(Path(work.requests).read_bytes()).hexdigest(),
-            judged(samples, plan.scenario, facts, compared), started_ms, cpu_s,
+            validity, started_ms, cpu_s,
         )  # fmt: skip
         content = samples.to_bytes()
         result = summarise(samples, run)

@@ -84,6 +84,10 @@ class Validity:
         """Whether the run may be judged."""
         return not any(one.voids and one.ok is False for one in self.checks)
 
+    def and_also(self, check: Checked) -> Validity:
+        """With one check more."""
+        return Validity((*self.checks, check))
+
     @property
     def why(self) -> str:
         """What voids it, in one line; "" where nothing does."""
