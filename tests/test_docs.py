@@ -16,6 +16,8 @@ import polars as pl
 import pytest
 
 from bench.gate.budgets import parse_budgets
+from bench.load.scenario import parse_scenario
+from bench.load.schedule import schedule_of
 from server.bundle import DataInfo
 from server.cli import command
 from server.events import Event, SqliteEventStore
@@ -70,6 +72,8 @@ def test_every_policy_and_budget_in_a_document_is_read(page: str, text: str) -> 
         compiled = compile_tables(policy, tables)
         shaped = compiled.calibrations or compiled.amortisation or policy.shaping("diverse")
         assert compiled.has_floors or compiled.has_ceilings or shaped, "it asks for nothing"
+    elif page == "load.md":
+        assert len(schedule_of(parse_scenario(text, page), 5)) > 100
     else:
         assert parse_budgets(text, page).budget
 
@@ -77,7 +81,7 @@ def test_every_policy_and_budget_in_a_document_is_read(page: str, text: str) -> 
 def test_there_are_commands_for_each_of_the_four_users() -> None:
     pages = {page for page, _ in ALL}
     assert pages >= {"callers.md", "operations.md", "gate.md", "data-science.md"}
-    assert {page for page, _ in blocks("toml")} == {"policies.md", "gate.md"}
+    assert {page for page, _ in blocks("toml")} == {"policies.md", "gate.md", "load.md"}
     assert {page for page, _ in blocks("python")} == {"README.md", "callers.md"}
 
 
@@ -86,7 +90,7 @@ def test_every_option_in_a_document_exists(line: str) -> None:
     found: click.Command = command
     context = click.Context(command)
     words = shlex.split(line)[1:]
-    while isinstance(found, click.Group) and words:
+    while isinstance(found, click.Group) and words and not words[0].startswith("-"):
         found = found.get_command(context, words.pop(0))  # type: ignore[assignment]
         assert found is not None
     known = {name for parameter in found.params for name in parameter.opts}
@@ -126,6 +130,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             "--duration 10": "--duration 5",
             "--examples 20": "--examples 3",
             "out/requests.jsonl": str(requests),
+            "out/sampled.jsonl": str(folder / "sampled.jsonl"),
             "out/load": str(folder / "load"),
             "out/mine-load": str(folder / "mine-load"),
             "out/invariants.json": str(folder / "invariants.json"),
@@ -143,7 +148,9 @@ def test_a_documents_command_runs(line: str, stage: dict[str, str]) -> None:
         timeout=120,
         check=False,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
+    # Beside other work a load may be void, and says so.
+    void = 3 if line.split()[1] == "load" and "VOID" in run.stdout else 0
+    assert run.returncode == void, run.stdout + run.stderr
     assert run.stdout.strip()
 
 

@@ -30,7 +30,8 @@ def repeated(work: Work, requests: Sequence[LoadRequest], n: int) -> Checked:
     others = [body for body in bodies if body != bodies[0]]
     if not others:
         return Checked("not kept", None, "all requests are the same", voids=False)
-    same_ms, other_ms = [], []
+    same_ms: list[float] = []
+    other_ms: list[float] = []
     with grpc.insecure_channel(work.target) as channel:
         recommend = RecommendationServiceStub(channel).Recommend
         for number in range(n):
@@ -43,7 +44,7 @@ def repeated(work: Work, requests: Sequence[LoadRequest], n: int) -> Checked:
                     return Checked("not kept", None, told, voids=False)
                 taken.append(1e3 * (time.perf_counter() - began))
     ratio = float(np.median(same_ms) / np.median(other_ms))
-    p = float(stats.mannwhitneyu(same_ms, other_ms, alternative="less").pvalue)
+    p = float(stats.mannwhitneyu(np.array(same_ms), np.array(other_ms), alternative="less").pvalue)
     kept = p < ALPHA and ratio < FASTER
     told = f"one request repeated takes {ratio:.2f} times what different ones take ({n} each)"
     if kept:
