@@ -21,13 +21,14 @@ from google.protobuf.message import Message
 class Violation:
     """A theorem that does not hold: under which property, how, and for which requests.
 
-    example: the smallest requests that were found, as JSON.
+    example: the smallest requests that were found, as JSON. methods: of each, the gRPC method.
     """
 
     invariant: str
     where: str
     what: str
     example: tuple[dict[str, Any], ...]
+    methods: tuple[str, ...] = ()
 
 
 class Violated(Exception):
@@ -69,7 +70,10 @@ class Claims:
         example = tuple(
             MessageToDict(request, preserving_proto_field_name=True) for request in self._requests
         )
-        self._last = Violation(name, self.where, text, example)
+        methods = tuple(
+            type(request).__name__.removesuffix("Request") for request in self._requests
+        )
+        self._last = Violation(name, self.where, text, example, methods)
         raise Violated(self._last)
 
     def forget(self) -> None:

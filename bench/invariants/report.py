@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,22 @@ from rich.console import Console
 from bench.invariants.run import told
 from bench.whole import write_whole
 
+CURL = ("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge")
+
 
 def write(result: Mapping[str, Any], path: Path) -> None:
     """Write the result as JSON, whole or not at all."""
     write_whole(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def call_of(target: str, method: str, request: Mapping[str, Any]) -> str:
+    """A request as a line for a shell, to see for oneself.
+
+    >>> call_of("127.0.0.1:1", "Rerank", {"count": 2})[-81:]
+    "-d '{\"count\": 2}' http://127.0.0.1:1/equipoise.v1.RecommendationService/Rerank"
+    """
+    url = f"http://{target}/equipoise.v1.RecommendationService/{method}"
+    return shlex.join([*CURL, "-d", json.dumps(request), url])
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -35,6 +48,8 @@ def show(result: Mapping[str, Any]) -> None:
             style="red",
             markup=False,
         )
-        for request in violation["example"]:
-            console.print(json.dumps(request), markup=False)
+        for method, request in zip(violation["methods"], violation["example"], strict=True):
+            console.print(
+                call_of(str(result["target"]), method, request), markup=False, soft_wrap=True
+            )
     console.print(told(result), style="bold", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,22 @@ def test_the_command_exits_0_and_1_and_writes_the_result(
     assert json.loads((tmp_path / "good.json").read_text())["violation_count"] == 0
     with tampering.tampered(live.channel, tampering.on_lists(tampering.more_utility)) as target:
         bad = command(target, tmp_path / "bad.json")
-    assert bad.returncode == 1
-    assert "BROKEN utility_kept" in bad.stdout
-    assert json.loads((tmp_path / "bad.json").read_text())["violations"][0]["example"]
+        assert bad.returncode == 1
+        assert "BROKEN utility_kept" in bad.stdout
+        (violation,) = json.loads((tmp_path / "bad.json").read_text())["violations"]
+        # The printed call, as it stands, shows the fault.
+        (line,) = (line for line in bad.stdout.splitlines() if line.startswith("buf curl"))
+        words = shlex.split(line)
+        assert json.loads(words[words.index("-d") + 1]) == violation["example"][0]
+        buf = str(Path(sys.executable).with_name("buf"))
+        # The proxy tells no schema of its own, as the server does.
+        with_schema = [
+            buf,
+            "curl",
+            "--schema",
+            str(Path(__file__).resolve().parents[2] / "proto"),
+            *words[2:],
+        ]
+        seen = subprocess.run(with_schema, capture_output=True, text=True, check=False)
+    assert seen.returncode == 0, seen.stderr
+    assert json.loads(seen.stdout)["receipt"]["utilityKept"] > 0
