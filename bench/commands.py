@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+VOID = 3
 EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 INVARIANTS_EXAMPLES = """\b
@@ -24,8 +25,9 @@ Examples:
 
 With --bundle the policies' tables are known: bounds, certificates of
 infeasibility and optimality are then recomputed, not taken from the receipt.
-Exit code 0: every theorem held; 1: one was broken, with the smallest request
-that Hypothesis found for it."""
+Exit code 0: every theorem held. 1: one was broken; the smallest request that
+Hypothesis found for it is printed as a call for a shell. 3: the server stopped
+to answer half-way, so that what was found by then is no verdict."""
 
 GATE_EXAMPLES = """\b
 Examples:
@@ -101,7 +103,7 @@ def invariants(
         click.echo(json.dumps(result, indent=1))
     else:
         show(result)
-    sys.exit(1 if result["violation_count"] else 0)
+    sys.exit(1 if result["violation_count"] else 0 if result["valid"] else VOID)
 
 
 @click.command("gate", epilog=GATE_EXAMPLES, short_help="Pass, fail, or not enough evidence?")

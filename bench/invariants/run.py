@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from bench.invariants import properties, requests
-from bench.invariants.callers import Kernels, LiveServer
+from bench.invariants.callers import Kernels, LiveServer, ServerGone
 from bench.invariants.claims import Claims, Violated, Violation
 from bench.invariants.world import PolicyFacts, World, learn
 from bench.refused import InputRefused
@@ -85,9 +85,10 @@ def search(
 
 
 def _run(
-    props: list[Property], claims: Claims, examples: int, number: int, progress: Progress
-) -> list[Violation]:
-    found: list[Violation] = []
+    props: list[Property], claims: Claims, examples: int, number: int, progress: Progress,
+    found: list[Violation],
+) -> None:  # fmt: skip
+    """found: gets the violations, also of a run that does not end."""
     for place, prop in enumerate(props):
         tried = 0
 
@@ -98,7 +99,6 @@ def _run(
 
         found += search(prop, claims, examples, number, seen)
     progress(1.0)
-    return found
 
 
 def _rerank_property(claims: Claims, caller: Any, world: World, policy: PolicyFacts) -> Property:
@@ -174,7 +174,7 @@ def _server_properties(claims: Claims, server: LiveServer, world: World) -> list
 
 def _result(
     bundle_id: str, model_digest: str, target: str, examples: int, number: int,
-    claims: Claims, found: list[Violation], *, tables_known: bool, only: str = "",
+    claims: Claims, found: list[Violation], *, tables_known: bool, only: str = "", void: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "kind": "invariants",
@@ -186,6 +186,8 @@ def _result(
         "seed": number,
         "tables_known": tables_known,
         "only": only,
+        "valid": not void,
+        "void_because": void,
         "checked": dict(sorted(claims.checked.items())),
         "violations": [asdict(violation) for violation in found],
         "violation_count": len(found),
@@ -204,12 +206,12 @@ def check_server(
 ) -> dict[str, Any]:
     """Check a live server; return the invariants result.
 
-    only: run the properties whose names hold this text ("Rerank"); all of them when empty.
+    only: run the properties whose names hold this text ("Rerank"); all of them when empty. A server that
+    stops to answer makes the run void; what was found by then is in the result.
 
     Raises:
         InputRefused: the target is not allowed or does not answer, serves another bundle, or
             `only` is in no property's name.
-        ServerGone: it stopped to answer.
         EquipoiseError: it returned no item to ask about.
     """
     check_target(target, allow_remote=allow_remote)
@@ -232,10 +234,15 @@ def check_server(
         if not props:
             names = ", ".join(repr(prop.where) for prop in every)
             raise InputRefused("--only", "", f"got {only!r}, allowed: a part of {names}")
-        found = _run(props, claims, examples, seed, progress)
+        found: list[Violation] = []
+        void = ""
+        try:
+            _run(props, claims, examples, seed, progress, found)
+        except ServerGone as gone:
+            void = f"the run did not end: {gone}"
     return _result(
         info.bundle_id, info.model.digest, target, examples, seed, claims, found,
-        tables_known=bundle is not None, only=only,
+        tables_known=bundle is not None, only=only, void=void,
     )  # fmt: skip
 
 
@@ -286,7 +293,8 @@ def check_kernels(
         _kernel_cases(20),
         lambda case: properties.rerank_holds(claims, *case),
     )
-    found = _run([prop], claims, examples, seed, progress)
+    found: list[Violation] = []
+    _run([prop], claims, examples, seed, progress, found)
     return _result("kernels", "", "kernels", examples, seed, claims, found, tables_known=True)
 
 
@@ -298,6 +306,7 @@ def told(result: Mapping[str, Any]) -> str:
     """
     checks, count = sum(result["checked"].values()), result["violation_count"]
     outcome = "none is broken" if count == 0 else f"{count} broken"
-    return (
+    sentence = (
         f"{checks:,} checks of {len(result['checked'])} theorems on {result['target']}: {outcome}"
     )
+    return f"{sentence}; VOID: {result['void_because']}" if result.get("void_because") else sentence

@@ -165,3 +165,24 @@ def test_the_command_exits_0_and_1_and_writes_the_result(
         seen = subprocess.run(with_schema, capture_output=True, text=True, check=False)
     assert seen.returncode == 0, seen.stderr
     assert json.loads(seen.stdout)["receipt"]["utilityKept"] > 0
+
+
+def test_a_server_that_dies_half_way_leaves_a_void_report(
+    live: LiveServer, bundle_path: Path
+) -> None:
+    asked = 0
+
+    def fault(request: Any, response: Any, context: grpc.ServicerContext) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked > 300:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        return response
+
+    with tampering.tampered(live.channel, fault) as target:
+        result = check_server(target, bundle=bundle_path, examples=25, seed=5)
+    assert not result["valid"]
+    assert "did not end" in result["void_because"]
+    assert sum(result["checked"].values()) > 100
+    assert result["violations"] == []
+    assert "VOID" in run.told(result)
