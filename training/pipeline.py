@@ -143,9 +143,15 @@ class Pipeline:
         fitted = fitter.fitted(until_ms, final=final, refit=refit)
         state = self.lists.state("bundle", history, until_ms)
         family = family_of(fitted.whole)
+        horizon_days = max(1, round(split.horizon_ms / DAY_MS))
         self._log.tell("exporting to ONNX, and comparing onnxruntime with torch")
         with self._log.spent("export"):
-            model = export_onnx(fitted.whole)
+            about = {
+                "horizon_days": str(horizon_days),
+                "data_digest": history.digest(),
+                "data_until_unix_ms": str(until_ms),
+            }
+            model = export_onnx(fitted.whole, about)
             parity = check_parity(fitted.whole, scorer_of(model, family), fitted.validation)
         with self._log.spent("bundle"):
             parts = assemble(
@@ -158,7 +164,7 @@ class Pipeline:
                 groups=groups,
                 policies=chosen,
                 settings=settings,
-                horizon_days=max(1, round(split.horizon_ms / DAY_MS)),
+                horizon_days=horizon_days,
                 quality={
                     "protocol": split.protocol,
                     "settings": settings.name,
