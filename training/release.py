@@ -124,7 +124,7 @@ def assemble(
     scorer = export.scorer_of(model, family)
     made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed, settings.n_popular)
     inputs = _golden_inputs(made, state, scorer)
-    measured = export.measured_batches(scorer, partial(_random_feed, scorer, data.n_items))
+    measured = export.measured_batches(scorer, partial(random_feed, scorer, data.n_items))
     return BundleParts(
         name=name,
         created_unix_ms=time.time_ns() // 1_000_000,
@@ -165,7 +165,8 @@ def assemble(
     )
 
 
-def _random_feed(scorer: OnnxScorer, n_items: int, lists: int, candidates: int) -> Feed:
+def random_feed(scorer: OnnxScorer, n_items: int, lists: int, candidates: int) -> Feed:
+    """Inputs of so many lists with so many candidates, to time the model with."""
     rng = np.random.default_rng(0)
     sizes = {BATCH: lists, CANDIDATES: candidates}
     feed: dict[str, NDArray[Any]] = {}

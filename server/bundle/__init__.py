@@ -2,8 +2,8 @@
 
 from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
 from server.bundle.inputs import feed_maker, ports_for, ports_of
-from server.bundle.load import load_bundle, read_manifest
-from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch
+from server.bundle.load import load_bundle, read_files, read_manifest
+from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch, Quantised
 from server.bundle.write import check_target, write_bundle
 
 __all__ = [
@@ -14,12 +14,14 @@ __all__ = [
     "ItemTable",
     "Manifest",
     "MeasuredBatch",
+    "Quantised",
     "Warmup",
     "check_target",
     "feed_maker",
     "load_bundle",
     "ports_for",
     "ports_of",
+    "read_files",
     "read_manifest",
     "write_bundle",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch
+from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch, Quantised
 from server.fairness import CompiledPolicy, TableGroups
 from server.features import FeatureState
 from server.features.types import History
@@ -112,3 +112,4 @@ class BundleParts:
     positive_kinds: tuple[str, ...] = ("purchase",)
     history_length: int = 0
     n_popular: int = 0
+    quantised: Quantised | None = None

@@ -19,7 +19,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
-from server.bundle.golden import replay
+from server.bundle.golden import TOLERANCE, replay
 from server.bundle.inputs import ports_of
 from server.bundle.manifest import FILE, Manifest
 from server.bundle.onnx_check import check_model
@@ -93,7 +93,9 @@ def decode(manifest: Manifest, files: Mapping[str, bytes], max_count: int) -> Bu
     goldens = _read(GOLDENS, lambda: _arrays(files[GOLDENS], {*names, OUTPUTS}))
     outputs = goldens.pop(OUTPUTS)
     scorer = _scorer(manifest, files[MODEL])
-    _read(GOLDENS, lambda: replay(scorer, goldens, outputs))
+    quantised = manifest.model.quantised
+    tolerance = TOLERANCE if quantised is None else quantised.golden_tolerance
+    _read(GOLDENS, lambda: replay(scorer, goldens, outputs, tolerance))
     return Bundle(
         manifest=manifest,
         items=items,

@@ -103,6 +103,7 @@ def make_manifest(parts: BundleParts, files: dict[str, bytes]) -> Manifest:
                 n_novel=parts.n_novel,
                 n_popular=parts.n_popular,
                 measured_batches=parts.measured_batches,
+                quantised=parts.quantised,
             ),
             files={
                 name: FileInfo(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))

@@ -135,6 +135,9 @@ class Engine:
             BundleRefused: a list differs from the one recorded when the bundle was made.
         """
         model = self.bundle.manifest.model
+        allowed = WARMUP_TOLERANCE
+        if model.quantised is not None:
+            allowed = max(allowed, model.quantised.golden_tolerance)
         for number, warmup in enumerate(self.bundle.warmups):
             found = generate_candidates(
                 warmup.history,
@@ -158,12 +161,12 @@ class Engine:
                 zip(found.items[best].tolist(), wanted.tolist(), strict=True), start=1
             ):
                 gap = abs(by_item[got] - by_item.get(want, np.inf))
-                if gap > WARMUP_TOLERANCE:
+                if gap > allowed:
                     raise BundleRefused(
                         "warmups.json",
                         f"request {number}, place {place}: got item {self._ids[got]!r}, "
                         f"recorded {self._ids[want]!r}, scores differ by {gap:.2g}, "
-                        f"allowed: {WARMUP_TOLERANCE}",
+                        f"allowed: {allowed}",
                     )
         warm_up()
         for policy in self._policies.values():
