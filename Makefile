@@ -60,6 +60,9 @@ serving-evidence: $(READY) ## make docs/performance.md of what bench-serving lef
 bench-training: $(READY) ## train on made-up shops of SIZES (10^5, 10^6, 10^7) events: time by part, memory, growth, goals; goes on where it was ended
 	@$(BIN)/python -m training.scale --sizes '$(SIZES)' --out out/training/scale.json
 
+bench-retrieval: $(READY) ## candidates from catalogues of 2*10^4, 2*10^5 and 10^6 items: recall against exact search, time of a list
+	@$(BIN)/python -m training.retrieval --out out/training/retrieval.json
+
 chaos: $(READY) ## releases exchanged, overload, restarts, kills, deadlines, each with pass marks; 20 minutes
 	@for run in $(CHAOS); do \
 		$(BIN)/python -m bench.chaos $$run --out out/chaos/$$run.json || exit 1; done
@@ -114,4 +117,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training bench-retrieval serving-evidence chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality lint format stubs baseline clean

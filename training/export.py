@@ -28,7 +28,6 @@ from server.model import (
     SCORES,
     Feed,
     OnnxScorer,
-    Port,
 )
 from training.families import Family, Ranker, family_of
 from training.model import PairRanker
@@ -72,21 +71,26 @@ def export_onnx(model: Ranker, about: Mapping[str, str] | None = None) -> bytes:
         )
         for port in ports
     ]
-    program = _exported(model, example, ports)
+    dynamic = {name: torch.export.Dim(name) for name in (BATCH, CANDIDATES)}
+    axes = [
+        {place: dynamic[axis] for place, axis in enumerate(port.axes) if isinstance(axis, str)}
+        for port in ports
+    ]
+    program = exported(model, example, axes, [port.name for port in ports], SCORES.name)
     tell(program.model, family, ports, OPSET, about or {})
     raw: bytes = program.model_proto.SerializeToString()
     return raw
 
 
-def _exported(
-    model: torch.nn.Module, example: list[torch.Tensor], ports: Sequence[Port]
+def exported(
+    model: torch.nn.Module,
+    example: list[torch.Tensor],
+    axes: Sequence[Mapping[int, torch.export.Dim]],
+    inputs: Sequence[str],
+    output: str,
 ) -> torch.onnx.ONNXProgram:
+    """The model as an ONNX graph; axes: of each input those that are dynamic."""
     model.eval()
-    dynamic = {name: torch.export.Dim(name) for name in (BATCH, CANDIDATES)}
-    axes = tuple(
-        {place: dynamic[axis] for place, axis in enumerate(port.axes) if isinstance(axis, str)}
-        for port in ports
-    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
@@ -95,10 +99,10 @@ def _exported(
             model,
             tuple(example),
             dynamo=True,
-            dynamic_shapes=axes,
+            dynamic_shapes=tuple(dict(own) for own in axes),
             opset_version=OPSET,
-            input_names=[port.name for port in ports],
-            output_names=[SCORES.name],
+            input_names=list(inputs),
+            output_names=[output],
             external_data=False,
             verbose=False,
         )

@@ -38,13 +38,8 @@ def tell(
 
     about: further entries of the file's metadata, such as the horizon.
     """
-    names = _names(model.graph)
-    # The exporter notes the stack of every node, with the paths of this machine.
-    ClearMetadataAndDocStringPass()(model)
-    for node, name in zip(model.graph, names, strict=True):
-        node.name = name
+    dress(model, family.name)
     graph = model.graph
-    graph.name = family.name
     graph.doc_string = f"Equipoise: {family.told}."
     for value in (*graph.inputs, *graph.outputs):
         value.doc_string = TEXTS[str(value.name)]
@@ -65,6 +60,16 @@ def tell(
             **about,
         }
     )
+
+
+def dress(model: ir.Model, name: str) -> None:
+    """Name the graph, and its nodes by their modules, without what the exporter noted."""
+    names = _names(model.graph)
+    # The exporter notes the stack of every node, with the paths of this machine.
+    ClearMetadataAndDocStringPass()(model)
+    for node, own in zip(model.graph, names, strict=True):
+        node.name = own
+    model.graph.name = name
 
 
 def _names(graph: ir.Graph) -> list[str]:

@@ -32,9 +32,12 @@ from training.fit_features import with_levels
 from training.fitting import Fitter
 from training.lists_at_cuts import ListsAtCuts
 from training.release import assemble, group_tables
+from training.retrieval.search import searches, two_stage
 from training.run_log import RunLog
+from training.sequence_model import SequenceRanker
 from training.settings import TrainSettings
 from training.spent import peak_rss_bytes
+from training.towers import TowerRanker
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,14 @@ class Pipeline:
             }
             model = export_onnx(fitted.whole, about)
             parity = check_parity(fitted.whole, scorer_of(model, family), fitted.validation)
+        retrieval = None
+        if searches(family, history.n_items):
+            assert isinstance(fitted.whole, SequenceRanker | TowerRanker)
+            with self._log.spent("retrieval"):
+                retrieval = two_stage(
+                    fitted.whole, fitted.validation.recent, settings.n_novel, settings.seed
+                )
+            self._log.tell(retrieval.line)
         with self._log.spent("bundle"):
             parts = assemble(
                 name=name,
@@ -165,6 +176,7 @@ class Pipeline:
                 policies=chosen,
                 settings=settings,
                 horizon_days=horizon_days,
+                retrieval=None if retrieval is None else (retrieval.told, retrieval.graph),
                 quality={
                     "protocol": split.protocol,
                     "settings": settings.name,
@@ -176,6 +188,7 @@ class Pipeline:
                     "track": fitted.track,
                     "learning_curves": self._log.curves,
                 }
+                | ({"retrieval": retrieval.as_json()} if retrieval is not None else {})
                 | ({"no_history": fitted.unknown.as_json()} if fitted.unknown is not None else {})
                 | ({"fair_training": fitted.fair.as_json()} if fitted.fair is not None else {}),
             )

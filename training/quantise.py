@@ -29,7 +29,17 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from server import __version__
-from server.bundle import Bundle, BundleParts, Manifest, Quantised, feed_maker, ports_of, read_files
+from server.bundle import (
+    Bundle,
+    BundleParts,
+    Manifest,
+    Quantised,
+    feed_maker,
+    ports_of,
+    read_files,
+    retriever_for,
+    searcher,
+)
 from server.bundle.files import CARD, POLICIES, decode
 from server.bundle.golden import TOLERANCE
 from server.bundle.manifest import MOST_TOLERANCE
@@ -303,6 +313,11 @@ def _parts(
     measured = export.measured_batches(scorer, draw)
     now_ms = manifest.data.until_unix_ms
     quality = {**manifest.quality, "quantisation": loss.as_json()}
+    retrieval = search = None
+    if model.retrieval is not None and after.retrieval is not None:
+        retrieval = model.retrieval, after.retrieval
+        retriever = retriever_for(model, after.retrieval, len(after.items.ids))
+        search = searcher(retriever, model.history_length)
     card = files[CARD].decode() + "\n## Quantised\n" + "\n".join(lines_of(loss)) + "\n"
     return BundleParts(
         name=manifest.name,
@@ -329,7 +344,8 @@ def _parts(
         default_policy=manifest.default_policy,
         golden_inputs=after.golden_inputs,
         golden_outputs=after.golden_outputs,
-        warmups=warmups(after.state, scorer, now_ms, model.n_novel, seed, model.n_popular),
+        retrieval=retrieval,
+        warmups=warmups(after.state, scorer, now_ms, model.n_novel, seed, model.n_popular, search),
         model_card=card,
         horizon_days=manifest.horizon_days,
         quality=quality,

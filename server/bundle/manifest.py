@@ -75,6 +75,18 @@ class Quantised(_Part):
     golden_tolerance: Annotated[float, Field(gt=0, le=MOST_TOLERANCE)]
 
 
+class Retrieval(_Part):
+    """A graph beside the model that searches the whole catalogue for candidates.
+
+    items: how many it gives. recall: what share of those that exact search gives, measured where the
+    bundle was made.
+    """
+
+    file: Literal["retrieval.onnx"]
+    items: Annotated[int, Field(ge=1, le=100_000)]
+    recall: Annotated[float, Field(ge=0, le=1)]
+
+
 Reads = Literal["pair-features", "history", "pair-features-and-history"]
 NEEDS: Mapping[Reads, str] = {
     "pair-features": "features and no length",
@@ -103,6 +115,7 @@ class ModelInfo(_Part):
     measured_batches: what that was chosen from, where the model was made; bundles of before have
         none, and then it is not written.
     quantised: None, and then not written, where the weights are as they were trained.
+    retrieval: None, and then not written, where candidates come by item-item weights.
     """
 
     family: Name
@@ -117,6 +130,7 @@ class ModelInfo(_Part):
     n_popular: Annotated[int, Field(ge=0)] = 0
     measured_batches: tuple[MeasuredBatch, ...] = ()
     quantised: Quantised | None = None
+    retrieval: Retrieval | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -127,6 +141,8 @@ class ModelInfo(_Part):
             del content["n_popular"]
         if self.quantised is None:
             del content["quantised"]
+        if self.retrieval is None:
+            del content["retrieval"]
         return content
 
     @property
@@ -139,6 +155,12 @@ class ModelInfo(_Part):
             raise ValueError(
                 f"n_popular {self.n_popular} beside n_novel {self.n_novel}, allowed: at most as many"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _only_histories_are_searched_for(self) -> ModelInfo:
+        if self.retrieval is not None and not self.history_length:
+            raise ValueError("retrieval beside history_length 0, allowed: with a history_length")
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Candidates: which items the ranker looks at for one user.
 
-Owns the choice (the whole history, the best novel items by EASE, best sellers)
-and where each came from. Knows no scores of the ranker, no policy.
+Owns the choice (the whole history, the best novel items by EASE or by a search
+that the caller made, best sellers) and where each came from. Knows no scores of the ranker, no policy.
 
 A few events say little of what goes with them, so that EASE alone would leave
 out the best sellers, which such a user is far likelier to buy: a part of the
@@ -56,12 +56,15 @@ def generate_candidates(
     *,
     n_popular: int = 0,
     seen: bool = True,
+    similar: Int32 | None = None,
 ) -> Candidates:
     """The items of the history (unless `seen` is False) and `n_novel` others, fewer if there are fewer.
 
     All but `n_popular` of the others are the best by EASE with a score above 0. The rest, and what
     EASE leaves open, are the best sellers that are not chosen yet; for an empty history all are.
     Never an item of `excluded` (`[m] int32`).
+    similar: `[s] int32`, the best first, in place of those by EASE: what a model of histories would put
+    first of the whole catalogue. Of what is bought, excluded or there already the next is taken.
     ValueError where an argument is out of its range.
     """
     items, _ = checked_events(history, now_ms, state)
@@ -74,6 +77,11 @@ def generate_candidates(
         raise ValueError(f"n_novel: got {n_novel}, allowed: at least 0")
     if not 0 <= n_popular <= n_novel:
         raise ValueError(f"n_popular: got {n_popular}, allowed: 0 to n_novel = {n_novel}")
+    found = _NONE if similar is None else np.ascontiguousarray(similar, np.int32)
+    if len(found) and (found.min() < 0 or found.max() >= state.n_items):
+        raise ValueError(
+            f"similar: got {found.min()} to {found.max()}, allowed: 0 to {state.n_items - 1}"
+        )
     chosen, sources = _choose(
         items,
         excluded,
@@ -84,6 +92,8 @@ def generate_candidates(
         state.ease.row_ptr,
         state.ease.items,
         state.ease.weights,
+        similar is None,
+        found,
         *_scratch(state.n_items),
     )
     return Candidates(chosen, sources)
@@ -115,6 +125,8 @@ def _choose(
     ease_ptr: Int64,
     ease_items: Int32,
     ease_weights: Float32,
+    by_ease: bool,
+    similar: Int32,
     scores: Float64,
     marks: Int8,
 ) -> tuple[Int32, Int8]:
@@ -122,7 +134,7 @@ def _choose(
     ordered = np.sort(items)
     reached = 0
     for e in range(len(ordered)):
-        if e == 0 or ordered[e] != ordered[e - 1]:
+        if by_ease and (e == 0 or ordered[e] != ordered[e - 1]):
             reached += ease_ptr[ordered[e] + 1] - ease_ptr[ordered[e]]
     touched = np.empty(min(reached, len(popular)), np.int32)
     n_touched = distinct = e = 0
@@ -135,6 +147,8 @@ def _choose(
         marks[item] |= _TAKEN
         ordered[distinct] = item
         distinct += 1
+        if not by_ease:
+            continue
         query = math.log1p(count)
         for at in range(ease_ptr[item], ease_ptr[item + 1]):
             other = ease_items[at]
@@ -178,6 +192,11 @@ def _choose(
             at -= 1
         chosen[at] = item
         n = min(n + 1, full)
+    for item in similar:
+        if n < full and not marks[item] & (_TAKEN | _BARRED):
+            marks[item] |= _TAKEN
+            chosen[n] = item
+            n += 1
     for at in range(start, n):
         sources[at] = SIMILAR
         marks[chosen[at]] |= _TAKEN
@@ -198,4 +217,6 @@ def _choose(
         marks[ordered[place]] = 0
     for e in range(len(excluded)):
         marks[excluded[e]] = 0
+    for at in range(n):
+        marks[chosen[at]] = 0
     return chosen[:n], sources[:n]
