@@ -149,11 +149,8 @@ class Pipeline:
         horizon_days = max(1, round(split.horizon_ms / DAY_MS))
         self._log.tell("exporting to ONNX, and comparing onnxruntime with torch")
         with self._log.spent("export"):
-            about = {
-                "horizon_days": str(horizon_days),
-                "data_digest": history.digest(),
-                "data_until_unix_ms": str(until_ms),
-            }
+            # No digest of the data: it tells of users' attributes, of which a model must not depend.
+            about = {"horizon_days": str(horizon_days), "data_until_unix_ms": str(until_ms)}
             model = export_onnx(fitted.whole, about)
             parity = check_parity(fitted.whole, scorer_of(model, family), fitted.validation)
         retrieval = None
