@@ -63,6 +63,9 @@ serving-evidence: $(READY) ## make docs/performance.md of what bench-serving lef
 bench-training: $(READY) ## train on made-up shops of SIZES (10^5, 10^6, 10^7) events: time by part, memory, growth, goals; goes on where it was ended
 	@$(BIN)/python -m training.scale --sizes '$(SIZES)' --out out/training/scale.json
 
+bench-retrieval: $(READY) ## candidates from catalogues of 2*10^4, 2*10^5 and 10^6 items: recall against exact search, time of a list
+	@$(BIN)/python -m training.retrieval --out out/training/retrieval.json
+
 saturate: $(READY) ## the highest rate that a server takes with p99 within BUDGET_MS, and what comes beyond; BUNDLE, else the demo's, else a quick one. 10 minutes
 	@test -d $(BUNDLE) || $(BIN)/equipoise train --dataset complete-journey --cache out/data --quick --out $(BUNDLE)
 	@$(BIN)/python -m bench.saturate --bundle $(BUNDLE) --budget-ms $(BUDGET_MS) --out out/saturate
@@ -124,4 +127,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training serving-evidence saturate chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality quality-evidence lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training bench-retrieval serving-evidence saturate chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality quality-evidence lint format stubs baseline clean

@@ -19,6 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
 Feed = Mapping[str, NDArray[Any]]
 """A model's inputs by name; with a batch axis, or without for one list."""
 
@@ -26,6 +27,8 @@ ERRORS_ONLY = 3
 BATCH, CANDIDATES = "batch", "n"
 FEATURES, HISTORY, ASKED = "features", "history", "candidates"
 """Names of inputs."""
+RETRIEVED = "items"
+"""The output of a graph that searches the catalogue."""
 LANES = 16
 """Floats of the widest vector register (AVX-512)."""
 
@@ -133,6 +136,41 @@ class OnnxScorer:
         """How many candidates a list's inputs have."""
         port = next(port for port in self.ports if CANDIDATES in port.axes)
         return len(feed[port.name])
+
+
+class OnnxRetriever:
+    """Searches a whole catalogue with an ONNX graph: from a history to the items a model puts first.
+
+    graph: the bytes of one ONNX file without external data. length: of the histories. k: how many items
+    it gives. n_items: of the catalogue.
+
+    Raises:
+        ValueError: onnxruntime cannot load the graph, or its input or output are others.
+    """
+
+    def __init__(self, graph: bytes, length: int, k: int, n_items: int) -> None:
+        self._n_items, self._k = n_items, k
+        self._session = _session(graph)
+        _check_ports(
+            "input", self._session.get_inputs(), (Port(HISTORY, np.int32, (BATCH, length)),)
+        )
+        _check_ports(
+            "output", self._session.get_outputs(), (Port(RETRIEVED, np.int32, (BATCH, k)),)
+        )
+
+    def items(self, history: Int32) -> Int32:
+        """The best items, at most k, the best first; history `[length]`: i + 1 for item i, 0 for nothing.
+
+        Raises:
+            ValueError: the graph names an item that is not there.
+        """
+        found: Int32 = self._session.run([RETRIEVED], {HISTORY: history[np.newaxis]})[0]
+        if found.shape != (1, self._k) or found.min() < 0 or found.max() > self._n_items:
+            raise ValueError(
+                f"{RETRIEVED}: the graph gave {list(found.shape)} of {found.min()} to {found.max()}, "
+                f"expected [1, {self._k}] of 0 to {self._n_items}"
+            )
+        return found[found > 0] - np.int32(1)
 
 
 def _stacked(port: Port, lists: Sequence[Feed], widest: int) -> NDArray[Any]:

@@ -10,13 +10,12 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from server.bundle import MeasuredBatch, ports_for
 from server.errors import Refused
@@ -29,10 +28,10 @@ from server.model import (
     SCORES,
     Feed,
     OnnxScorer,
-    Port,
 )
 from training.families import Family, Ranker, family_of
 from training.model import PairRanker
+from training.onnx_text import tell
 from training.rows import Lists
 from training.stacked_model import StackedRanker
 
@@ -56,8 +55,11 @@ class ParityFailed(Refused):
     """onnxruntime does not give what torch gave."""
 
 
-def export_onnx(model: Ranker) -> bytes:
-    """The model as the bytes of one ONNX file with dynamic batch and candidate axes."""
+def export_onnx(model: Ranker, about: Mapping[str, str] | None = None) -> bytes:
+    """The model as the bytes of one ONNX file with dynamic batch and candidate axes.
+
+    about: what else its metadata says, such as the horizon. The same model and words give the same bytes.
+    """
     family = family_of(model)
     ports = ports_for(family.n_features, family.history_length)
     # Sizes 0 and 1 would be taken for constants.
@@ -69,16 +71,26 @@ def export_onnx(model: Ranker) -> bytes:
         )
         for port in ports
     ]
-    return _exported(model, example, ports)
-
-
-def _exported(model: torch.nn.Module, example: list[torch.Tensor], ports: Sequence[Port]) -> bytes:
-    model.eval()
     dynamic = {name: torch.export.Dim(name) for name in (BATCH, CANDIDATES)}
-    axes = tuple(
+    axes = [
         {place: dynamic[axis] for place, axis in enumerate(port.axes) if isinstance(axis, str)}
         for port in ports
-    )
+    ]
+    program = exported(model, example, axes, [port.name for port in ports], SCORES.name)
+    tell(program.model, family, ports, OPSET, about or {})
+    raw: bytes = program.model_proto.SerializeToString()
+    return raw
+
+
+def exported(
+    model: torch.nn.Module,
+    example: list[torch.Tensor],
+    axes: Sequence[Mapping[int, torch.export.Dim]],
+    inputs: Sequence[str],
+    output: str,
+) -> torch.onnx.ONNXProgram:
+    """The model as an ONNX graph; axes: of each input those that are dynamic."""
+    model.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     noise = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
@@ -87,19 +99,16 @@ def _exported(model: torch.nn.Module, example: list[torch.Tensor], ports: Sequen
             model,
             tuple(example),
             dynamo=True,
-            dynamic_shapes=axes,
+            dynamic_shapes=tuple(dict(own) for own in axes),
             opset_version=OPSET,
-            input_names=[port.name for port in ports],
-            output_names=[SCORES.name],
+            input_names=list(inputs),
+            output_names=[output],
             external_data=False,
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    # The exporter notes the stack of every node, with the paths of this machine.
-    ClearMetadataAndDocStringPass()(program.model)
-    raw: bytes = program.model_proto.SerializeToString()
-    return raw
+    return program
 
 
 def scorer_of(model: bytes, family: Family) -> OnnxScorer:

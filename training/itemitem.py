@@ -7,8 +7,9 @@ eq. 8) with B = I - P diag(1 / diag P), P = (X'X + lambda I)^-1. Where there are
 fewer users than items P is taken through the users' Gram matrix (Woodbury): with
 M = (XX' + lambda I)^-1, B_ij = x_i'M x_j / (1 - x_j'M x_j) off the diagonal. Only
 the smaller of the two is inverted, and the items pass in blocks. Where both are
-larger than `MAX_SIDE` the items that were bought most have EASE weights, and the
-others cosine neighbours alone.
+larger than `MAX_SIDE` the items that were bought most have EASE weights, and the others
+their cosine neighbours in place of them, brought to the same scale: an item that no
+weight leads to could never be a candidate.
 
 Up to `FEW_PRODUCTS` the pairs are counted in dense blocks; beyond, item by item, over
 those pairs alone that somebody bought (`training.itemitem_sparse`). Both count the same,
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from server.features.state import SparseWeights
 from server.features.types import Float32, Int32, Int64
-from training.itemitem_sparse import strongest_pairs
+from training.itemitem_sparse import Part, strongest_pairs
 
 MAX_SIDE = 12_500
 """The largest matrix that is inverted: a minute on two cores, and 3 GiB on the way."""
@@ -77,21 +78,22 @@ def fit_item_item(
     logs.data = np.log1p(logs.data)
     bought = counts
     bought.data = np.ones_like(bought.data)
+    known = _known(logs)
     logs_t, bought_t = logs.T.tocsr(), bought.T.tocsr()
     logs_c, bought_c = logs.tocsc(), bought.tocsc()
     norms = np.sqrt(np.asarray(logs.multiply(logs).sum(axis=0), np.float32).ravel())
     norms[norms == 0] = 1.0
     if logs.nnz * n_items > FEW_PRODUCTS and not _by_users(logs):
-        known, inverse = _most_bought(logs, regularization)
+        inverse = _inverse_of(logs, known, regularization)
         parts = strongest_pairs(
             logs, norms, known, inverse, keep_ease, keep_cosine, min_buyers, block, on_block
         )
-        return ItemItem(*(_by_source([part], n_items) for part in parts))
-    ease_of = _ease(logs, regularization)
+        return _item_item(*parts, known, n_items)
+    ease_of = _ease(logs, known, regularization)
     block = max(1, min(block, BLOCK_CELLS // max(n_items, n_users)))
 
-    ease: list[tuple[Int64, Int64, Float32]] = []
-    cosine: list[tuple[Int64, Int64, Float32]] = []
+    ease: list[Part] = []
+    cosine: list[Part] = []
     for start in range(0, n_items, block):
         targets = np.arange(start, min(start + block, n_items))
         columns = logs_c[:, targets].toarray()
@@ -101,10 +103,36 @@ def fit_item_item(
         similar = (logs_t @ columns) / (norms[:, None] * norms[targets])
         cosine.append(_strongest(similar, allowed, targets, keep_cosine))
         on_block(len(targets))
-    return ItemItem(_by_source(ease, n_items), _by_source(cosine, n_items))
+    return _item_item(_joined(ease), _joined(cosine), known, n_items)
 
 
-def _ease(logs: sp.csr_matrix, regularization: float) -> Callable[[Int64], Float32]:
+def _item_item(ease: Part, cosine: Part, known: Int64, n_items: int) -> ItemItem:
+    return ItemItem(
+        _by_source(_joined([ease, _in_place(ease, cosine, known, n_items)]), n_items),
+        _by_source(cosine, n_items),
+    )
+
+
+def _in_place(ease: Part, cosine: Part, known: Int64, n_items: int) -> Part:
+    """The cosine weights towards items without EASE weights, on the scale of these: as much larger or
+    smaller as EASE weights are, on average, where a target has both."""
+    has_ease = np.zeros(n_items, np.bool_)
+    has_ease[known] = True
+    both = has_ease[cosine[1]]
+    if both.all() or not both.any() or not len(ease[2]):
+        return _joined([])
+    scale = np.float32(ease[2].mean(dtype=np.float64) / cosine[2][both].mean(dtype=np.float64))
+    return cosine[0][~both], cosine[1][~both], cosine[2][~both] * scale
+
+
+def _joined(parts: list[Part]) -> Part:
+    if not parts:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    sources, targets, weights = (np.concatenate([p[column] for p in parts]) for column in range(3))
+    return sources, targets, weights
+
+
+def _ease(logs: sp.csr_matrix, known: Int64, regularization: float) -> Callable[[Int64], Float32]:
     """What gives the EASE weights `[n_items, t]` towards t items; its diagonal means nothing."""
     n_items = logs.shape[1]
     if _by_users(logs):
@@ -120,7 +148,7 @@ def _ease(logs: sp.csr_matrix, regularization: float) -> Callable[[Int64], Float
 
         return by_users
 
-    known, inverse = _most_bought(logs, regularization)
+    inverse = _inverse_of(logs, known, regularization)
     place = np.full(n_items, -1)
     place[known] = np.arange(len(known))
 
@@ -140,12 +168,18 @@ def _by_users(logs: sp.csr_matrix) -> bool:
     return bool(n_users < min(n_items, MAX_SIDE))
 
 
-def _most_bought(logs: sp.csr_matrix, regularization: float) -> tuple[Int64, Float32]:
-    """The items that have EASE weights, rising, and the inverse P of theirs."""
+def _known(logs: sp.csr_matrix) -> Int64:
+    """The items that have EASE weights, rising."""
+    if _by_users(logs):
+        return np.arange(logs.shape[1])
     bought = np.bincount(logs.indices, minlength=logs.shape[1])
-    known = np.sort(np.argsort(-bought, kind="stable")[:MAX_SIDE])
+    return np.sort(np.argsort(-bought, kind="stable")[:MAX_SIDE])
+
+
+def _inverse_of(logs: sp.csr_matrix, known: Int64, regularization: float) -> Float32:
+    """P of the items that have EASE weights."""
     part = logs[:, known]
-    return known, inverse_of(part.T @ part, regularization)
+    return inverse_of(part.T @ part, regularization)
 
 
 def inverse_of(gram: sp.csr_matrix, regularization: float) -> Float32:
@@ -174,11 +208,8 @@ def _strongest(
     return sources[real], chosen[real], values[real]
 
 
-def _by_source(parts: list[tuple[Int64, Int64, Float32]], n_items: int) -> SparseWeights:
-    sources, targets, weights = (
-        np.concatenate([part[column] for part in parts]) if parts else np.empty(0, np.int64)
-        for column in range(3)
-    )
+def _by_source(part: Part, n_items: int) -> SparseWeights:
+    sources, targets, weights = part
     order = np.lexsort((targets, sources))
     row_ptr = np.zeros(n_items + 1, np.int64)
     np.cumsum(np.bincount(sources, minlength=n_items), out=row_ptr[1:])

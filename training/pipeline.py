@@ -32,9 +32,12 @@ from training.fit_features import with_levels
 from training.fitting import Fitter
 from training.lists_at_cuts import ListsAtCuts
 from training.release import assemble, group_tables
+from training.retrieval.search import searches, two_stage
 from training.run_log import RunLog
+from training.sequence_model import SequenceRanker
 from training.settings import TrainSettings
 from training.spent import peak_rss_bytes
+from training.towers import TowerRanker
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,21 @@ class Pipeline:
         fitted = fitter.fitted(until_ms, final=final, refit=refit)
         state = self.lists.state("bundle", history, until_ms)
         family = family_of(fitted.whole)
+        horizon_days = max(1, round(split.horizon_ms / DAY_MS))
         self._log.tell("exporting to ONNX, and comparing onnxruntime with torch")
         with self._log.spent("export"):
-            model = export_onnx(fitted.whole)
+            # No digest of the data: it tells of users' attributes, of which a model must not depend.
+            about = {"horizon_days": str(horizon_days), "data_until_unix_ms": str(until_ms)}
+            model = export_onnx(fitted.whole, about)
             parity = check_parity(fitted.whole, scorer_of(model, family), fitted.validation)
+        retrieval = None
+        if searches(family, history.n_items):
+            assert isinstance(fitted.whole, SequenceRanker | TowerRanker)
+            with self._log.spent("retrieval"):
+                retrieval = two_stage(
+                    fitted.whole, fitted.validation.recent, settings.n_novel, settings.seed
+                )
+            self._log.tell(retrieval.line)
         with self._log.spent("bundle"):
             parts = assemble(
                 name=name,
@@ -158,7 +172,8 @@ class Pipeline:
                 groups=groups,
                 policies=chosen,
                 settings=settings,
-                horizon_days=max(1, round(split.horizon_ms / DAY_MS)),
+                horizon_days=horizon_days,
+                retrieval=None if retrieval is None else (retrieval.told, retrieval.graph),
                 quality={
                     "protocol": split.protocol,
                     "settings": settings.name,
@@ -170,6 +185,7 @@ class Pipeline:
                     "track": fitted.track,
                     "learning_curves": self._log.curves,
                 }
+                | ({"retrieval": retrieval.as_json()} if retrieval is not None else {})
                 | ({"no_history": fitted.unknown.as_json()} if fitted.unknown is not None else {})
                 | ({"fair_training": fitted.fair.as_json()} if fitted.fair is not None else {}),
             )

@@ -19,11 +19,21 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from server.bundle import BundleParts, DataInfo, GroupTable, ItemTable, Warmup, feed_maker
+from server.bundle import (
+    BundleParts,
+    DataInfo,
+    GroupTable,
+    ItemTable,
+    Retrieval,
+    Searcher,
+    Warmup,
+    feed_maker,
+    searcher,
+)
 from server.fairness import parse_policy
 from server.features import FEATURE_NAMES, FeatureState, generate_candidates
 from server.features.types import DAY_MS, History
-from server.model import BATCH, CANDIDATES, Feed, OnnxScorer
+from server.model import BATCH, CANDIDATES, Feed, OnnxRetriever, OnnxScorer
 from training import export
 from training.choose_policies import ChosenPolicies
 from training.data.dataset import Dataset
@@ -84,8 +94,12 @@ def warmups(
     n_novel: int,
     seed: int,
     n_popular: int = 0,
+    search: Searcher | None = None,
 ) -> tuple[Warmup, ...]:
-    """Requests of users who do not exist: items drawn by popularity, times evenly."""
+    """Requests of users who do not exist: items drawn by popularity, times evenly.
+
+    search: where novel candidates come from for whoever has a history, if not by item-item weights.
+    """
     rng = np.random.default_rng(seed)
     popularity = np.expm1(state.popularity.astype(np.float64))
     chance = popularity / popularity.sum()
@@ -99,7 +113,10 @@ def warmups(
         history = History.of(
             items, (now_ms - days * DAY_MS).astype(np.int64), np.ones(events, np.float32)
         )
-        found = generate_candidates(history, now_ms, state, n_novel, n_popular=n_popular)
+        similar = search(history) if search is not None and events else None
+        found = generate_candidates(
+            history, now_ms, state, n_novel, n_popular=n_popular, similar=similar
+        )
         scores = scorer.score_lists([feed(history, found.items, now_ms)])[0]
         top = found.items[np.lexsort((found.items, -scores))[:TOP]]
         made.append(Warmup(history, now_ms, top))
@@ -119,12 +136,20 @@ def assemble(
     settings: TrainSettings,
     horizon_days: int,
     quality: Mapping[str, Any],
+    retrieval: tuple[Retrieval, bytes] | None = None,
 ) -> BundleParts:
     """The parts of a bundle made from `data`, the events up to `until_ms`."""
     scorer = export.scorer_of(model, family)
-    made = warmups(state, scorer, until_ms, settings.n_novel, settings.seed, settings.n_popular)
+    search = None
+    if retrieval is not None:
+        told, graph = retrieval
+        retriever = OnnxRetriever(graph, family.history_length, told.items, data.n_items)
+        search = searcher(retriever, family.history_length)
+    made = warmups(
+        state, scorer, until_ms, settings.n_novel, settings.seed, settings.n_popular, search
+    )
     inputs = _golden_inputs(made, state, scorer)
-    measured = export.measured_batches(scorer, partial(_random_feed, scorer, data.n_items))
+    measured = export.measured_batches(scorer, partial(random_feed, scorer, data.n_items))
     return BundleParts(
         name=name,
         created_unix_ms=time.time_ns() // 1_000_000,
@@ -145,6 +170,7 @@ def assemble(
         measured_batches=measured,
         n_novel=settings.n_novel,
         n_popular=settings.n_popular,
+        retrieval=retrieval,
         state=state,
         items=item_table(data),
         groups=groups,
@@ -153,7 +179,9 @@ def assemble(
         golden_inputs=inputs,
         golden_outputs=scorer.score(inputs),
         warmups=made,
-        model_card=_card(name, data, settings, horizon_days, family, quality, policies),
+        model_card=_card(
+            name, data, settings, horizon_days, family, quality, policies, search is not None
+        ),
         horizon_days=horizon_days,
         quality=quality,
         made_with={
@@ -165,7 +193,8 @@ def assemble(
     )
 
 
-def _random_feed(scorer: OnnxScorer, n_items: int, lists: int, candidates: int) -> Feed:
+def random_feed(scorer: OnnxScorer, n_items: int, lists: int, candidates: int) -> Feed:
+    """Inputs of so many lists with so many candidates, to time the model with."""
     rng = np.random.default_rng(0)
     sizes = {BATCH: lists, CANDIDATES: candidates}
     feed: dict[str, NDArray[Any]] = {}
@@ -194,6 +223,7 @@ def _card(
     family: Family,
     quality: Mapping[str, Any],
     policies: ChosenPolicies,
+    searched: bool,
 ) -> str:
     # Curves and what was tried are in the manifest.
     figures = "\n".join(
@@ -215,7 +245,7 @@ def _card(
 Ranks items for one user by the estimated probability of a purchase within {horizon_days} days:
 {family.told}.
 Candidates are the items of the history and {settings.n_novel} others, {settings.n_popular} of them best
-sellers and the rest by EASE; the fair stage comes last.
+sellers and the rest by {"a search of all items" if searched else "EASE"}; the fair stage comes last.
 
 ## Data
 {data.source}: {data.n_events:,} purchases of {data.n_items:,} items. The bundle holds statistics of

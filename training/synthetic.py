@@ -37,7 +37,7 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    state = _state(n_items, rng)
+    state = made_up_state(n_items, rng)
     groups = _groups(state, n_items)
     policies = choose_policies(None, None, groups)
     sequences = reads == "history"
@@ -86,7 +86,7 @@ def synthetic_parts(n_items: int, reads: Reads, length: int, seed: int) -> Bundl
     )  # fmt: skip
 
 
-def _state(n_items: int, rng: np.random.Generator) -> FeatureState:
+def made_up_state(n_items: int, rng: np.random.Generator) -> FeatureState:
     """Item statistics with the shape of a shop's: popularity by Zipf, neighbours at random."""
     popularity = np.log1p(1e5 / np.arange(1, n_items + 1)).astype(np.float32)
     per_item = min(NEIGHBOURS, n_items)

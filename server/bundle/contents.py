@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch
+from server.bundle.manifest import DataInfo, Manifest, MeasuredBatch, Quantised, Retrieval
 from server.fairness import CompiledPolicy, TableGroups
 from server.features import FeatureState
 from server.features.types import History
@@ -78,6 +78,7 @@ class Bundle:
     golden_inputs: Feed
     golden_outputs: Float32
     warmups: tuple[Warmup, ...]
+    retrieval: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,5 @@ class BundleParts:
     positive_kinds: tuple[str, ...] = ("purchase",)
     history_length: int = 0
     n_popular: int = 0
+    quantised: Quantised | None = None
+    retrieval: tuple[Retrieval, bytes] | None = None

@@ -19,8 +19,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from server.bundle.contents import Bundle, BundleParts, GroupTable, ItemTable, Warmup
-from server.bundle.golden import replay
-from server.bundle.inputs import ports_of
+from server.bundle.golden import TOLERANCE, replay
+from server.bundle.inputs import ports_of, retriever_for
 from server.bundle.manifest import FILE, Manifest
 from server.bundle.onnx_check import check_model
 from server.errors import BundleRefused, EquipoiseError, listed, shown
@@ -30,6 +30,7 @@ from server.features.types import History
 from server.model import OnnxScorer
 
 MODEL: Final = "model.onnx"
+RETRIEVAL: Final = "retrieval.onnx"
 FEATURES = "features.safetensors"
 ITEMS = "items.json"
 GROUP_LABELS = "groups.json"
@@ -63,6 +64,8 @@ def encode(parts: BundleParts) -> dict[str, bytes]:
         WARMUPS: _json(WARMUPS, [_warmup_document(warmup) for warmup in parts.warmups]),
         CARD: parts.model_card.encode(),
     }
+    if parts.retrieval is not None:
+        files[RETRIEVAL] = parts.retrieval[1]
     if len({table.name for table in groups}) != len(groups):
         raise BundleRefused(GROUP_LABELS, "two group tables have one name")
     for name, text in sorted(parts.policies.items()):
@@ -78,7 +81,7 @@ def decode(manifest: Manifest, files: Mapping[str, bytes], max_count: int) -> Bu
     Raises:
         BundleRefused: which file, and why.
     """
-    _check_names(files)
+    _check_names(files, manifest.model.retrieval is not None)
     items = _read(ITEMS, lambda: _items(json.loads(files[ITEMS])))
     n_items = len(items.ids)
     state = _read(FEATURES, lambda: _state(files[FEATURES], n_items))
@@ -93,7 +96,13 @@ def decode(manifest: Manifest, files: Mapping[str, bytes], max_count: int) -> Bu
     goldens = _read(GOLDENS, lambda: _arrays(files[GOLDENS], {*names, OUTPUTS}))
     outputs = goldens.pop(OUTPUTS)
     scorer = _scorer(manifest, files[MODEL])
-    _read(GOLDENS, lambda: replay(scorer, goldens, outputs))
+    quantised = manifest.model.quantised
+    tolerance = TOLERANCE if quantised is None else quantised.golden_tolerance
+    _read(GOLDENS, lambda: replay(scorer, goldens, outputs, tolerance))
+    retrieval = files.get(RETRIEVAL)
+    if retrieval is not None:
+        _read(RETRIEVAL, lambda: check_model(retrieval))
+        _read(RETRIEVAL, lambda: retriever_for(manifest.model, retrieval, n_items))
     return Bundle(
         manifest=manifest,
         items=items,
@@ -104,6 +113,7 @@ def decode(manifest: Manifest, files: Mapping[str, bytes], max_count: int) -> Bu
         golden_inputs=goldens,
         golden_outputs=outputs,
         warmups=warmups,
+        retrieval=retrieval,
     )
 
 
@@ -158,11 +168,12 @@ def _read(file: str, read: Callable[[], T]) -> T:
         raise BundleRefused(file, f"{type(error).__name__}: {error}") from error
 
 
-def _check_names(files: Mapping[str, bytes]) -> None:
-    for name in FIXED_FILES:
+def _check_names(files: Mapping[str, bytes], retrieval: bool) -> None:
+    wanted = {*FIXED_FILES, *([RETRIEVAL] if retrieval else [])}
+    for name in sorted(wanted):
         if name not in files:
             raise BundleRefused(name, "is missing from the manifest")
-    for name in sorted(files.keys() - set(FIXED_FILES)):
+    for name in sorted(files.keys() - wanted):
         if not (name.startswith(POLICIES) and name.endswith(".toml")):
             raise BundleRefused(name, "does not belong to a bundle")
 

@@ -18,15 +18,18 @@ TOLERANCE = 1e-4
 """How far an answer may stray from the recorded one on another processor."""
 
 
-def replay(scorer: OnnxScorer, inputs: Feed, outputs: Float32) -> float:
+def replay(
+    scorer: OnnxScorer, inputs: Feed, outputs: Float32, tolerance: float = TOLERANCE
+) -> float:
     """The largest difference between the model's answers and the recorded ones.
 
     inputs by name, with a batch axis; outputs `[b, n] float32`, b and n at least 1. All are scored at
     once, then the first alone and cut to one candidate: a server batches lists of different
     lengths, so a score must depend on its own row only, and no axis may be frozen.
+    tolerance: that of a quantised model is its own.
 
     Raises:
-        ValueError: wrong shapes, a value that is not finite, or a difference above 1e-4.
+        ValueError: wrong shapes, a value that is not finite, or a difference above the tolerance.
     """
     whole = scorer.score(inputs)
     if outputs.dtype != np.float32 or outputs.shape != whole.shape or not outputs.size:
@@ -47,10 +50,10 @@ def replay(scorer: OnnxScorer, inputs: Feed, outputs: Float32) -> float:
         if not np.isfinite(scores).all():
             raise ValueError(f"{what}: the model gives a score that is not finite")
         gap = float(np.abs(scores - outputs[:batch, :candidates]).max())
-        if gap > TOLERANCE:
+        if gap > tolerance:
             raise ValueError(
                 f"{what}: the model's scores differ by {gap:.2g} from the recorded ones, "
-                f"allowed: {TOLERANCE}"
+                f"allowed: {tolerance}"
             )
         worst = max(worst, gap)
     return worst

@@ -36,7 +36,7 @@ def load_bundle(path: Path, max_count: int = 200) -> Bundle:
     Raises:
         BundleRefused: which file, and why.
     """
-    manifest, files = _read_whole(path)
+    manifest, files = read_files(path)
     return decode(manifest, files, max_count)
 
 
@@ -53,7 +53,12 @@ def read_manifest(path: Path) -> Manifest:
         os.close(folder)
 
 
-def _read_whole(path: Path, attempts: int = 5) -> tuple[Manifest, dict[str, bytes]]:
+def read_files(path: Path, attempts: int = 5) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the bytes of every file it lists, each with the right digest; none is looked into.
+
+    Raises:
+        BundleRefused: which file, and why.
+    """
     folder = _open_folder(path)
     try:
         manifest = _manifest(folder, path)
@@ -63,7 +68,7 @@ def _read_whole(path: Path, attempts: int = 5) -> tuple[Manifest, dict[str, byte
             raise
     finally:
         os.close(folder)
-    return _read_whole(path, attempts - 1)
+    return read_files(path, attempts - 1)
 
 
 def _was_replaced(folder: int, path: Path) -> bool:

@@ -33,6 +33,9 @@ SCHEMA_VERSION = 2
 FILE = "manifest.json"
 MAX_BYTES = 4 * 1024 * 1024
 
+MOST_TOLERANCE = 0.05
+"""A quantised model whose scores are off by more than this is refused."""
+
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, StringConstraints(pattern=r"^(view|click|cart|purchase)$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -57,6 +60,31 @@ class MeasuredBatch(_Part):
     lists: Annotated[int, Field(ge=1, le=1024)]
     candidates: Annotated[int, Field(ge=1, le=100_000)]
     list_us: Annotated[float, Field(ge=0)]
+
+
+class Quantised(_Part):
+    """That the model's weights are whole numbers of 8 bits, and what follows.
+
+    operators: of which the weights are. source: the digest of the model that it was made of.
+    golden_tolerance: how far goldens and warm-ups may be off: with ranges taken over all that shares a
+    run, a score moves a little with its company. It is no word on quality; `quality.quantisation` is.
+    """
+
+    operators: Annotated[tuple[Name, ...], Field(min_length=1)]
+    source: Digest
+    golden_tolerance: Annotated[float, Field(gt=0, le=MOST_TOLERANCE)]
+
+
+class Retrieval(_Part):
+    """A graph beside the model that searches the whole catalogue for candidates.
+
+    items: how many it gives. recall: what share of those that exact search gives, measured where the
+    bundle was made.
+    """
+
+    file: Literal["retrieval.onnx"]
+    items: Annotated[int, Field(ge=1, le=100_000)]
+    recall: Annotated[float, Field(ge=0, le=1)]
 
 
 Reads = Literal["pair-features", "history", "pair-features-and-history"]
@@ -86,6 +114,8 @@ class ModelInfo(_Part):
         bundles of before have none, and then it is not written.
     measured_batches: what that was chosen from, where the model was made; bundles of before have
         none, and then it is not written.
+    quantised: None, and then not written, where the weights are as they were trained.
+    retrieval: None, and then not written, where candidates come by item-item weights.
     """
 
     family: Name
@@ -99,6 +129,8 @@ class ModelInfo(_Part):
     n_novel: Annotated[int, Field(ge=1, le=100_000)]
     n_popular: Annotated[int, Field(ge=0)] = 0
     measured_batches: tuple[MeasuredBatch, ...] = ()
+    quantised: Quantised | None = None
+    retrieval: Retrieval | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -107,6 +139,10 @@ class ModelInfo(_Part):
             del content["measured_batches"]
         if not self.n_popular:
             del content["n_popular"]
+        if self.quantised is None:
+            del content["quantised"]
+        if self.retrieval is None:
+            del content["retrieval"]
         return content
 
     @property
@@ -119,6 +155,12 @@ class ModelInfo(_Part):
             raise ValueError(
                 f"n_popular {self.n_popular} beside n_novel {self.n_novel}, allowed: at most as many"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _only_histories_are_searched_for(self) -> ModelInfo:
+        if self.retrieval is not None and not self.history_length:
+            raise ValueError("retrieval beside history_length 0, allowed: with a history_length")
         return self
 
     @model_validator(mode="after")

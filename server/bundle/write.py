@@ -25,7 +25,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from server.bundle.contents import BundleParts
-from server.bundle.files import FIXED_FILES, MODEL, POLICIES, encode
+from server.bundle.files import FIXED_FILES, MODEL, POLICIES, RETRIEVAL, encode
 from server.bundle.load import load_bundle
 from server.bundle.manifest import (
     FILE,
@@ -40,7 +40,7 @@ from server.bundle.manifest import (
 )
 from server.errors import Refused, shown
 
-TOP_LEVEL = {FILE, POLICIES.rstrip("/"), *FIXED_FILES}
+TOP_LEVEL = {FILE, POLICIES.rstrip("/"), *FIXED_FILES, RETRIEVAL}
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
@@ -103,6 +103,8 @@ def make_manifest(parts: BundleParts, files: dict[str, bytes]) -> Manifest:
                 n_novel=parts.n_novel,
                 n_popular=parts.n_popular,
                 measured_batches=parts.measured_batches,
+                quantised=parts.quantised,
+                retrieval=None if parts.retrieval is None else parts.retrieval[0],
             ),
             files={
                 name: FileInfo(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))

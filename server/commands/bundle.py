@@ -15,7 +15,8 @@ from server.commands.parts import Parts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.bundle.manifest import MeasuredBatch, ModelInfo
+    from server.bundle.manifest import MeasuredBatch, ModelInfo, Quantised
+    from server.model import Port
 
 VERIFY_EXAMPLES = """\b
 Examples:
@@ -100,7 +101,8 @@ def verify(path: Path, as_json: bool) -> None:
 )
 def show(path: Path, as_json: bool) -> None:
     """Show what PATH was made from, its model, policies and measured quality."""
-    from server.bundle import load_bundle, read_manifest
+    from server.bundle import load_bundle, ports_of, read_manifest
+    from server.model import SCORES
 
     if as_json:
         click.echo(read_manifest(path).model_dump_json(indent=1))
@@ -132,6 +134,9 @@ def show(path: Path, as_json: bool) -> None:
             + (f", {model.n_popular} of them best sellers" if model.n_popular else ""),
         ],
     )
+    _rows("graph", [_ports("reads", ports_of(model)), _ports("gives", (SCORES,))])
+    if model.quantised is not None:
+        _rows("8 bits", [_quantised(model.quantised)])
     if model.measured_batches:
         _rows("batches", _batches(model.measured_batches))
     _rows("quality", [f"{name}: {_figure(value)}" for name, value in manifest.quality.items()])
@@ -162,6 +167,18 @@ def _reads(model: ModelInfo) -> str:
     pairs = f"the {model.n_features} features of this server" if model.n_features else ""
     history = f"the last {model.history_length} items of a history" if model.history_length else ""
     return f"reads {' and '.join(filter(None, (pairs, history)))}"
+
+
+def _quantised(told: Quantised) -> str:
+    return (
+        f"weights of {', '.join(told.operators)} in 8 bits, from the model {told.source[:12]}; "
+        f"goldens within {told.golden_tolerance:.2g}; its loss: quality.quantisation (--json)"
+    )
+
+
+def _ports(what: str, ports: Sequence[Port]) -> str:
+    told = (f"{one.name} [{', '.join(map(str, one.axes))}] {one.dtype.__name__}" for one in ports)
+    return f"{what} {', '.join(told)}"
 
 
 def _batches(measured: Sequence[MeasuredBatch]) -> list[str]:

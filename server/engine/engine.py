@@ -20,7 +20,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from server.bundle import Bundle, feed_maker, ports_of
+from server.bundle import Bundle, Searcher, feed_maker, ports_of, retriever_for, searcher
 from server.engine.fair import FairStage, Made
 from server.engine.fallback import Fallbacks
 from server.engine.groups import Counts, PolicyItems
@@ -60,7 +60,7 @@ from server.events import EventKind, HistoryCache
 from server.exposures import ExposureLedger
 from server.fairness import CompiledPolicy, rerank, warm_up
 from server.features import generate_candidates
-from server.features.types import History
+from server.features.types import History, Int32
 from server.model import Feed, OnnxScorer
 from server.pace import Pace
 
@@ -114,6 +114,7 @@ class Engine:
         self._scorer = OnnxScorer(bundle.model, ports_of(model))
         self.least_together = least_together(self._scorer, bundle.golden_inputs)
         self._feed = feed_maker(ports_of(model), bundle.state)
+        self._search = self._searcher()
         self._index = bundle.items.index
         self._ids = bundle.items.ids
         self._bundle_id = bundle.manifest.bundle_id
@@ -135,6 +136,9 @@ class Engine:
             BundleRefused: a list differs from the one recorded when the bundle was made.
         """
         model = self.bundle.manifest.model
+        allowed = WARMUP_TOLERANCE
+        if model.quantised is not None:
+            allowed = max(allowed, model.quantised.golden_tolerance)
         for number, warmup in enumerate(self.bundle.warmups):
             found = generate_candidates(
                 warmup.history,
@@ -142,6 +146,7 @@ class Engine:
                 self.bundle.state,
                 model.n_novel,
                 n_popular=model.n_popular,
+                similar=self._similar(warmup.history),
             )
             feed = self._feed(warmup.history, found.items, warmup.now_ms)
             scores = self._scorer.score_lists([feed], self.least_together)[0]
@@ -158,18 +163,30 @@ class Engine:
                 zip(found.items[best].tolist(), wanted.tolist(), strict=True), start=1
             ):
                 gap = abs(by_item[got] - by_item.get(want, np.inf))
-                if gap > WARMUP_TOLERANCE:
+                if gap > allowed:
                     raise BundleRefused(
                         "warmups.json",
                         f"request {number}, place {place}: got item {self._ids[got]!r}, "
                         f"recorded {self._ids[want]!r}, scores differ by {gap:.2g}, "
-                        f"allowed: {WARMUP_TOLERANCE}",
+                        f"allowed: {allowed}",
                     )
         warm_up()
         for policy in self._policies.values():
             # Compiles what else this bundle's policies need.
             rerank(np.array([0.2, 0.1], np.float32), policy.rows[:, [0, 0]], 2, policy.compiled)
         return len(self.bundle.warmups)
+
+    def _searcher(self) -> Searcher | None:
+        model, graph = self.bundle.manifest.model, self.bundle.retrieval
+        if graph is None:
+            return None
+        retriever = retriever_for(model, graph, len(self.bundle.items.ids))
+        return searcher(retriever, model.history_length)
+
+    def _similar(self, history: History) -> Int32 | None:
+        """What the catalogue is searched for; None where candidates come by item-item weights, as they
+        do for nobody in particular."""
+        return self._search(history) if self._search is not None and len(history) else None
 
     def run_batch(self, queries: Sequence[Query]) -> list[Outcome | BaseException]:
         """One outcome or exception per query, in order; one's failure is never another's."""
@@ -302,6 +319,7 @@ class Engine:
                 excluded,
                 n_popular=model.n_popular,
                 seen=query.seen,
+                similar=self._similar(history),
             )
             unwanted = excluded if query.seen else np.concatenate([excluded, history.items])
             popular = self.bundle.state.popular

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
+from server import __version__
 from server.bundle import MeasuredBatch, load_bundle, ports_of
+from server.features import FEATURE_NAMES
 from server.model import OnnxScorer, pair_ports
 from strategies.bundles import tiny_bundle
 from training import export
@@ -22,8 +26,12 @@ from training.export import (
     export_onnx,
     measured_batches,
 )
+from training.families import family_of
 from training.model import PairRanker
 from training.rows import Lists
+from training.sequence_model import SequenceRanker
+from training.stacked_model import StackedRanker
+from training.towers import TowerRanker
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +97,53 @@ def test_the_file_says_nothing_of_the_machine_and_is_the_same_each_time(
     assert str(Path(__file__).parents[2]).encode() not in exported
     assert b"stack_trace" not in exported
     assert export_onnx(model) == exported
+
+
+@pytest.mark.parametrize("family", ["pairs", "sasrec", "two-tower", "both"])
+def test_a_viewer_finds_names_texts_axes_and_origin(family: str) -> None:
+    width, length = len(FEATURE_NAMES), 7
+    sequence = SequenceRanker(9, length, width=8)
+    ranker = {
+        "pairs": PairRanker(torch.zeros(width), torch.ones(width), (8, 4)),
+        "sasrec": sequence,
+        "two-tower": TowerRanker(9, length, 8),
+        "both": StackedRanker(
+            PairRanker(torch.zeros(width + 1), torch.ones(width + 1), (8, 4)), sequence
+        ),
+    }[family]
+    told = onnx.load_model_from_string(export_onnx(ranker.eval(), {"horizon_days": "28"}))
+    onnx.checker.check_model(told, full_check=True)
+    named = family_of(ranker)
+    axes = {
+        port.name: [dim.dim_param or dim.dim_value for dim in port.type.tensor_type.shape.dim]
+        for port in (*told.graph.input, *told.graph.output)
+    }
+    expected = {
+        "features": ["batch", "n", width], "history": ["batch", length], "candidates": ["batch", "n"],
+    }  # fmt: skip
+    reads = {"pairs": ["features"], "both": [*expected]}.get(family, ["history", "candidates"])
+    assert axes == {**{name: expected[name] for name in reads}, "scores": ["batch", "n"]}
+    assert all(port.doc_string for port in (*told.graph.input, *told.graph.output))
+    assert (told.producer_name, told.producer_version) == ("equipoise", __version__)
+    assert told.graph.name == named.name
+    assert named.told in told.doc_string
+    words = {entry.key: entry.value for entry in told.metadata_props}
+    assert words["family"] == named.name
+    assert words["horizon_days"] == "28"
+    assert words["opset"] == str(export.OPSET)
+    assert json.loads(words["inputs"]) == reads
+    assert ("feature_names" in words) == ("features" in reads)
+    if "features" in reads:
+        assert tuple(json.loads(words["feature_names"])) == FEATURE_NAMES
+    names = [node.name for node in told.graph.node]
+    assert len(set(names)) == len(names)
+    # By the modules of torch: what belongs to a layer says so.
+    layer = {"pairs": "/layers/0/MatMul", "both": "/pairs/layers/0/MatMul"}.get(family)
+    assert (layer or "/items/Gather") in names
+    assert not any("_empty" in name for name in names)
+    # And onnxruntime, which serves it, sees the same.
+    session = onnxruntime.InferenceSession(told.SerializeToString())
+    assert session.get_modelmeta().custom_metadata_map == words
 
 
 def test_an_honest_export_passes_the_gate(

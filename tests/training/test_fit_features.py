@@ -82,6 +82,12 @@ def test_where_both_sides_are_large_the_items_bought_most_have_ease_weights(
     known = np.sort(np.argsort(-(x > 0).sum(0), kind="stable")[:5])
     wanted = np.zeros((9, 9))
     wanted[np.ix_(known, known)] = equation_8(x[:, known])
+    # The others have their cosine neighbours, as much larger or smaller as EASE weights are.
+    others = np.setdiff1d(np.arange(9), known)
+    cosine = dense(fitted(pairs).cosine, 9)
+    ease, near = wanted[wanted > 0], cosine[:, known][cosine[:, known] > 0]
+    if len(ease):
+        wanted[:, others] = cosine[:, others] * ease.mean() / near.mean()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(itemitem, "MAX_SIDE", 5)
         found = fitted(pairs)
@@ -264,7 +270,7 @@ def test_of_equal_weights_the_first_sources_are_kept() -> None:
     ]
 
 
-def test_only_the_most_bought_have_ease_weights_in_large_catalogues() -> None:
+def test_in_large_catalogues_an_item_without_ease_weights_can_be_a_candidate_too() -> None:
     pairs = [(user, item) for item in range(9) for user in range(6) if user >= item // 3]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(itemitem, "_by_users", lambda logs: False)
@@ -273,5 +279,10 @@ def test_only_the_most_bought_have_ease_weights_in_large_catalogues() -> None:
         patched.setattr(itemitem, "FEW_PRODUCTS", 0)
         many = fitted(pairs)
     assert np.array_equal(dense(few.ease, 9), dense(many.ease, 9))
-    assert not dense(many.ease, 9)[4:].any()
-    assert dense(many.cosine, 9)[4:].any()
+    # A column is a target: what leads to an item.
+    assert (dense(many.ease, 9) > 0).any(axis=0).all()
+    ratio = (
+        dense(many.ease, 9)[:, 4:]
+        / np.where(dense(many.cosine, 9) > 0, dense(many.cosine, 9), 1)[:, 4:]
+    )
+    assert len(np.unique(ratio[ratio > 0].round(5))) == 1

@@ -11,10 +11,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from server.bundle import load_bundle
+from server.bundle import load_bundle, ports_of
 from server.engine import Answer, Engine, RecommendQuery
 from server.errors import Refused
 from server.features import FEATURE_NAMES
+from server.features.sequence import sequence as read_by_model
+from server.model import OnnxScorer
 from training import fitting, sequence_train
 from training.content import words_of
 from training.data.dataset import Dataset
@@ -25,9 +27,11 @@ from training.data.tables import items_from
 from training.evaluate import Protocol, evaluate
 from training.lists_at_cuts import ListsAtCuts
 from training.pipeline import Pipeline
+from training.retrieval import search
 from training.run_log import RunLog
 from training.sequence_model import SequenceRanker
 from training.sequence_train import _judges, ndcg_of, recent_items, sequence_scores, train_sequences
+from training.served import served_answers
 from training.settings import SequenceSettings, TrainSettings
 from training.settings_file import settings_from
 
@@ -189,6 +193,51 @@ def test_a_model_of_histories_alone_is_served(
     value = found.results["metrics"]["ndcg_at_5"]["value"]
     # Everyone goes round from a place of his own: what is the same for all foretells nothing.
     assert value < 0.2 if family == "two-tower-difference" else value > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sasrec", "two-tower"])
+def test_of_a_large_catalogue_candidates_are_those_that_the_model_puts_first(
+    prepared: Prepared, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "LARGE", ITEMS - 1)
+    sequence = dataclasses.replace(SMALL, family=family, alone=True)
+    settings = TrainSettings(name="small", n_novel=6, popular_share=0.0, sequence=sequence)
+    out = tmp_path / "bundle"
+    Pipeline(prepared, settings, Console(quiet=True)).run(
+        name="rounds", policies=None, default_policy=None, out=out
+    )
+    bundle = load_bundle(out)
+    model = bundle.manifest.model
+    assert model.retrieval is not None
+    assert model.retrieval.recall == 1.0  # one cell holds them all
+    assert bundle.manifest.quality["retrieval"]["at"] == model.retrieval.items
+    engine = Engine(bundle)
+    engine.warm_up()
+    # Of everyone: what was bought, and the six that the model puts first of all others.
+    everything = np.arange(1, len(bundle.items.ids) + 1, dtype=np.int32)
+    scorer = OnnxScorer(bundle.model, ports_of(model))
+    now_ms = bundle.manifest.data.until_unix_ms
+    history = prepared.dataset.until(now_ms)
+    users = np.arange(5, dtype=np.int32)
+    answers = served_answers(
+        engine, history, users, now_ms, policy="none", k=5, with_candidates=True
+    )
+    for user, answer in zip(users.tolist(), answers, strict=True):
+        own = history.history(user)
+        read = read_by_model(own, everything - 1, model.history_length)[0]
+        scores = scorer.score({"history": read[None], "candidates": everything[None]})[0]
+        bought = set(own.items.tolist())
+        others = np.setdiff1d(everything - 1, own.items)
+        sixth = np.sort(scores[others])[-6]
+        assert answer.candidates is not None
+        got = {bundle.items.index[item] for item in answer.candidates.item_ids}
+        assert bought <= got
+        novel = sorted(got - bought)
+        assert len(novel) == 6
+        # Far down scores are the same but for rounding.
+        assert (scores[novel] >= sixth - 1e-6).all()
+        assert set(np.flatnonzero(scores > sixth + 1e-6).tolist()) <= got
 
 
 def test_towers_have_no_place_beside_pair_features(prepared: Prepared, tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_show_tells_model_policies_quality_and_sizes(
     for told in (
         f"tiny-mlp, reads the {N_FEATURES} features",
         "ndcg_at_20: 0.5",
+        f"reads features [batch, n, {N_FEATURES}] float32",
+        "gives scores [batch, n] float32",
         "tiers (default): floors",
         "1,3",
     ):

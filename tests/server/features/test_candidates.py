@@ -63,6 +63,36 @@ def test_candidates_are_those_of_the_definition(
         assert plain.items.tolist() == found.items.tolist()
 
 
+@given(
+    event_lists(), st.integers(0, N_ITEMS + 5), shares, excluded_items, st.booleans(),
+    st.lists(st.integers(0, N_ITEMS - 1), max_size=40),
+)  # fmt: skip
+def test_what_a_search_found_stands_in_place_of_the_items_by_ease(
+    events: list[tuple[int, int]],
+    n_novel: int,
+    share: float,
+    excluded: list[int],
+    seen: bool,
+    searched: list[int],
+) -> None:
+    history, n_popular = history_of(events), round(n_novel * share)
+    found = generate_candidates(
+        history, NOW_MS, STATE, n_novel, np.array(excluded, np.int32), n_popular=n_popular,
+        seen=seen, similar=np.array(searched, np.int32),
+    )  # fmt: skip
+    bought = set(history.items.tolist())
+    free = [i for i in dict.fromkeys(searched) if i not in bought and i not in excluded]
+    similar = free[: n_novel - n_popular]
+    rest = [
+        i for i in STATE.popular.tolist() if i not in {*bought, *excluded, *similar}
+    ][: n_novel - len(similar)]  # fmt: skip
+    kept = [i for i in sorted(bought) if seen and i not in excluded]
+    assert found.items.tolist() == [*kept, *similar, *rest]
+    assert found.sources.tolist() == [
+        *[HISTORY] * len(kept), *[SIMILAR] * len(similar), *[POPULAR] * len(rest),
+    ]  # fmt: skip
+
+
 @given(event_lists(), st.integers(0, N_ITEMS), shares, excluded_items, st.booleans())
 def test_no_item_comes_twice_none_that_is_excluded_and_only_new_ones_are_called_new(
     events: list[tuple[int, int]], n_novel: int, share: float, excluded: list[int], seen: bool
@@ -138,3 +168,9 @@ def test_what_is_out_of_range_is_named(
     barred = np.array(excluded, np.int32)
     with pytest.raises(ValueError, match=why):
         generate_candidates(History.empty(), NOW_MS, STATE, n_novel, barred, n_popular=n_popular)
+
+
+def test_what_a_search_found_has_to_be_there() -> None:
+    searched = np.array([0, N_ITEMS], np.int32)
+    with pytest.raises(ValueError, match="similar: got 0 to 60, allowed: 0 to 59"):
+        generate_candidates(History.empty(), NOW_MS, STATE, 1, similar=searched)
