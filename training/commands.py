@@ -132,10 +132,11 @@ and an example."""
 )
 @click.option(
     "--family",
-    type=click.Choice(["auto", "pairs", "sasrec", "two-tower", "two-tower-difference"]),
+    type=click.Choice(["auto", "pairs", "sasrec", "two-tower", "two-tower-difference", "recanet"]),
     help="'pairs': features of user and item. 'auto': a sequence model's score among them too, if "
-    "validation gains by it; it says so. The others: a model of histories by itself, to compare "
-    "with.  [default: auto, or pairs with --quick]",
+    "validation gains by it; it says so. 'recanet': the gaps between a user's purchases of an item. "
+    "The others: a model of histories by itself. Those are there to compare with.  [default: auto, or "
+    "pairs with --quick]",
 )
 @click.option(
     "--no-refit",
