@@ -93,7 +93,10 @@ class RepeatRanker(nn.Module):
     def logits(self, features: Tensor, gaps: Tensor, candidates: Tensor) -> Tensor:
         """Uncalibrated scores `[...]` of features `[..., F]`, gaps `[..., gaps, 2]` and candidates `[...]`."""
         standard = (features - self.mean) * self.inverse_std
-        vectors = self.dropout(self.items(candidates))
+        vectors = self.items(candidates)
+        if self.training:
+            # Whole vectors: they learn a rare item's purchases by heart, and the rest must do without.
+            vectors = vectors * self.dropout(torch.ones_like(vectors[..., :1]))
         pair = torch.relu(self.pair(torch.cat([vectors, standard], -1)))
         steps = self.step_of_pair(pair)[..., None, :] + self.step_of_gap(torch.log1p(gaps))
         steps = torch.relu(steps) * (gaps[..., :1] > 0)
