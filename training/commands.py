@@ -134,8 +134,9 @@ and an example."""
     "--family",
     type=click.Choice(FAMILIES),
     help="'pairs': features of user and item. 'auto': a sequence model's score among them too, if "
-    "validation gains by it; it says so. The others: a model of histories by itself, to compare "
-    "with.  [default: auto, or pairs with --quick]",
+    "validation gains by it; it says so. 'recanet': the gaps between a user's purchases of an item. "
+    "The others: a model of histories by itself. Those are there to compare with.  [default: auto, or "
+    "pairs with --quick]",
 )
 @click.option(
     "--no-refit",

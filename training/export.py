@@ -32,6 +32,7 @@ from server.model import (
 from training.families import Family, Ranker, family_of
 from training.model import PairRanker
 from training.onnx_text import tell
+from training.recanet import RepeatRanker
 from training.rows import Lists
 from training.stacked_model import StackedRanker
 
@@ -152,14 +153,14 @@ def _random(model: Ranker, shape: tuple[int, int], rng: np.random.Generator) -> 
     # digits left. A column that counts for nothing may be anything.
     family = family_of(model)
     feed: Feed = {}
-    if isinstance(model, PairRanker | StackedRanker):
-        pairs = model if isinstance(model, PairRanker) else model.pairs
+    if isinstance(model, PairRanker | StackedRanker | RepeatRanker):
+        pairs = model.pairs if isinstance(model, StackedRanker) else model
         mean, inverse = (
             part.numpy()[: family.n_features] for part in (pairs.mean, pairs.inverse_std)
         )
         deviation = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-9), 1.0)
         drawn = mean + deviation * rng.normal(0, 3, (*shape, family.n_features))
-        if pairs.columns is not None:
+        if isinstance(pairs, PairRanker) and pairs.columns is not None:
             drawn[::2, :, pairs.columns.history] = 0  # every second list is of an empty history
         feed = {FEATURES: drawn.astype(np.float32)}
     if family.history_length:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training import model, sequence_model, stacked_model, towers
+from training import model, recanet, sequence_model, stacked_model, towers
 from training.model import PairRanker
+from training.recanet import RepeatRanker
 from training.sequence_model import SequenceRanker
 from training.stacked_model import StackedRanker
 from training.towers import TowerRanker
 
-Ranker = PairRanker | StackedRanker | SequenceRanker | TowerRanker
+Ranker = PairRanker | StackedRanker | SequenceRanker | TowerRanker | RepeatRanker
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ def family_of(ranker: Ranker) -> Family:
             f"model (SASRec) over the last {sequence.length} items",
         )
     length, items = ranker.length, ranker.items.num_embeddings - 1
+    if isinstance(ranker, RepeatRanker):
+        return Family(
+            recanet.FAMILY,
+            len(ranker.mean),
+            length,
+            items,
+            f"an LSTM over the last {ranker.gaps} gaps between the user's purchases of an item, found among "
+            f"his last {length} purchases, with the item's own vector and the features that say how he "
+            "shops (after ReCANet)",
+        )
     if isinstance(ranker, SequenceRanker):
         told = f"a sequence model (SASRec) over the last {length} items"
         return Family(sequence_model.FAMILY, 0, length, items, told)

@@ -3,16 +3,19 @@
 Owns the choice of the track, and says why. `pairs`: the ranker over pair features. `auto`: also with a
 sequence model's score among them, if validation gains by it; not tried on where the sequence model alone
 is far from the ranker, since it costs a training at each cut. Alone: a model of histories by itself, for
-those who ask for it. Must not know bundles or files.
+those who ask for it; so is the repeat-consumption ranker, which learns from the ranker's lists. Must not
+know bundles or files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from server.errors import Refused
 from server.features.types import Float64
+from training import recanet
 from training.data.dataset import Dataset
 from training.device import threads
 from training.fair_training import (
@@ -25,6 +28,8 @@ from training.fair_training import (
 )
 from training.families import Ranker
 from training.lists_at_cuts import ListsAtCuts
+from training.loop import OnEpoch
+from training.recanet_train import TrainedRepeats, train_repeats
 from training.rows import Lists
 from training.run_log import RunLog
 from training.sequence_model import SequenceRanker
@@ -102,11 +107,12 @@ class Fitter:
                 f"sequence.family: got {sequence.family!r}, allowed beside pair features: sasrec; or "
                 "set sequence.alone"
             )
-        tuning, validation = self._lists.tuning(
-            validation_only=sequence is not None and sequence.alone
-        )
         if sequence is not None and sequence.alone:
+            if sequence.family == recanet.FAMILY:
+                return self._repeats(until_ms, final=final, refit=refit)
+            _, validation = self._lists.tuning(validation_only=True)
             return self._alone(validation, until_ms)
+        tuning, validation = self._lists.tuning()
         tuned = self._tuned(tuning, validation)
         if not refit:
             return self._whole(tuned, tuned.trained, until_ms)
@@ -174,6 +180,42 @@ class Fitter:
             },
         }
         return Fitted(whole, validation, ndcg, self._lists.sequence_epochs, None, track)
+
+    def _repeats(self, until_ms: int, *, final: bool, refit: bool) -> Fitted:
+        """The repeat-consumption ranker: tuned, and refitted one window later, as the ranker is."""
+        assert self._settings.sequence is not None
+        tuning, validation = self._lists.tuning()
+        with self._log.spent("tuning"):
+            tuned = self._train_repeats(
+                "tuning", tuning, validation, self._settings.sequence.epochs
+            )
+        model, best_epoch = tuned.model, tuned.course.best_epoch
+        if refit:
+            learned = [*tuning[1:], validation]
+            if final:
+                learned = self._lists.cuts(len(tuning), until_ms)
+            with self._log.spent("refit"):
+                model = self._train_repeats("refit", learned, None, best_epoch).model
+            model.scale.copy_(tuned.model.scale)
+            model.offset.copy_(tuned.model.offset)
+        ndcg = tuned.course.best_ndcg
+        track = {
+            "chosen": recanet.FAMILY,
+            "why": "it was asked for",
+            "validation_ndcg_at_20": {"of candidates": round(ndcg, 5)},
+        }
+        return Fitted(model, validation, ndcg, best_epoch, None, track)
+
+    def _train_repeats(
+        self, what: str, lists: list[Lists], validation: Lists | None, epochs: int
+    ) -> TrainedRepeats:
+        with self._log.bar(what, epochs) as advance:
+            trained = train_repeats(
+                lists, validation, self._data.n_items, self._settings, epochs,
+                self._on_epoch(advance, validation), self._log.stage(what),
+            )  # fmt: skip
+        self._log.ended(what, trained.course)
+        return trained
 
     def _tuned(self, tuning: list[Lists], validation: Lists) -> _Tuned:
         """The ranker, whether the sequence model's score is worth its cost to it, and fair weights."""
@@ -262,12 +304,7 @@ class Fitter:
         weighting: Weighting | None = None,
     ) -> Trained:
         with self._log.bar(what, epochs) as advance:
-
-            def on_epoch(epoch: int, ndcg: float) -> None:
-                advance(1)
-                if validation is not None:
-                    self._log.tell(f"  epoch {epoch}: validation NDCG@20 {ndcg:.4f}")
-
+            on_epoch = self._on_epoch(advance, validation)
             # The layers are too small for two threads, which wait for each other wherever
             # something else runs beside them.
             with threads(1):
@@ -277,3 +314,11 @@ class Fitter:
                 )
         self._log.ended(what, trained.course)
         return trained
+
+    def _on_epoch(self, advance: Callable[[int], None], validation: Lists | None) -> OnEpoch:
+        def on_epoch(epoch: int, ndcg: float) -> None:
+            advance(1)
+            if validation is not None:
+                self._log.tell(f"  epoch {epoch}: validation NDCG@20 {ndcg:.4f}")
+
+        return on_epoch

@@ -26,6 +26,12 @@ class Columns:
     popularity: int
 
 
+def inverse_of(mean: Tensor, std: Tensor) -> Tensor:
+    """What standardisation multiplies with, `[F]`: 0 for a feature that is constant."""
+    varies = std > CONSTANT * mean.abs().clamp_min(1.0)
+    return varies / std.clamp_min(CONSTANT)
+
+
 class PairRanker(nn.Module):
     """Features `[batch, n, F]` -> probabilities `[batch, n]`.
 
@@ -46,8 +52,7 @@ class PairRanker(nn.Module):
         super().__init__()
         self.columns: Columns | None = None
         self.register_buffer("mean", mean)
-        varies = std > CONSTANT * mean.abs().clamp_min(1.0)
-        self.register_buffer("inverse_std", varies / std.clamp_min(CONSTANT))
+        self.register_buffer("inverse_std", inverse_of(mean, std))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("popular_scale", torch.zeros(()))

@@ -19,7 +19,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-HistoryFamily = Literal["sasrec", "two-tower", "two-tower-difference"]
+HistoryFamily = Literal["sasrec", "two-tower", "two-tower-difference", "recanet"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class SequenceSettings:
 
     family: HistoryFamily = "sasrec"
     """"sasrec"; "two-tower" (the article's, Embedding -> LSTM -> Dense on both sides) or
-    "two-tower-difference" (its formula, which gives all users one list)."""
+    "two-tower-difference" (its formula, which gives all users one list); "recanet" (gaps between purchases
+    of an item)."""
 
     alone: bool = False
     """The model by itself, without pair features."""
@@ -82,6 +83,13 @@ class SequenceSettings:
     popularity: NotNegative = 0.5
     """Drawn items are drawn by this power of how often they were bought."""
 
+    gaps: Count = 5
+    """The last gaps between purchases of an item that "recanet" reads: each costs time per request."""
+
+    unbought: Count = 100
+    """About the most candidates that were not bought of which "recanet" learns, by list and step: more is
+    slower."""
+
     many_events: Count = 5_000_000
     """With more events than this, training on a CPU is held to the three bounds that follow: a run then
     takes minutes for its sequence models, and not hours."""
@@ -97,10 +105,18 @@ class SequenceSettings:
 
     def of(self, family: HistoryFamily) -> SequenceSettings:
         """Those of a family that stands alone. A tower's LSTM reads every item that a step asks for, so
-        that a step takes three times as long as SASRec's: it has fewer epochs, and items to draw."""
+        that a step takes three times as long as SASRec's: it has fewer epochs, and items to draw. Gaps
+        between purchases are found in a long history, and take fewer epochs still."""
         alone = replace(self, family=family, alone=True)
         if family == "sasrec":
             return alone
+        if family == "recanet":
+            # A few epochs teach it all, the next ones only the noise of rare items.
+            return replace(
+                alone, length=max(self.length, 512), width=min(self.width, 32), dropout=0.5,
+                learning_rate=2e-3, weight_decay=0.1, epochs=min(self.epochs, 8),
+                patience=min(self.patience, 3),
+            )  # fmt: skip
         return replace(alone, epochs=min(self.epochs, 8), drawn=min(self.drawn, 512))
 
     def bounded(self, events: int, on_cpu: bool) -> SequenceSettings:

@@ -61,7 +61,7 @@ def train_ranker(
     features = torch.from_numpy(np.concatenate([part.features for part in lists])).to(stage.device)
     labels = torch.from_numpy(np.concatenate([part.labels for part in lists])).float()
     labels = labels.to(stage.device)
-    starts = _starts(lists)
+    starts = starts_of(lists)
     ptr = np.concatenate([starts, [len(labels)]])
     deviation = features.std(0)
     # What is off is a constant to the model.
@@ -85,11 +85,11 @@ def train_ranker(
             yield order[step * settings.lists_per_step : (step + 1) * settings.lists_per_step]
 
     def loss(chosen: NDArray[np.int64]) -> Tensor:
-        rows, segments = (part.to(stage.device) for part in _rows(ptr, chosen))
+        rows, segments = (part.to(stage.device) for part in rows_of(ptr, chosen))
         losses, used = list_losses(
             model.logits(features[rows]), labels[rows], segments, len(chosen), settings.loss
         )
-        return _mean(losses if weighting is None else weighting(chosen, losses, used), used)
+        return mean_loss(losses if weighting is None else weighting(chosen, losses, used), used)
 
     course = train_epochs(
         learner, batches, loss, epochs=epochs, patience=settings.patience,
@@ -102,7 +102,8 @@ def train_ranker(
     return Trained(model, course)
 
 
-def _starts(lists: list[Lists]) -> NDArray[np.int64]:
+def starts_of(lists: list[Lists]) -> NDArray[np.int64]:
+    """Where each list begins when the rows of all stand one after the other."""
     offset = 0
     starts = []
     for part in lists:
@@ -111,7 +112,7 @@ def _starts(lists: list[Lists]) -> NDArray[np.int64]:
     return np.concatenate(starts)
 
 
-def _rows(ptr: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def rows_of(ptr: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """The rows of the chosen lists, and which of the chosen each belongs to."""
     lengths = ptr[chosen + 1] - ptr[chosen]
     ends = np.cumsum(lengths)
@@ -144,13 +145,14 @@ def list_losses(
     return torch.where(used, log_total - score / bought.clamp_min(1), 0.0), used
 
 
-def _mean(losses: Tensor, used: Tensor) -> Tensor:
+def mean_loss(losses: Tensor, used: Tensor) -> Tensor:
+    """Of `list_losses`: the mean over the lists that teach anything; 0 where none does."""
     return losses[used].mean() if bool(used.any()) else losses.sum() * 0
 
 
 def _loss(logits: Tensor, labels: Tensor, segments: Tensor, n_lists: int, kind: str) -> Tensor:
     """The mean over the lists that teach something."""
-    return _mean(*list_losses(logits, labels, segments, n_lists, kind))
+    return mean_loss(*list_losses(logits, labels, segments, n_lists, kind))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.settings import HistoryFamily, TrainSettings
 
 
-FAMILIES = ("auto", "pairs", "sasrec", "two-tower", "two-tower-difference")
+FAMILIES = ("auto", "pairs", "sasrec", "two-tower", "two-tower-difference", "recanet")
 """Of `--family`."""
 
 

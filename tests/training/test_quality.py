@@ -198,7 +198,7 @@ def test_a_table_without_a_baseline_is_refused() -> None:
 def test_every_family_has_a_row_and_fair_losses_where_they_are_asked_for() -> None:
     rows = model_rows(TrainSettings(), SequenceSettings(), "income")
     assert [row.name for row in rows] == [
-        "two-tower-difference", "two-tower", "sasrec", "pairs", "pairs-no-refit", "auto",
+        "two-tower-difference", "two-tower", "sasrec", "recanet", "pairs", "pairs-no-refit", "auto",
         "auto-no-refit", "fair-reweight", "fair-group-dro",
     ]  # fmt: skip
     assert [row.fair.method for row in rows if row.fair] == ["reweight", "group-dro"]

@@ -29,8 +29,8 @@ PAIRS, SHIPPED = "pairs", "auto"
 
 
 def model_rows(base: TrainSettings, sequence: SequenceSettings, fair_by: str | None) -> list[Row]:
-    """The models, from the simplest: the article's formula and towers, SASRec, the ranker over pair
-    features, and what validation chooses; then the ranker with fair losses, if users have groups."""
+    """The models, from the simplest: the article's formula and towers, SASRec, ReCANet, the ranker over
+    pair features, and what validation chooses; then the ranker with fair losses, if users have groups."""
 
     def alone(family: HistoryFamily) -> TrainSettings:
         return replace(base, sequence=sequence.of(family))
@@ -40,6 +40,7 @@ def model_rows(base: TrainSettings, sequence: SequenceSettings, fair_by: str | N
         Row("two-tower-difference", "the article's formula", alone("two-tower-difference")),
         Row("two-tower", "two towers (LSTM)", alone("two-tower")),
         Row("sasrec", "SASRec", alone("sasrec")),
+        Row("recanet", "purchase gaps (ReCANet)", alone("recanet")),
         Row(PAIRS, "pair features", base),
         Row("pairs-no-refit", "pair features", base, refit=False, tuned_by=PAIRS),
         Row(SHIPPED, "chosen by validation", chosen),
