@@ -22,7 +22,7 @@ from strategies.results import TODAY, budget, budgets, load, quality
 
 GOOD = budget("quality.ndcg_at_20", on="interval", at_least=0.3, min_n=1000)
 BAD = budget("quality.ndcg_at_20", at_least=0.5)
-OPEN = budget("quality.item_exposure_gini", on="interval", at_most=1)
+OPEN = budget("quality.item_exposure_gini", on="interval", at_most=0.99)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def test_the_installed_command_exits_with_the_verdict(tmp_path: Path) -> None:
 def test_a_nan_in_a_file_is_read_and_never_passes(gate: Gate) -> None:
     text = json.dumps(dict(quality().document)).replace("0.34,", "NaN,")
     assert "NaN" in text
-    run = gate(budget("quality.ndcg_at_20", at_least=-1e9), result=text)
+    run = gate(budget("quality.ndcg_at_20", at_least=0.01), result=text)
     assert run.returncode == 1
     assert "not a finite number" in re.sub(r"\s+", " ", run.stdout)
 
@@ -159,14 +159,14 @@ def test_not_enough_evidence_is_an_error_in_junit_not_a_skip() -> None:
 def test_markdown_survives_pipes_in_texts_and_infinite_ends() -> None:
     line = GOOD.replace("made for a test", "a|b")
     tail = budget("load.latency_ms.p99", on="interval", at_most=9)
-    verdict = evaluate(budgets(line, tail), [quality(), load([1.0] * 10)], today=TODAY)
+    verdict = evaluate(budgets(line, tail), [quality(), load([1.0] * 100)], today=TODAY)
     page = as_markdown(verdict)
     assert "a\\|b" in page
-    assert "[1, inf], 10 requests" in page
+    assert "[1, inf], 100 requests" in page
 
 
 def test_the_verdict_of_another_day_can_be_asked_for(gate: Gate) -> None:
-    line = budget("quality.ndcg_at_20", at_least=0, extra="expires = 2026-06-30")
+    line = budget("quality.ndcg_at_20", at_least=0.01, extra="expires = 2026-06-30")
     assert gate(line, flags=("--today", "2026-06-30")).returncode == 0
     assert gate(line, flags=("--today", "2026-07-01")).returncode == 1
     assert gate(line, flags=("--today", "soon")).returncode == 2
