@@ -16,15 +16,16 @@ taken to be below that within all of them: 30 users who all have 0 are not known
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.stats import binomtest
 
 from bench.gate.means import (
+    NONE,
     Mean,
     Values,
     difference_limits,
@@ -137,22 +138,31 @@ class _Pairs:
         self._hits = {label: int(np.count_nonzero(v > 0)) for label, v in cells.items()}
         self._pairs = len(cells) * (len(cells) - 1)
 
-    def _score(self, a: str, b: str, compare: str, alpha_low: float, alpha_high: float) -> Any:
-        from statsmodels.stats.proportion import confint_proportions_2indep
-
-        counts = (self._hits[a], self._means[a].n, self._hits[b], self._means[b].n)
-        ends = []
-        for end, alpha in ((0, alpha_low), (1, alpha_high)):
-            with np.errstate(all="ignore"):
-                found = confint_proportions_2indep(
-                    *counts, method="score", compare=compare, alpha=2 * alpha
-                )
-            ends.append(float(found[end]))
-        low, high = ends
+    def _score(
+        self, a: str, b: str, compare: str, alpha_low: float, alpha_high: float
+    ) -> tuple[float, float]:
+        low = self._limits(a, b, compare, alpha_low)[0]
+        high = self._limits(a, b, compare, alpha_high)[1]
         return (
             -math.inf if math.isnan(low) else low,
             math.inf if math.isnan(high) else high,
         )
+
+    def _limits(self, a: str, b: str, compare: str, alpha: float) -> tuple[float, float]:
+        from statsmodels.stats.proportion import confint_proportions_2indep
+
+        counts = (self._hits[a], self._means[a].n, self._hits[b], self._means[b].n)
+        # The score limits are found by a search that can end without any; the others have a formula.
+        for method in ("score", "newcomb" if compare == "diff" else "log-adjusted"):
+            try:
+                with np.errstate(all="ignore"):
+                    found = confint_proportions_2indep(
+                        *counts, method=method, compare=compare, alpha=2 * alpha
+                    )
+            except ValueError:
+                continue
+            return float(found[0]), float(found[1])
+        return NONE
 
     def _p_score(self, a: str, b: str, compare: str, value: float, side: str) -> float:
         from statsmodels.stats.proportion import test_proportions_2indep
@@ -219,7 +229,7 @@ class _Pairs:
         return best - self._means[label].value
 
     def _told(
-        self, low: Mapping[str, float], high: Mapping[str, float], value: Any,
+        self, low: Mapping[str, float], high: Mapping[str, float], value: Callable[[str], float],
         p: Mapping[str, float] | None,
     ) -> tuple[Cell, ...]:  # fmt: skip
         cells = [

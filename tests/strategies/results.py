@@ -48,7 +48,7 @@ def quality(bundle_id: str = BUNDLE, **changes: Any) -> Result:
 
 def load(latencies_ms: Iterable[float] | None, bundle_id: str = BUNDLE, **changes: Any) -> Result:
     """A load result, 5 requests a second; +inf is a failed request. None: the samples are lost."""
-    samples = np.array(list(latencies_ms or ()), np.float64)
+    samples = np.array([] if latencies_ms is None else list(latencies_ms), np.float64)
     failed = int(np.isinf(samples).sum())
     n = len(samples)
     document: dict[str, Any] = {
