@@ -18,8 +18,8 @@ from bench.gate.means import mean_limits, mean_of
 from bench.gate.measured import Broken, Measured
 from bench.gate.results import Result
 
-SAME = ("machine", "users", "deadline_ms", "driver", "scenario", "rate_per_s")
-"""What the two loads must have in common; what neither document tells is not compared."""
+SAME = ("machine", "driver", "processes", "deadline_ms", "scenario")
+"""What the two loads must have in common, but for the scenario's seed."""
 
 
 def pairs_of(
@@ -60,10 +60,16 @@ def pairs_of(
 def not_alike(candidate: Result, baseline: Result) -> str:
     """What two loads differ in that makes their times incomparable; empty if nothing."""
     for key in SAME:
-        ours, theirs = candidate.document.get(key), baseline.document.get(key)
+        ours, theirs = (_but_for_seed(run.document.get(key)) for run in (candidate, baseline))
         if ours != theirs:
             return f"{key} differs: {ours!r} and {theirs!r} ({candidate.source}, {baseline.source})"
     return ""
+
+
+def _but_for_seed(told: Any) -> Any:
+    if not isinstance(told, Mapping):
+        return told
+    return {name: value for name, value in told.items() if name != "seed"}
 
 
 def compare_runs(

@@ -24,7 +24,7 @@ from bench.gate.blocks import (
 )
 from bench.gate.interleaved import compare_runs, pairs_of
 from bench.gate.intervals import percentile, percentile_limits, share_limits
-from bench.gate.measured import Broken, Measured, count, look_up, number
+from bench.gate.measured import Broken, Measured, Void, count, look_up, number
 from bench.gate.results import Result
 
 _PERCENTILE = re.compile(r"latency_ms\.p(\d{1,2}(?:\.\d+)?)")
@@ -47,6 +47,8 @@ def quantile_of(path: str) -> float | None:
 def measure_load(evidence: Evidence, asked: Asked) -> Measured:
     """What the loads say. Raises Broken."""
     runs = evidence.of("load")
+    for run in (*runs, *(evidence.before("load") if asked.against == "baseline" else ())):
+        _valid(run)
     quantile = quantile_of(asked.path)
     if asked.against == "baseline":
         return _against(evidence, asked, quantile)
@@ -61,6 +63,15 @@ def measure_load(evidence: Evidence, asked: Asked) -> Measured:
     if _SUMMED.fullmatch(asked.path) is None:
         raise Broken(f"{asked.path} of {len(runs)} runs is no single number; give one load")
     return Measured(sum(values), n, "requests")
+
+
+def _valid(run: Result) -> None:
+    """A run that says that it did not do what it was to do says nothing of the server."""
+    valid, name = run.document.get("valid"), run.source or "the load"
+    if valid is False:
+        raise Void(f"{name} is void: {run.document.get('void_because') or 'no reason is told'}")
+    if valid is not True:
+        raise Broken(f"{name} does not say whether the run was valid")
 
 
 def _samples(runs: Sequence[Result]) -> tuple[Latencies, Clock | None] | None:

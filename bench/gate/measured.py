@@ -68,8 +68,9 @@ class Measured:
 class Unusable:
     """Why there is no number to decide on.
 
-    withheld: whether a number exists that is not told, since too few users are behind it. That is
-    no defect of the release, so it is too little evidence and no failure; a pass it is never.
+    withheld: whether a number exists that is not told, since too few users are behind it, or a run
+    was void. That is no defect of the release, so it is too little evidence and no failure; a pass
+    it is never.
     """
 
     why: str
@@ -82,6 +83,10 @@ class Broken(Exception):
 
 class Withheld(Broken):
     """The same, of a group with too few users."""
+
+
+class Void(Withheld):
+    """A run that did not do what it was to do, and so says nothing of the release."""
 
 
 def number(value: Any, what: str) -> float:

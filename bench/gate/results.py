@@ -43,7 +43,7 @@ class Result:
     """One result file.
 
     document: the whole JSON object. latencies_ms: `[requests] float64` of a load result, +inf
-    for a request that failed; starts_ns: `[requests] int64`, when each was sent (Unix); None where
+    for a request that failed; starts_ns: `[requests] int64`, when each was due (Unix); None where
     there are no samples. users: the per-user arrays of an evaluation, None where they do not lie
     beside it.
     """
@@ -121,7 +121,10 @@ def read_result(path: Path) -> Result:
     samples = _samples(result.document, path) if result.kind == "load" else None
     if samples is None:
         return result
-    starts_ns = samples.column("start_ns").astype(np.int64)
+    began = result.document.get("started_unix_ms")
+    if isinstance(began, bool) or not isinstance(began, int):
+        raise InputRefused(str(path), "started_unix_ms", f"got {began!r}, allowed: a whole number")
+    starts_ns = began * 1_000_000 + samples.numbers("due_ns")
     return replace(result, latencies_ms=samples.latencies_ms(), starts_ns=starts_ns)
 
 

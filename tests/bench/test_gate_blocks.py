@@ -178,7 +178,7 @@ def turns(
         times = rng.gamma(4.0, level / 4, 2000) * (slower if side == 0 else 1.0)
         known: dict[str, object] = {
             "machine": MACHINE,
-            "users": 8,
+            "scenario": {"users": 8, "seed": place},
             "samples_sha256": f"{seed}-{place}",
         }
         sides[side].append(
@@ -211,7 +211,7 @@ def test_a_noisy_machine_is_not_enough_evidence_and_seldom_an_alarm() -> None:
     [
         (lambda a, b: (a, b[:-1]), "interleaved runs come in pairs"),
         (lambda a, b: ([*a[:-1], replace(a[-1], starts_ns=None)], b), "no times of requests"),
-        (lambda a, b: ([replace(r, document={**r.document, "users": 9}) for r in a], b), "users differs"),
+        (lambda a, b: ([replace(r, document={**r.document, "scenario": {"users": 9, "seed": 1}}) for r in a], b), "scenario differs"),
     ],
 )  # fmt: skip
 def test_runs_that_are_no_pairs_fail(break_it: object, told: str) -> None:
@@ -246,3 +246,14 @@ def test_a_baseline_of_another_bundle_is_needed_for_turns() -> None:
     same = [replace(result, bundle_id=ours[0].bundle_id) for result in theirs]
     verdict = evaluate(budgets(AB), ours, today=TODAY, baseline=same)
     assert verdict.lines[1].status is Status.FAIL
+
+
+def test_a_void_run_decides_nothing_and_one_that_does_not_say_fails() -> None:
+    fast = alone(1, 0.0)
+    for told, status in (
+        ({"valid": False, "void_because": "the generator fell behind"}, Status.NOT_ENOUGH),
+        ({"valid": None}, Status.FAIL),
+    ):
+        run_of = replace(fast, document={**fast.document, **told})
+        for line in (P99, budget("load.error_ratio", at_most=0.0)):
+            assert decided(line, run_of).lines[1].status is status

@@ -53,6 +53,7 @@ def load(latencies_ms: Iterable[float] | None, bundle_id: str = BUNDLE, **change
     n = len(samples)
     document: dict[str, Any] = {
         "kind": "load",
+        "valid": True,
         "schema_version": 1,
         "bundle_id": bundle_id,
         "model_digest": "d" * 64,
