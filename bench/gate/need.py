@@ -24,6 +24,8 @@ from bench.gate.user_arrays import joined
 
 ASSUMED_SPREAD = 0.3
 """Between users, of a score from 0 to 1 of which many are 0: a cautious guess."""
+FOR_BLOCKS = 1.1
+"""What independent requests lose by being judged over blocks: that they are so is not known."""
 ASSUMED_SPREAD_OF_PAIRS = 0.1
 """Between pairs of runs, of the log ratio: 10 %."""
 
@@ -87,14 +89,18 @@ def _of_load(asked: Asked) -> Need:
     at = quantile if quantile is not None else 1 - (allowed or 0.0)
     effect = budget.effect or (1 - at) / 2
     late = 1 - at - effect
+
+    def needed(share: float, alpha: float, *, passes: bool) -> int | None:
+        n = requests_for_percentile(at, share, alpha, budget.power, passes=passes)
+        return None if n is None else math.ceil(n * FOR_BLOCKS)
+
     least = LEAST_BLOCKS
     if quantile is not None:
         least = max(least, blocks_without_a_stall(quantile, levels.of_pass))
     return Need(
         "requests", effect,
-        requests_for_percentile(at, max(late, 0.0), levels.of_pass, budget.power, passes=True),
-        requests_for_percentile(at, min(1 - at + effect, 1.0), levels.of_fail, budget.power,
-                                passes=False),
+        needed(max(late, 0.0), levels.of_pass, passes=True),
+        needed(min(1 - at + effect, 1.0), levels.of_fail, passes=False),
         "requests that do not depend on each other; more where late ones cluster",
         budget.min_blocks or least,
     )  # fmt: skip
@@ -108,22 +114,24 @@ def _of_quality(asked: Asked, pilot: Evidence) -> Need:
     if effect is None:
         return Need(unit, assumed="declare effect: how far from the bound it is to decide")
     spread, expected, groups, told = _assumed(asked, pilot)
-    # What is searched among groups pays for the search.
+    # What is searched among groups pays for the search; and to pass, no group may miss.
+    compared = {"worst": groups, "worst_ratio": groups - 1, "worst_gap": groups - 1}.get(how, 1)
     pairs = groups * (groups - 1) if how in ("worst_ratio", "worst_gap") else groups
-    fail = levels.of_fail / max(pairs, 1)
+    passes = (levels.of_pass, 1 - (1 - power) / max(compared, 1))
+    fails = (levels.of_fail / max(pairs, 1), power)
     if how == "worst_ratio":
         if expected is None:
             return Need(unit, effect, assumed="declare expected: the level that ratios rest on")
         bound = budget.at_least if budget.at_least is not None else (budget.at_most or 1.0)
+        ratio = (spread, expected, bound, effect)
         return Need(
-            unit, effect,
-            users_per_group_for_ratio(spread, expected, bound, effect, levels.of_pass, power),
-            users_per_group_for_ratio(spread, expected, bound, effect, fail, power), told,
+            unit, effect, users_per_group_for_ratio(*ratio, *passes),
+            users_per_group_for_ratio(*ratio, *fails), told,
         )  # fmt: skip
     if how == "worst_gap":
         return Need(
-            unit, effect, users_per_group_for_gap(spread, effect, levels.of_pass, power),
-            users_per_group_for_gap(spread, effect, fail, power), told,
+            unit, effect, users_per_group_for_gap(spread, effect, *passes),
+            users_per_group_for_gap(spread, effect, *fails), told,
         )  # fmt: skip
     width = effect
     if asked.against == "baseline" and asked.relative:
@@ -131,8 +139,8 @@ def _of_quality(asked: Asked, pilot: Evidence) -> Need:
             return Need(unit, effect, assumed="declare expected: the baseline's level")
         width = effect * expected
     return Need(
-        unit, effect, users_for_mean(spread, width, levels.of_pass, power),
-        users_for_mean(spread, width, fail, power), told,
+        unit, effect, users_for_mean(spread, width, *passes), users_for_mean(spread, width, *fails),
+        told,
     )  # fmt: skip
 
 
@@ -172,7 +180,10 @@ def _seen(asked: Asked, pilot: Evidence) -> tuple[float, float, int] | None:
                 return None
             here, there = joined(users, theirs)
             level, values = float(np.nanmean(baseline)), values[here] - baseline[there]
-            return float(np.nanstd(values, ddof=1)), level, 1
+            count = 1
+            if groups is not None and groups.how is not None:
+                count = len(group_values(result, users, groups, asked.budget.leave_out))
+            return float(np.nanstd(values, ddof=1)), level, count
         if groups is None or groups.how is None:
             return float(np.nanstd(values, ddof=1)), level, 1
         members = group_values(result, users, groups, asked.budget.leave_out)
