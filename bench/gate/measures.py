@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.gate.asked import Asked, Evidence
 from bench.gate.load import measure_load
-from bench.gate.measured import Broken, Measured, Unusable, Withheld, count, look_up, number
+from bench.gate.measured import Broken, Measured, Unusable, Void, Withheld, count, look_up, number
 from bench.gate.quality import measure_quality
 
 MAKERS = {"quality": "evaluate"}
@@ -39,6 +39,8 @@ def _invariants(document: Mapping[str, Any], path: str) -> Measured:
         found = count(told, "violation_count")
         if not isinstance(listed, Sequence) or len(listed) != found:
             raise Broken(f"violation_count is {found}, but the list of violations disagrees")
+        if not found and document.get("valid") is False:
+            raise Void(f"the run is void: {document.get('void_because') or 'no reason is told'}")
         return Measured(found, n, "checks", violations=True)
     return Measured(number(look_up(document, "invariants", path), path), n, "checks")
 

@@ -340,3 +340,10 @@ def test_the_interval_of_the_worst_group_is_that_of_the_smallest_ends() -> None:
     wider = norm.isf(0.025 / 3) / norm.isf(0.025)
     assert (got.value, got.low, got.n) == (0.24, 0.20, 190)
     assert got.high == pytest.approx(0.24 + 0.01 * wider)
+
+
+def test_a_run_of_invariants_that_ended_half_way_decides_nothing_but_what_it_found() -> None:
+    line = budget("invariants.violations", at_most=0)
+    void = {"valid": False, "void_because": "the server stopped to answer"}
+    assert decided(line, invariants(**void)).status is Status.NOT_ENOUGH
+    assert decided(line, invariants(violations=1, **void)).status is Status.FAIL

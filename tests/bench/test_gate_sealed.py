@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.gate import Status, evaluate, parse_budgets
+from bench.gate.intervals import percentile_limits
 from bench.gate.levels import levels
 from bench.gate.seal import Seal, canonical, digest_of, read_seal
 from bench.refused import InputRefused
@@ -229,3 +231,18 @@ def test_a_declared_look_widens_what_is_decided() -> None:
 def test_a_verdict_names_the_digest_of_its_budgets() -> None:
     line = budget("invariants.violations", at_most=0)
     assert decided(line, invariants()).budgets_sha256 == digest_of(budgets(line))
+
+
+def test_peeking_is_paid_for() -> None:
+    """A true 1 % late, looked at every 500 requests till it passes: declared looks keep the promise."""
+    rng = np.random.default_rng(1)
+    looks = range(500, 8001, 500)
+    once = levels(budgets(NDCG)).of_pass
+    paid = levels(parse_budgets(HEAD + f"looks = {len(looks)}\n" + NDCG, "b")).of_pass
+
+    def passes(late: np.ndarray, alpha: float) -> bool:
+        return any(percentile_limits(late[:n], 0.99, alpha, alpha)[1] < 1 for n in looks)
+
+    runs = [(rng.random(8000) < 0.01).astype(np.float64) for _ in range(300)]
+    assert sum(passes(late, once) for late in runs) / 300 > 0.08, "the trap is there"
+    assert sum(passes(late, paid) for late in runs) / 300 <= 0.025 + 0.015
