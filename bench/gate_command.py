@@ -46,8 +46,10 @@ another bundle. 3: nothing is broken, but the evidence is not enough. 2: usage."
 class _Gate(click.Group):
     """A group whose first word need not be a subcommand: `gate --budgets ...` decides."""
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name) or super().get_command(ctx, DECIDE)
+    @property
+    def default(self) -> click.Command:
+        """What the group does where the first word is no subcommand."""
+        return self.commands[DECIDE]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in super().list_commands(ctx) if name != DECIDE]
@@ -58,11 +60,10 @@ class _Gate(click.Group):
         return super().parse_args(ctx, args)
 
     def get_help(self, ctx: click.Context) -> str:
-        decide = self.commands[DECIDE]
         own = click.Context(
-            decide, info_name=ctx.command_path, max_content_width=ctx.max_content_width
+            self.default, info_name=ctx.command_path, max_content_width=ctx.max_content_width
         )
-        return decide.get_help(own)
+        return self.default.get_help(own)
 
 
 @click.group(
