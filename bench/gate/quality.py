@@ -166,11 +166,8 @@ def _cells(
     bound = asked.high_bound if groups.how == "worst_gap" else asked.low_bound
     (value, low, high), found = compared(cells, groups.how, bound, *asked.alphas)
     least = min(found, key=lambda cell: cell.positives or 0)
-    shares = [(cell.positives or 0) / cell.n for cell in found]
-    expected = {
-        cell.label: cell.n * max(shares[:place] + shares[place + 1 :])
-        for place, cell in enumerate(found)
-    }
+    best = max((cell.positives or 0) / cell.n for cell in found)
+    expected = {cell.label: cell.n * best for cell in found}
     scarce = min(expected, key=lambda label: expected[label])
     floor = asked.budget.min_positives
     lacks = no_pass = ""

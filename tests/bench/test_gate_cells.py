@@ -277,3 +277,20 @@ def test_simpson_each_slice_worse_while_the_whole_looks_better() -> None:
     )
     assert verdict.status is Status.FAIL
     assert "2000 users are in another group of income than before" in verdict.lines[-1].why
+
+
+def test_nine_positives_beside_twelve_are_no_pass_though_the_interval_would_allow_it() -> None:
+    scarce = rates({"a": (400, 0.03), "b": (400, 0.0225)})
+    loose = line("worst_gap", at_most=0.2)
+    got = decided(loose, of_groups(scarce)).lines[1]
+    assert got.high < 0.2  # type: ignore[operator]
+    assert got.status is Status.NOT_ENOUGH
+    assert "group 'b' has 9 users with a value above 0, needed: 10" in got.why
+
+
+def test_a_group_that_varies_by_chance_too_little_is_taken_to_vary_as_all_do() -> None:
+    """40 users at 0.2 each are not known to be at 0.2: their like differ by 0.2."""
+    cells = scores({"a": (4000, 0.3)}) | {"b": np.full(40, 0.2) + 1e-3 * np.arange(40) / 40}
+    (_, low, high), _ = compared(cells, "worst_ratio", 0.8, 0.025, 0.05)
+    error = cells["a"].std() / np.sqrt(40) / cells["a"].mean()
+    assert high - low == pytest.approx(2 * stats.t.isf(0.025, 40) * error, rel=0.1)
