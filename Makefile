@@ -70,6 +70,9 @@ saturate: $(READY) ## the highest rate that a server takes with p99 within BUDGE
 	@test -d $(BUNDLE) || $(BIN)/equipoise train --dataset complete-journey --cache out/data --quick --out $(BUNDLE)
 	@$(BIN)/python -m bench.saturate --bundle $(BUNDLE) --budget-ms $(BUDGET_MS) --out out/saturate
 
+gate-selftest: $(READY) ## does the gate err as seldom as it says, and see what it says it sees? Three minutes of simulation
+	@$(BIN)/python -m bench.gate.selftest --seed $(SEED)
+
 chaos: $(READY) ## releases exchanged, overload, restarts, kills, deadlines, each with pass marks; 20 minutes
 	@for run in $(CHAOS); do \
 		$(BIN)/python -m bench.chaos $$run --out out/chaos/$$run.json || exit 1; done
@@ -127,4 +130,4 @@ baseline: $(READY) ## accept the contract as released: later changes must not br
 clean: ## remove what the targets made, but keep .venv
 	@rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training bench-retrieval serving-evidence saturate chaos chaos-evidence fairness-tables fairness-evidence mutants test-bounds test-clients quality quality-evidence lint format stubs baseline clean
+.PHONY: help setup demo serve test test-fast prove-fairness soak-fairness bench-fairness bench-serving bench-training bench-retrieval serving-evidence saturate chaos chaos-evidence gate-selftest fairness-tables fairness-evidence mutants test-bounds test-clients quality quality-evidence lint format stubs baseline clean

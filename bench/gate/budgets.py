@@ -1,7 +1,8 @@
 """What a release must keep: a versioned TOML file, each line with its reason.
 
 Owns the form of budgets and refuses what cannot mean anything: an unknown key
-(with the near miss), a line without a bound or a reason, a file without lines.
+(with the near miss), a line without a bound or a reason, a bound that can never
+fail, another unit than the metric's, a file without lines.
 Must not know how a metric is found or decided.
 
 >>> budgets = parse_budgets('''
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -33,20 +35,28 @@ from pydantic import (
     model_validator,
 )
 
+from bench.gate.facts import cannot_fail, facts_of
 from bench.refused import InputRefused, refusal
 
 Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+Metric = Annotated[str, StringConstraints(pattern=r"^(quality|load|invariants)\.\S.*$")]
+_FORM = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Budget(BaseModel):
     """One line: a metric and the bound that it must keep."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = _FORM
 
-    metric: Annotated[str, StringConstraints(pattern=r"^(quality|load|invariants)\.\S.*$")]
+    metric: Metric
     """Where the metric stands: KIND.PATH, such as load.latency_ms.p99 or
     quality.groups.income.recall_at_20.worst_ratio."""
+
+    unit: str = ""
+    """What its numbers are in (share, ms, us, count, lists/s); refused if it is not the metric's."""
 
     at_least: Bound | None = None
     """The lowest value allowed."""
@@ -54,15 +64,49 @@ class Budget(BaseModel):
     at_most: Bound | None = None
     """The highest value allowed."""
 
+    margin: Positive | None = None
+    """By how much the metric may be worse than the baseline's (non-inferiority)."""
+
+    margin_is: Literal["absolute", "relative"] | None = None
+    """absolute: in the metric's unit. relative: a share of the baseline's value."""
+
     decide_on: Literal["interval", "value"]
     """interval: pass or fail only if the whole interval stands on that side. value: for hard
     counts and ratios that are exact for what was run; noise decides near the bound."""
 
-    min_n: Annotated[int, Field(strict=True, ge=1)]
+    min_n: Count
     """The least evidence (users, requests or checks; for groups, of the smallest) to decide on."""
 
+    min_positives: Annotated[int, Field(strict=True, ge=0)] = 10
+    """Of each group: the least users with a value above 0. Below it no pass."""
+
+    min_blocks: Annotated[int, Field(strict=True, ge=2)] | None = None
+    """The least blocks of time for a latency or an error ratio to pass on. Default: 20; of a
+    percentile, so many that stalls of whole blocks would have shown (p99: 368)."""
+
+    block_s: Annotated[float, Field(strict=True, gt=0, le=600)] = 1.0
+    """The length of a block of time, in seconds; longer ones are taken where neighbours depend."""
+
+    min_pairs: Annotated[int, Field(strict=True, ge=3)] = 5
+    """The least pairs of interleaved runs to compare a load with the baseline's on."""
+
     leave_out: tuple[Text, ...] = ()
-    """Groups that a worst or worst_ratio does not look at; say in the reason why."""
+    """Groups that a worst, worst_ratio or worst_gap does not look at; say in the reason why."""
+
+    effect: Positive | None = None
+    """How far from the bound the truth must be for the line to decide with `power`: in the
+    metric's unit; relative where the margin is; of a latency, the share of late requests.
+    Default: the margin; half of the late requests that a percentile allows."""
+
+    power: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.8
+    """How often the line is to decide at that effect."""
+
+    spread: Positive | None = None
+    """The standard deviation that `explain` reckons with: between users (of their paired
+    differences for a margin), or between pairs of runs (of the log ratio)."""
+
+    expected: Positive | None = None
+    """The level that `explain` reckons with, for ratios and relative margins."""
 
     reason: Text
     """Why the bound stands where it stands."""
@@ -73,26 +117,74 @@ class Budget(BaseModel):
     expires: date | None = None
     """After this day the line fails until somebody decides anew."""
 
+    weaker_because: str = ""
+    """Why the line is weaker than in the last release's budgets."""
+
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError("a line needs at_least or at_most")
+        if self.at_least is None and self.at_most is None and self.margin is None:
+            raise ValueError("a line needs at_least or at_most, or a margin against the baseline")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise ValueError(f"at_least {self.at_least} is above at_most {self.at_most}")
+        if (self.margin is None) != (self.margin_is is None):
+            raise ValueError('margin and margin_is ("absolute" or "relative") belong together')
+        if self.margin is not None and self.decide_on == "value":
+            raise ValueError('a margin is decided on its interval: decide_on = "interval"')
+        facts = facts_of(self.metric)
+        if self.unit and facts is not None and self.unit != facts.unit:
+            raise ValueError(f"unit {self.unit!r}: {self.metric} is in {facts.unit!r}")
+        if vain := cannot_fail(
+            self.metric, at_least=self.at_least, at_most=self.at_most, margin=self.margin,
+            relative=self.margin_is == "relative",
+        ):  # fmt: skip
+            raise ValueError(vain)
         return self
 
     @property
     def bound(self) -> str:
-        """The bound as a reader sees it."""
+        """The absolute bound as a reader sees it."""
         low = f">= {self.at_least:g}" if self.at_least is not None else ""
         high = f"<= {self.at_most:g}" if self.at_most is not None else ""
         return " and ".join(part for part in (low, high) if part)
+
+    @property
+    def margin_text(self) -> str:
+        """The margin as a reader sees it."""
+        if self.margin is None:
+            return ""
+        told = f"{self.margin:.4g}" if self.margin_is == "absolute" else f"{self.margin:.4%}"
+        told = told.rstrip("%").rstrip("0").rstrip(".") + "%" if told.endswith("%") else told
+        return f"worse than the baseline by at most {told}"
+
+
+class Coverage(BaseModel):
+    """What a release must be judged on; what is missing is a failing line."""
+
+    model_config = _FORM
+
+    metrics: tuple[Metric, ...] = ()
+    """Metrics that a line must decide."""
+
+    groups: dict[str, tuple[Text, ...]] = {}
+    """User attribute -> labels that a line over its groups must look at, none left out."""
+
+
+class Dropped(BaseModel):
+    """A line of the last release's budgets that is no more."""
+
+    model_config = _FORM
+
+    metric: Metric
+    """Its metric."""
+
+    weaker_because: Text
+    """Why it was dropped."""
 
 
 class Budgets(BaseModel):
     """All lines of one file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = _FORM
 
     schema_version: Literal[1]
     """The version of this form."""
@@ -101,8 +193,27 @@ class Budgets(BaseModel):
     """What the budgets are for."""
 
     confidence: Annotated[float, Field(strict=True, ge=0.8, lt=1)] = 0.95
-    """Of the intervals that the gate computes itself (percentiles, ratios of counts). Quality
-    results bring their own; one made with less than this is not evidence enough."""
+    """Of the intervals: a line passes by mistake in at most half of the rest, (1 - confidence) / 2.
+    A result's own interval made with less is not evidence enough."""
+
+    family_alpha: Annotated[float, Field(strict=True, gt=0, le=0.2)] = 0.05
+    """How often at most any line at all fails by mistake; split over the lines that are decided
+    on intervals. A pass needs no split: every line must pass."""
+
+    looks: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    """How often the results of this release may be looked at; each look costs its share."""
+
+    baseline_may_be_candidate: bool = False
+    """Whether a baseline of the very same bundle is meant (an A/A run)."""
+
+    weaker_because: str = ""
+    """Why confidence, coverage or the file's other rules are weaker than in the last release's."""
+
+    coverage: Coverage = Coverage()
+    """What must be judged."""
+
+    dropped: tuple[Dropped, ...] = ()
+    """Lines of the last release's budgets that are no more, each with the reason."""
 
     budget: Annotated[tuple[Budget, ...], Field(min_length=1)]
     """The lines."""
@@ -119,5 +230,21 @@ def parse_budgets(document: str, source: str) -> Budgets:
     except tomllib.TOMLDecodeError as error:
         raise InputRefused(source, "", f"not TOML: {error}") from error
     except ValidationError as invalid:
-        known = [*Budgets.model_fields, *Budget.model_fields]
+        known = [
+            *Budgets.model_fields, *Budget.model_fields, *Coverage.model_fields,
+            *Dropped.model_fields,
+        ]  # fmt: skip
         raise refusal(source, invalid, known) from invalid
+
+
+def read_budgets(path: Path) -> Budgets:
+    """Read budgets from their file.
+
+    Raises:
+        InputRefused: as `parse_budgets`, or the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputRefused(str(path), "", str(error)) from error
+    return parse_budgets(text, str(path))

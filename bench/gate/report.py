@@ -9,6 +9,7 @@ from junitparser import Error, Failure, JUnitXml, TestCase, TestSuite
 from rich.console import Console
 from rich.markup import escape
 
+from bench.gate.measured import Cell
 from bench.gate.verdict import Line, Status, Verdict, plain
 
 SCHEMA_VERSION = 1
@@ -110,6 +111,10 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "budgets": verdict.budgets,
         "status": verdict.status.value,
         "exit_code": verdict.exit_code,
+        "budgets_sha256": verdict.budgets_sha256,
+        "baseline": verdict.baseline,
+        "look": verdict.look,
+        "looks": verdict.looks,
         "lines": [
             {
                 "metric": line.metric,
@@ -123,9 +128,33 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
                 "why": line.why,
                 "reason": line.reason,
                 "owner": line.owner,
+                "kind": line.kind,
+                "low_bound": line.low_bound,
+                "high_bound": line.high_bound,
+                "relative": line.relative,
+                "bound_unit": line.bound_unit,
+                "alpha_low": line.alpha_low,
+                "alpha_high": line.alpha_high,
+                "needed": line.needed,
+                "effective_n": line.effective_n,
+                "blocks": line.blocks,
+                "weaker_because": line.weaker_because,
+                "cells": [_cell_json(cell) for cell in line.cells],
             }
             for line in verdict.lines
         ],
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "label": cell.label,
+        "n": cell.n,
+        "positives": cell.positives,
+        "value": plain(cell.value),
+        "low": plain(cell.low),
+        "high": plain(cell.high),
+        "p_holm": plain(cell.p_holm),
     }
 
 

@@ -2,7 +2,8 @@
 
 Owns reading and the header that every kind has: kind, schema_version, bundle_id.
 The rest of a document is looked into by `bench.gate.measures`. A load result
-brings its raw samples in a file beside it.
+brings its raw samples in a file beside it, an evaluation its per-user arrays.
+Of loads there may be several, all of one bundle.
 
     results = read_results([Path("out/load/load.json")])
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from bench.load.samples import SamplesRefused, read_samples
+from bench.gate.user_arrays import UserArrays, read_user_arrays
+from bench.load.samples import Samples, SamplesRefused, read_samples
 from bench.refused import InputRefused, refusal
 
 Kind = Literal["quality", "load", "invariants"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ONE_OF: tuple[Kind, ...] = ("quality", "invariants")
 
 
 class _Header(BaseModel):
@@ -40,7 +43,9 @@ class Result:
     """One result file.
 
     document: the whole JSON object. latencies_ms: `[requests] float64` of a load result, +inf
-    for a request that failed; None where there are no samples.
+    for a request that failed; starts_ns: `[requests] int64`, when each was due (Unix); None where
+    there are no samples. users: the per-user arrays of an evaluation, None where they do not lie
+    beside it.
     """
 
     kind: Kind
@@ -49,6 +54,8 @@ class Result:
     document: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     latencies_ms: NDArray[np.float64] | None = None
+    starts_ns: NDArray[np.int64] | None = None
+    users: UserArrays | None = None
 
 
 def parse_result(document: Any, source: str) -> Result:
@@ -66,8 +73,8 @@ def parse_result(document: Any, source: str) -> Result:
     return Result(header.kind, header.bundle_id, header.model_digest, document, source)
 
 
-def _latencies(document: Mapping[str, Any], path: Path) -> NDArray[np.float64] | None:
-    """Every request's latency in milliseconds; a failed one is infinitely slow."""
+def _samples(document: Mapping[str, Any], path: Path) -> Samples | None:
+    """Every request of a load."""
     name = document.get("samples")
     if not isinstance(name, str) or not name:
         return None
@@ -86,7 +93,14 @@ def _latencies(document: Mapping[str, Any], path: Path) -> NDArray[np.float64] |
             str(file), "", f"holds {len(samples)} requests, {path.name} says "
             f"{document.get('requests')}",
         )  # fmt: skip
-    return samples.latencies_ms()
+    return samples
+
+
+def _users(document: Mapping[str, Any], path: Path) -> UserArrays | None:
+    name = document.get("per_user_file")
+    if not isinstance(name, str) or not name or not (path.parent / name).is_file():
+        return None
+    return read_user_arrays(path.parent / name)
 
 
 def read_result(path: Path) -> Result:
@@ -102,14 +116,20 @@ def read_result(path: Path) -> Result:
     except (ValueError, RecursionError) as error:
         raise InputRefused(str(path), "", f"not JSON: {error}") from error
     result = parse_result(document, str(path))
-    latencies = _latencies(result.document, path) if result.kind == "load" else None
-    return Result(
-        result.kind, result.bundle_id, result.model_digest, result.document, str(path), latencies
-    )
+    if result.kind == "quality":
+        return replace(result, users=_users(result.document, path))
+    samples = _samples(result.document, path) if result.kind == "load" else None
+    if samples is None:
+        return result
+    began = result.document.get("started_unix_ms")
+    if isinstance(began, bool) or not isinstance(began, int):
+        raise InputRefused(str(path), "started_unix_ms", f"got {began!r}, allowed: a whole number")
+    starts_ns = began * 1_000_000 + samples.numbers("due_ns")
+    return replace(result, latencies_ms=samples.latencies_ms(), starts_ns=starts_ns)
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
-    """Read result files, at most one of a kind.
+    """Read result files, at most one of a kind but for loads.
 
     Raises:
         InputRefused: one is unreadable or malformed, two are of one kind, or there is none.
@@ -122,12 +142,22 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 def check_kinds(results: Sequence[Result]) -> None:
     """Refuse no result at all, and two of one kind: a line could not say which it means.
 
+    Loads may be several: their requests are one sample, and runs by turns come in pairs.
+
     Raises:
         InputRefused: that.
     """
     if not results:
         raise InputRefused("results", "", "there is none; give at least one result file")
-    for kind in KINDS:
+    for kind in ONE_OF:
         same = [result.source or kind for result in results if result.kind == kind]
         if len(same) > 1:
             raise InputRefused(same[1], "kind", f"is {kind!r}, as {same[0]} is; give one of a kind")
+    digests: dict[str, str] = {}
+    for result in results:
+        digest = result.document.get("samples_sha256")
+        if result.kind == "load" and isinstance(digest, str) and digest:
+            if digest in digests:
+                told = f"is that of {digests[digest]}; the same requests count once"
+                raise InputRefused(result.source, "samples_sha256", told)
+            digests[digest] = result.source

@@ -30,6 +30,7 @@ from bench.load.scenario import Scenario
 from bench.load.summary import Run, summarise
 from bench.load.validity import judged
 from bench.load.work import Facts, Part
+from bench.machine import machine
 from bench.refused import InputRefused
 from bench.target import check_target, serving_info
 from bench.whole import write_whole
@@ -130,6 +131,7 @@ def run_load(
         )  # fmt: skip
         content = samples.to_bytes()
         result = summarise(samples, run)
+        result["machine"] = machine()
         result["samples"] = "samples.parquet"
         result["samples_sha256"] = hashlib.sha256(content).hexdigest()
         write_whole(plan.out / "samples.parquet", content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from junitparser import Error, Failure, JUnitXml
 
@@ -22,7 +24,7 @@ from strategies.results import TODAY, budget, budgets, load, quality
 
 GOOD = budget("quality.ndcg_at_20", on="interval", at_least=0.3, min_n=1000)
 BAD = budget("quality.ndcg_at_20", at_least=0.5)
-OPEN = budget("quality.item_exposure_gini", on="interval", at_most=1)
+OPEN = budget("quality.item_exposure_gini", on="interval", at_most=0.99)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def test_the_installed_command_exits_with_the_verdict(tmp_path: Path) -> None:
 def test_a_nan_in_a_file_is_read_and_never_passes(gate: Gate) -> None:
     text = json.dumps(dict(quality().document)).replace("0.34,", "NaN,")
     assert "NaN" in text
-    run = gate(budget("quality.ndcg_at_20", at_least=-1e9), result=text)
+    run = gate(budget("quality.ndcg_at_20", at_least=0.01), result=text)
     assert run.returncode == 1
     assert "not a finite number" in re.sub(r"\s+", " ", run.stdout)
 
@@ -159,14 +161,14 @@ def test_not_enough_evidence_is_an_error_in_junit_not_a_skip() -> None:
 def test_markdown_survives_pipes_in_texts_and_infinite_ends() -> None:
     line = GOOD.replace("made for a test", "a|b")
     tail = budget("load.latency_ms.p99", on="interval", at_most=9)
-    verdict = evaluate(budgets(line, tail), [quality(), load([1.0] * 10)], today=TODAY)
+    verdict = evaluate(budgets(line, tail), [quality(), load([1.0] * 100)], today=TODAY)
     page = as_markdown(verdict)
     assert "a\\|b" in page
-    assert "[1, inf], 10 requests" in page
+    assert "[1, inf], 100 requests" in page
 
 
 def test_the_verdict_of_another_day_can_be_asked_for(gate: Gate) -> None:
-    line = budget("quality.ndcg_at_20", at_least=0, extra="expires = 2026-06-30")
+    line = budget("quality.ndcg_at_20", at_least=0.01, extra="expires = 2026-06-30")
     assert gate(line, flags=("--today", "2026-06-30")).returncode == 0
     assert gate(line, flags=("--today", "2026-07-01")).returncode == 1
     assert gate(line, flags=("--today", "soon")).returncode == 2
@@ -188,3 +190,74 @@ def test_a_load_result_whose_samples_are_gone_is_refused(tmp_path: Path) -> None
     path.write_text(json.dumps(document))
     with pytest.raises(InputRefused, match=r"samples of load\.json are not there"):
         read_result(path)
+
+
+def test_explain_tells_each_line_and_seal_is_what_the_gate_asks_for(
+    gate: Gate, tmp_path: Path
+) -> None:
+    assert gate(GOOD).returncode == 0
+    path = tmp_path / "b.toml"
+    told = gate.raw("explain", path)
+    assert told.returncode == 0
+    assert "quality.ndcg_at_20 must be >= 0.3" in told.stdout
+    assert json.loads(gate.raw("explain", path, "--json").stdout)["kind"] == "explanation"
+    sealed = gate.raw("seal", path, "--out", tmp_path / "seal.json")
+    digest = sealed.stdout.strip()
+    assert len(digest) == 64
+    assert gate(GOOD, flags=("--seal", digest)).returncode == 0
+    changed = GOOD.replace("0.3", "0.2")
+    assert gate(changed, flags=("--seal", digest)).returncode == 1
+    assert gate(changed, flags=("--seal", str(tmp_path / "seal.json"))).returncode == 1
+    assert gate(GOOD, flags=("--seal", "ff")).returncode == 2
+
+
+def test_the_baseline_and_the_last_release_are_files(gate: Gate, tmp_path: Path) -> None:
+    line = budget("quality.ndcg_at_20", on="interval", margin=0.01, extra='margin_is = "absolute"')
+    last = tmp_path / "last.toml"
+    last.write_text('schema_version = 1\nname = "last"\n' + GOOD)
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(dict(quality(bundle_id="shop-old").document)))
+    run = gate(line, flags=("--baseline", str(old)))
+    assert run.returncode == 1
+    assert "does not tell the digest of its data" in re.sub(r"\s+", " ", run.stdout)
+    run = gate(OPEN, flags=("--last-release", str(last)))
+    assert run.returncode == 1
+    assert "the line is no more" in re.sub(r"\s+", " ", run.stdout)
+    assert gate(GOOD, flags=("--look", "2")).returncode == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}"])
+def test_an_empty_result_file_and_an_empty_budget_file_are_usage_errors(
+    content: str, gate: Gate, tmp_path: Path
+) -> None:
+    assert gate(GOOD, result=content).returncode == 2
+    (tmp_path / "b.toml").write_text("")
+    assert gate.raw("--budgets", tmp_path / "b.toml", tmp_path / "quality.json").returncode == 2
+
+
+@pytest.mark.parametrize("name", ["per_user.npz", "samples.parquet"])
+def test_truncated_arrays_are_refused_in_one_line(name: str, gate: Gate, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04 and no more")
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    of = {"samples": name, "samples_sha256": digest, "started_unix_ms": 1}
+    document = dict(load([1.0]).document) | of if "samples" in name else dict(quality().document)
+    run = gate(GOOD, result=document | {"per_user_file": name})
+    assert run.returncode == 2
+    assert name in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_arrays_beside_a_result_are_read_with_it(gate: Gate, tmp_path: Path) -> None:
+    values = np.random.default_rng(1).beta(2, 3, 1844)
+    mean = float(values.mean())
+    document = dict(quality().document) | {
+        "metrics": {"ndcg_at_20": {"value": mean, "low": None, "high": None, "n_users": 1844}},
+        "per_user_file": "per_user.npz",
+    }
+    assert gate(GOOD, result=document).returncode == 3, "no interval without them"
+    ids = np.array([str(place) for place in range(1844)])
+    np.savez(tmp_path / "per_user.npz", user_id=ids, ndcg_at_20=values)
+    assert gate(GOOD, result=document).returncode == 0
+    np.savez(tmp_path / "per_user.npz", user_id=np.repeat(ids[:922], 2), ndcg_at_20=values)
+    run = gate(GOOD, result=document)
+    assert (run.returncode, "names a user twice" in run.stderr) == (2, True)

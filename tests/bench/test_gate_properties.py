@@ -76,9 +76,9 @@ def test_the_whole_verdict_is_the_worst_line_in_any_order(
     statuses: list[str], order: object
 ) -> None:
     lines = {
-        "pass": budget("quality.ndcg_at_20", at_least=0),
-        "fail": budget("quality.ndcg_at_20", at_least=1),
-        "open": budget("quality.ndcg_at_20", at_least=0, min_n=10**6),
+        "pass": budget("quality.ndcg_at_20", at_least=0.01),
+        "fail": budget("quality.ndcg_at_20", at_least=0.99),
+        "open": budget("quality.ndcg_at_20", at_least=0.01, min_n=10**6),
     }
     order.shuffle(statuses)  # type: ignore[attr-defined]
     verdict = evaluate(budgets(*map(lines.__getitem__, statuses)), [quality()], today=TODAY)
@@ -127,13 +127,13 @@ def test_the_upper_end_is_mlperfs_early_stopping_rule(late: int, needed: int) ->
 
 
 def test_the_requests_still_needed_are_just_enough() -> None:
-    n = requests_needed(2, 400, 0.99, 0.95)
+    n = requests_needed(2, 400, 0.99, 0.025)
     assert n is not None
     for size, passes in ((n, True), (n - 1, False)):
         late = math.ceil(2 / 400 * size)
         values = [1.0] * (size - late) + [9.0] * late
         assert (percentile_interval(values, 0.99, 0.95)[1] <= 5) is passes
-    assert requests_needed(4, 400, 0.99, 0.95) is None
+    assert requests_needed(4, 400, 0.99, 0.025) is None
 
 
 def test_a_share_of_zero_has_the_exact_upper_end() -> None:

@@ -47,12 +47,13 @@ def quality(bundle_id: str = BUNDLE, **changes: Any) -> Result:
 
 
 def load(latencies_ms: Iterable[float] | None, bundle_id: str = BUNDLE, **changes: Any) -> Result:
-    """A load result; +inf is a failed request. None: the samples are lost."""
-    samples = np.array(list(latencies_ms or ()), np.float64)
+    """A load result, 5 requests a second; +inf is a failed request. None: the samples are lost."""
+    samples = np.array([] if latencies_ms is None else list(latencies_ms), np.float64)
     failed = int(np.isinf(samples).sum())
     n = len(samples)
     document: dict[str, Any] = {
         "kind": "load",
+        "valid": True,
         "schema_version": 1,
         "bundle_id": bundle_id,
         "model_digest": "d" * 64,
@@ -67,6 +68,7 @@ def load(latencies_ms: Iterable[float] | None, bundle_id: str = BUNDLE, **change
     return Result(
         parsed.kind, parsed.bundle_id, parsed.model_digest, parsed.document, parsed.source,
         None if latencies_ms is None else samples,
+        None if latencies_ms is None else np.arange(n, dtype=np.int64) * 200_000_000,
     )  # fmt: skip
 
 
