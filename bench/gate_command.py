@@ -98,6 +98,11 @@ def gate(ctx: click.Context) -> None:
 @click.option("--json-out", type=FILE, help="Write the verdict as JSON.")
 @click.option("--markdown-out", type=FILE, help="Write it as markdown.")
 @click.option("--junit-out", type=FILE, help="Write it as JUnit XML.")
+@click.option("--html-out", type=FILE, help="Write it as one HTML page with pictures.")
+@click.option(
+    "--record-out", type=FILE,
+    help="Write the release record: files, digests, verdict; for 'equipoise gate verify'.",
+)  # fmt: skip
 @click.argument("results", nargs=-1, required=True, type=FILE)
 def decide(
     budgets: Path,
@@ -111,26 +116,21 @@ def decide(
     json_out: Path | None,
     markdown_out: Path | None,
     junit_out: Path | None,
+    html_out: Path | None,
+    record_out: Path | None,
     results: tuple[Path, ...],
 ) -> None:
     """Decide from budgets and results: pass, fail, or not enough evidence."""
     from rich.console import Console
 
-    from bench.gate import evaluate, read_results, report
-    from bench.gate.budgets import read_budgets
-    from bench.gate.seal import read_seal
+    from bench.gate import report
+    from bench.gate.record import Inputs
     from bench.whole import write_whole
 
-    verdict = evaluate(
-        read_budgets(budgets),
-        read_results(results),
-        today=_day(today),
-        bundle_id=bundle_id,
-        baseline=read_results(baseline) if baseline else (),
-        look=look,
-        seal=read_seal(seal) if seal else None,
-        last_release=read_budgets(last_release) if last_release else None,
+    inputs = Inputs(
+        budgets, results, baseline, last_release, seal, bundle_id, look, today=_day(today)
     )
+    verdict = inputs.verdict()
     for path, content in (
         (json_out, report.json_text),
         (markdown_out, report.as_markdown),
@@ -138,6 +138,16 @@ def decide(
     ):
         if path is not None:
             write_whole(path, content(verdict))
+    if html_out is not None:
+        from bench.gate.page import page
+
+        write_whole(html_out, page(verdict, inputs.read()))
+    if record_out is not None:
+        from bench.gate.record import record_of
+        from bench.machine import machine
+
+        made = record_of(inputs, verdict, machine(), time.time_ns() // 1_000_000)
+        write_whole(record_out, json.dumps(made, indent=1, allow_nan=False) + "\n")
     if as_json:
         click.echo(report.json_text(verdict), nl=False)
     else:
@@ -218,3 +228,33 @@ def seal(budgets: Path, out: Path | None) -> None:
         document = seal_document(read, time.time_ns() // 1_000_000)
         write_whole(out, json.dumps(document, indent=1) + "\n")
     click.echo(digest_of(read))
+
+
+VERIFY_EXAMPLES = """\b
+Examples:
+  equipoise gate verify out/record.json
+  equipoise gate verify record.json --files archive/shop-0123456789ab
+
+\b
+Exit code 0: the record is as it was written, the files are those of then, and
+the same verdict comes of them. 1: something is not. 2: usage."""
+
+
+@gate.command("verify", epilog=VERIFY_EXAMPLES)
+@click.argument("record", type=FILE)
+@click.option(
+    "--files", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(),
+    help="Where the record's files are looked for.  [default: here]",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def verify(record: Path, files: Path, as_json: bool) -> None:
+    """Check a release record: its digest, its files, and that they still say so."""
+    from bench.gate.record import checked, read_record
+
+    found = checked(read_record(record), files)
+    if as_json:
+        click.echo(json.dumps([{"holds": ok, "what": what} for ok, what in found], indent=1))
+    else:
+        for ok, what in found:
+            click.echo(f"{'yes' if ok else 'NO '}  {what}")
+    sys.exit(0 if all(ok for ok, _ in found) else 1)

@@ -44,7 +44,7 @@ class Result:
 
     document: the whole JSON object. latencies_ms: `[requests] float64` of a load result, +inf
     for a request that failed; starts_ns: `[requests] int64`, when each was due (Unix); None where
-    there are no samples. users: the per-user arrays of an evaluation, None where they do not lie
+    there are no samples. service_ms: the same from when each was sent. users: the per-user arrays of an evaluation, None where they do not lie
     beside it.
     """
 
@@ -55,6 +55,7 @@ class Result:
     source: str = ""
     latencies_ms: NDArray[np.float64] | None = None
     starts_ns: NDArray[np.int64] | None = None
+    service_ms: NDArray[np.float64] | None = None
     users: UserArrays | None = None
 
 
@@ -125,7 +126,10 @@ def read_result(path: Path) -> Result:
     if isinstance(began, bool) or not isinstance(began, int):
         raise InputRefused(str(path), "started_unix_ms", f"got {began!r}, allowed: a whole number")
     starts_ns = began * 1_000_000 + samples.numbers("due_ns")
-    return replace(result, latencies_ms=samples.latencies_ms(), starts_ns=starts_ns)
+    return replace(
+        result, latencies_ms=samples.latencies_ms(), starts_ns=starts_ns,
+        service_ms=samples.service_ms(),
+    )  # fmt: skip
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
