@@ -3,6 +3,7 @@
 load.latency_ms.pNN, pNN.N  from the raw samples of all runs; a failed request is +inf
 load.error_ratio            with its exact interval
 load.receipts.STATUS, load.errors   summed over the runs
+load.groups...              who is turned away: `bench.gate.shedding`
 load.PATH                   any other number of the one run
 """
 
@@ -26,6 +27,7 @@ from bench.gate.interleaved import compare_runs, pairs_of
 from bench.gate.intervals import percentile, percentile_limits, share_limits
 from bench.gate.measured import Broken, Measured, Void, count, look_up, number
 from bench.gate.results import Result
+from bench.gate.shedding import measure_shedding
 
 _PERCENTILE = re.compile(r"latency_ms\.p(\d{1,2}(?:\.\d+)?)")
 LEAST_BLOCKS = 20
@@ -52,6 +54,9 @@ def measure_load(evidence: Evidence, asked: Asked) -> Measured:
     quantile = quantile_of(asked.path)
     if asked.against == "baseline":
         return _against(evidence, asked, quantile)
+    by_group = measure_shedding(runs, asked)
+    if by_group is not None:
+        return by_group
     n = sum(count(run.document.get("requests"), "requests") for run in runs)
     if quantile is not None:
         return _percentile(runs, asked, quantile, n)

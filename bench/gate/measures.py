@@ -56,8 +56,8 @@ def measure(evidence: Evidence, asked: Asked) -> Measured | Unusable:
     try:
         if kind == "quality":
             return measure_quality(evidence, asked)
-        if asked.budget.leave_out:
-            return Unusable("leave_out belongs to the worst of quality.groups")
+        if asked.budget.leave_out and not asked.path.startswith("groups."):
+            return Unusable("leave_out belongs to the worst of quality.groups and load.groups")
         if kind == "load":
             return measure_load(evidence, asked)
         if asked.against == "baseline":

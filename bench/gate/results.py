@@ -27,6 +27,8 @@ from bench.refused import InputRefused, refusal
 
 Kind = Literal["quality", "load", "invariants"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+REFUSED = ("RESOURCE_EXHAUSTED", "CANCELLED")
+"""By the server, and by gRPC itself at its door."""
 ONE_OF: tuple[Kind, ...] = ("quality", "invariants")
 
 
@@ -44,7 +46,8 @@ class Result:
 
     document: the whole JSON object. latencies_ms: `[requests] float64` of a load result, +inf
     for a request that failed; starts_ns: `[requests] int64`, when each was due (Unix); None where
-    there are no samples. service_ms: the same from when each was sent. users: the per-user arrays of an evaluation, None where they do not lie
+    there are no samples. service_ms: the same from when each was sent. refused: `[requests] bool`, for want
+    of room. groups: attribute -> `[requests]` labels of the callers, "" where unknown. users: the per-user arrays of an evaluation, None where they do not lie
     beside it.
     """
 
@@ -56,6 +59,8 @@ class Result:
     latencies_ms: NDArray[np.float64] | None = None
     starts_ns: NDArray[np.int64] | None = None
     service_ms: NDArray[np.float64] | None = None
+    refused: NDArray[np.bool_] | None = None
+    groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
     users: UserArrays | None = None
 
 
@@ -129,6 +134,8 @@ def read_result(path: Path) -> Result:
     return replace(
         result, latencies_ms=samples.latencies_ms(), starts_ns=starts_ns,
         service_ms=samples.service_ms(),
+        refused=np.array([outcome in REFUSED for outcome in samples.texts("outcome")], np.bool_),
+        groups={attribute: samples.groups(attribute) for attribute in samples.attributes},
     )  # fmt: skip
 
 
