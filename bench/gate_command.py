@@ -155,6 +155,9 @@ def decide(
     sys.exit(verdict.exit_code)
 
 
+SCHEMAS = ("budgets", "scenario", "quality", "load", "invariants", "verdict", "record")
+
+
 def _day(text: str | None) -> date:
     if text is None:
         return datetime.now(UTC).date()
@@ -258,3 +261,18 @@ def verify(record: Path, files: Path, as_json: bool) -> None:
         for ok, what in found:
             click.echo(f"{'yes' if ok else 'NO '}  {what}")
     sys.exit(0 if all(ok for ok, _ in found) else 1)
+
+
+SCHEMA_EXAMPLES = """\b
+Examples:
+  equipoise gate schema verdict > verdict.schema.json
+  equipoise gate schema budgets"""
+
+
+@gate.command("schema", epilog=SCHEMA_EXAMPLES)
+@click.argument("name", type=click.Choice(SCHEMAS))
+def schema(name: str) -> None:
+    """Print the JSON Schema of an input or output."""
+    from bench.gate.schemas import schema_of
+
+    click.echo(json.dumps(schema_of(name), indent=1))

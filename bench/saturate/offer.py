@@ -24,8 +24,8 @@ from equipoise.v1.serving_pb2_grpc import ServingServiceStub
 TIMEOUT_S = 10.0
 FIRST_RPS = 200.0
 MOST_RPS = 50_000.0
-STEP = 1.5
-CEILING_S = 3.0
+STEP = 2.0
+CEILING_S = 2.0
 
 
 @dataclass(frozen=True)
