@@ -66,7 +66,7 @@ bench-training: $(READY) ## train on made-up shops of SIZES (10^5, 10^6, 10^7) e
 bench-retrieval: $(READY) ## candidates from catalogues of 2*10^4, 2*10^5 and 10^6 items: recall against exact search, time of a list
 	@$(BIN)/python -m training.retrieval --out out/training/retrieval.json
 
-saturate: $(READY) ## the highest rate that a server takes with p99 within BUDGET_MS, and what comes beyond; BUNDLE, else the demo's, else a quick one. 10 minutes
+saturate: $(READY) ## the highest rate that a server takes with p99 within BUDGET_MS, and what comes beyond; BUNDLE, else the demo's, else a quick one
 	@test -d $(BUNDLE) || $(BIN)/equipoise train --dataset complete-journey --cache out/data --quick --out $(BUNDLE)
 	@$(BIN)/python -m bench.saturate --bundle $(BUNDLE) --budget-ms $(BUDGET_MS) --out out/saturate
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 
 from bench.gate_command import gate
+from bench.refused import VOID
 
 __all__ = ["gate", "invariants"]
 
 FILE = click.Path(path_type=Path, dir_okay=False)
-VOID = 3
 EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 INVARIANTS_EXAMPLES = """\b

@@ -141,7 +141,7 @@ def decide(
     if html_out is not None:
         from bench.gate.page import page
 
-        write_whole(html_out, page(verdict, inputs.read()))
+        write_whole(html_out, page(verdict, inputs.read))
     if record_out is not None:
         from bench.gate.record import record_of
         from bench.machine import machine

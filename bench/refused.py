@@ -10,6 +10,9 @@ from pydantic import ValidationError
 
 from server.errors import Refused, shown
 
+VOID = 3
+"""The exit code of a run that was none, so that nothing can be said of what it measured."""
+
 
 class InputRefused(Refused):
     """A budget, result, request or target that is malformed or not allowed."""

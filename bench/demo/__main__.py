@@ -21,12 +21,10 @@ from bench.demo.serving import copy_store
 from bench.demo.session import hold
 from bench.demo.steps import Done, Step, remove, run_steps, write_whole
 from bench.demo.tell import read, tell
-from bench.refused import InputRefused
+from bench.refused import VOID, InputRefused
 from bench.served import Served, Terminated, equipoise, serving, stop_on_sigterm
 
 CONSOLE = Console(highlight=False, emoji=False)
-VOID = 3
-"""Of a load beside other work: the gate then says that its lines have not enough evidence."""
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "demo.toml"
 EXAMPLES = 60
 SEED = 7
@@ -128,6 +126,7 @@ def learn(out: Path) -> None:
 
 
 def _load(out: Path, served: Served) -> None:
+    """Beside other work it may be void: the gate then says that its lines have not enough evidence."""
     run(
         "load", "--target", served.target, "--requests", out / "requests.jsonl",
         "--scenario", SCENARIO, "--driver", "locust", "--server-pid", str(served.pid), "--out", out / "load", fine=(0, VOID),

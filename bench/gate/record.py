@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ class Inputs:
     look: int = 1
     today: date = date.min
 
+    @cached_property
     def read(self) -> list[Result]:
-        """The results."""
+        """The results; read once, since samples are large."""
         return read_results(self.results)
 
     def verdict(self) -> Verdict:
@@ -56,7 +58,7 @@ class Inputs:
         """
         return evaluate(
             read_budgets(self.budgets),
-            self.read(),
+            self.read,
             today=self.today,
             bundle_id=self.bundle_id,
             baseline=read_results(self.baseline) if self.baseline else (),

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from bench.refused import VOID
+
 if TYPE_CHECKING:
     from bench.load.scenario import Scenario
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
-VOID = 3
 DEFAULT_USERS = 16
 
 EXAMPLES = """\b
@@ -70,23 +71,19 @@ class Flags:
 
     def scenario(self, out: Path) -> Scenario:
         """The scenario that they say."""
-        from bench.load.requests import read_users
-        from bench.load.scenario import Scenario
-        from bench.whole import write_whole
+        from bench.load.requests import read_users, write_requests
+        from bench.load.scenario import scenario_of
 
         requests = self.requests
         if self.users_file is not None:
             requests = out / "requests.jsonl"
-            lines = (
-                one.model_dump_json(exclude_defaults=True) for one in read_users(self.users_file)
-            )
-            write_whole(requests, "\n".join(lines) + "\n")
+            write_requests(requests, read_users(self.users_file))
         stage: dict[str, Any] = {"duration_s": self.duration_s}
         if self.rate is not None:
             stage["rate_rps"] = self.rate
         else:
             stage["users"] = self.users or DEFAULT_USERS
-        return Scenario.model_validate(
+        return scenario_of(
             {
                 "schema_version": 1,
                 "name": "flags",
@@ -95,7 +92,8 @@ class Flags:
                 "deadline_ms": self.deadline_ms,
                 "stage": [stage],
                 "requests": {"file": requests},
-            }
+            },
+            "flags",
         )
 
 
@@ -197,9 +195,9 @@ def sample_command(
     events: Path, users: Path | None, n: int, by_id: bool, seed: int, out: Path
 ) -> None:
     """Make a request file of real histories, with the mix of groups that the store has."""
+    from bench.load.requests import write_requests
     from bench.load.sample import read_groups, sample
     from bench.progress import bar
-    from bench.whole import write_whole
     from server.events import SqliteEventStore
 
     groups = read_groups(users) if users is not None else {}
@@ -215,8 +213,7 @@ def sample_command(
             show(seen)
 
         found = sample(store, groups, n=n, seed=seed, by_id=by_id, on_events=on_events)
-    lines = (one.model_dump_json(exclude_defaults=True) for one in found.requests)
-    write_whole(out, "\n".join(lines) + "\n")
+    write_requests(out, found.requests)
     click.echo(f"{len(found.requests):,} requests of {found.users:,} users in {out}")
     for attribute, labels in found.mix.items():
         told = ", ".join(

@@ -58,7 +58,6 @@ class Session:
         self.calls = Calls(work, process)
         self.recorder = Recorder()
         self.facts = Facts(due=len(self.calls.numbers))
-        self.facts.begin()
         self.users = 0
         # Of a closed loop: whoever asks next, until all were asked and it begins anew.
         scenario = self.calls.scenario
@@ -66,6 +65,8 @@ class Session:
         places = drawn(scenario.requests, self.calls.n_requests, DRAWN, rng).tolist()
         checked = (rng.random(DRAWN) < scenario.check.share).tolist()
         self.next = cycle(zip(places, checked, strict=True))
+        # Last of all: what is made before would make the first requests late.
+        self.facts.begin()
 
     def now_ns(self) -> int:
         """Since the run began."""

@@ -16,11 +16,10 @@ import numpy as np
 
 from bench.load.answers import Answers, Served, fingerprint
 from bench.load.draw import draw_requests
-from bench.load.requests import LoadRequest, read_requests
+from bench.load.requests import LoadRequest, read_requests, write_requests
 from bench.load.scenario import Scenario
 from bench.load.work import Work, body_of
 from bench.refused import InputRefused
-from bench.whole import write_whole
 from equipoise.v1 import serving_pb2
 from equipoise.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from equipoise.v1.serving_pb2_grpc import ServingServiceStub
@@ -96,8 +95,7 @@ def _requests(
         raise InputRefused(
             "--target", "", "the server returned no item to draw requests from; give a request file"
         )
-    lines = (request.model_dump_json(exclude_defaults=True) for request in requests)
-    write_whole(kept, "\n".join(lines) + "\n")
+    write_requests(kept, requests)
     return requests
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.refused import InputRefused, refusal
+from bench.whole import write_whole
 from equipoise.v1 import recommendation_pb2 as pb
 
 DEFAULT_COUNT = 20
@@ -127,3 +128,9 @@ def read_users(path: Path, count: int = DEFAULT_COUNT) -> list[LoadRequest]:
     return parse_requests(
         (json.dumps({"user_id": user, "count": count}) for user in users), str(path)
     )
+
+
+def write_requests(path: Path, requests: Iterable[LoadRequest]) -> None:
+    """A request file, whole or not at all."""
+    lines = [request.model_dump_json(exclude_defaults=True) for request in requests]
+    write_whole(path, "\n".join(lines) + "\n")

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -175,9 +175,20 @@ def parse_scenario(document: str, source: str) -> Scenario:
         InputRefused: not TOML, an unknown key, or a value that is not allowed.
     """
     try:
-        return Scenario.model_validate(tomllib.loads(document))
+        found = tomllib.loads(document)
     except tomllib.TOMLDecodeError as error:
         raise InputRefused(source, "", f"not TOML: {error}") from error
+    return scenario_of(found, source)
+
+
+def scenario_of(document: dict[str, Any], source: str) -> Scenario:
+    """A scenario from its parsed form.
+
+    Raises:
+        InputRefused: an unknown key, or a value that is not allowed.
+    """
+    try:
+        return Scenario.model_validate(document)
     except ValidationError as invalid:
         parts = (Scenario, Stage, Asked, Check)
         known = [name for part in parts for name in part.model_fields]

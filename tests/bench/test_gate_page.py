@@ -75,7 +75,7 @@ class Read(HTMLParser):
 def test_the_page_says_what_was_decided_and_needs_nothing_beside_it(files: Path) -> None:
     asked = inputs(files)
     verdict = asked.verdict()
-    html = page(verdict, asked.read())
+    html = page(verdict, asked.read)
     read = Read()
     read.feed(html)
     whole = re.sub(r"\s+", " ", " ".join(read.texts))
@@ -100,7 +100,7 @@ def test_the_page_says_what_was_decided_and_needs_nothing_beside_it(files: Path)
 
 def test_intervals_are_drawn_for_every_line_with_a_limit(files: Path) -> None:
     asked = inputs(files)
-    html = page(asked.verdict(), asked.read())
+    html = page(asked.verdict(), asked.read)
     drawn = html[html.index("Intervals against") :]
     for name in ("quality.ndcg_at_20", "quality.item_exposure_gini"):
         assert name in drawn

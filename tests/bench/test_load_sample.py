@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from bench.load.command import load
 from bench.load.requests import read_requests
+from bench.refused import InputRefused
 from server.events import Event, EventKind, SqliteEventStore
 
 USERS = 40
@@ -109,3 +110,11 @@ def test_a_scenario_and_flags_that_say_the_same_are_refused(tmp_path: Path) -> N
         assert result.exit_code == 2
         assert told in result.output
     assert CliRunner().invoke(load, []).exit_code == 2
+
+
+def test_flags_that_ask_for_too_much_are_refused_in_words(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        load, ["--rate", "1000000", "--duration", "60", "--out", str(tmp_path / "out")]
+    )
+    assert isinstance(result.exception, InputRefused)
+    assert "asks for some 60,000,000 requests, allowed: 5,000,000" in str(result.exception)
