@@ -15,7 +15,8 @@ The results file `quality.json` (schema_version 1):
                     ndcg_at_20, recall_at_20, first_basket_*, novel_* of the ranker without a
                     policy; each of them _minus_BASELINE (paired over users);
                     ndcg_kept_POLICY = NDCG with / without the policy and
-                    price_of_fairness_POLICY = 1 - that; catalogue_coverage_at_20 and
+                    price_of_fairness_POLICY = 1 - that; inferred_ATTRIBUTE and
+                    inferred_ATTRIBUTE_minus_purchases (of `inference`); catalogue_coverage_at_20 and
                     item_exposure_gini (no interval: low and high are null)
     baselines       name -> metric -> estimate
     baseline_settings  name -> which of several settings, chosen on validation
@@ -31,6 +32,7 @@ The results file `quality.json` (schema_version 1):
     calibration     served probabilities against what was bought; `training.measures.calibration`
     popularity_bias novelty, coverage, concentration, popularity and exposure by decile, for
                     the ranker and each baseline; `training.measures.popularity`
+    inference       whether lists betray an attribute of their user; `training.measures.inference`
     cold_start      users without history, with little of it, and rare items, each with its best
                     baseline; `training.measures.cold`
     model           the bundle's name, family, inputs, data, horizon_days, versions
@@ -57,12 +59,9 @@ from numpy.typing import NDArray
 from server.bundle import Bundle
 from server.engine.engine import Engine
 from server.engine.query import Answer
-from server.errors import Refused
-from server.features.types import DAY_MS, Int32, Int64
+from server.features.types import DAY_MS, Int32
 from training.baselines import BASELINES, Baseline
-from training.data.dataset import Dataset
 from training.data.prepare import Prepared
-from training.data.split import Targets, targets_between
 from training.intervals import Resampler
 from training.item_side import item_side, policy_facts
 from training.measures.against import metrics_block
@@ -70,20 +69,19 @@ from training.measures.calibration import calibration_block
 from training.measures.candidates import Gathering, bought_within
 from training.measures.cold import Cold, cold_block
 from training.measures.graph import structure_block
+from training.measures.inference import inference_block, inference_metrics, inferred
 from training.measures.model import model_block
 from training.measures.popularity import popularity_block
 from training.measures.roc import roc_block
-from training.metrics import PerUser, hits, ndcg, recall, without
+from training.metrics import PerUser
 from training.served import (
     ServedLists,
     plain_policy,
     refuse_a_bundle_that_has_seen,
     served_lists,
 )
+from training.task import OnStep, Task, places_in_bundle, places_in_data, task_of
 from training.user_groups import MIN_USERS, group_counts, group_metrics, groups_of, worst_groups
-
-OnStep = Callable[[str, int, int], None]
-"""Told (what, users done in it, users in all), for a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -116,35 +114,6 @@ class Evaluation:
 
     results: dict[str, Any]
     per_user: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is asked: users with a history up to `cut_ms`, and what they bought after it.
-
-    novel_ptr, novel_items: their targets without the items of their history.
-    """
-
-    history: Dataset
-    targets: Targets
-    cut_ms: int
-    until_ms: int
-    novel_ptr: Int64
-    novel_items: Int32
-
-    def measured(self, lists: Int32, novel_lists: Int32, k: int) -> PerUser:
-        """All per-user metrics of lists in places of the data set."""
-        targets = self.targets
-        values: PerUser = {}
-        for prefix, ranked, ptr, items in (
-            ("", lists, targets.ptr, targets.items),
-            ("first_basket_", lists, targets.first_ptr, targets.first_items),
-            ("novel_", novel_lists, self.novel_ptr, self.novel_items),
-        ):
-            found = hits(ranked, ptr, items)
-            values[f"{prefix}ndcg_at_{k}"] = ndcg(found, np.diff(ptr))
-            values[f"{prefix}recall_at_{k}"] = recall(found, np.diff(ptr))
-        return values
 
 
 @dataclass(frozen=True)
@@ -249,6 +218,11 @@ def evaluate(
         seed=protocol.seed,
     )
     groups = groups_of(prepared.dataset, users, protocol.user_attributes)
+    guessed = inferred(
+        compared.lists["ranker"], task.history, users, groups,
+        min_users=protocol.min_users, seed=protocol.seed,
+    )  # fmt: skip
+    inference = inference_block(guessed, groups, sample)
     by_group = group_metrics(
         ranker, groups, k=k, resamples=protocol.resamples, confidence=protocol.confidence,
         seed=protocol.seed, min_users=protocol.min_users,
@@ -281,6 +255,7 @@ def evaluate(
             "method": "percentile bootstrap over users, paired differences",
         },
         "metrics": metrics_block(sample, ranker, compared.baselines, ndcg_with, k)
+        | inference_metrics(inference)
         | item_side(before.items, len(bundle.items.ids), k),
         "baselines": {
             name: {metric: sample.mean(v).as_json() for metric, v in values.items()}
@@ -298,6 +273,7 @@ def evaluate(
         "roc": roc_block(scored, groups, bundle.groups, sample, protocol.min_users),
         "calibration": calibration_block(scored, sample),
         "popularity_bias": popularity_block(compared.lists, task.history, task.targets, sample),
+        "inference": inference,
         "cold_start": cold_block(
             Cold(
                 engine,
@@ -332,6 +308,7 @@ def evaluate(
             for metric, v in values.items()
         },
         **{f"{name}/ndcg_at_{k}": values for name, values in ndcg_with.items()},
+        **guessed,
         **{f"group/{name}": labels for name, labels in groups.items()},
     }
     return Evaluation(results, per_user)
@@ -375,47 +352,3 @@ def _told(on_step: OnStep, what: str, total: int, done: int) -> None:
 
 def _key(name: str) -> str:
     return name.replace("-", "_")
-
-
-def task_of(prepared: Prepared, on: str) -> Task:
-    """The users and targets of the held-out part `on`: "test" or "validation"."""
-    split, dataset = prepared.split, prepared.dataset
-    cut_ms, until_ms = (
-        (split.validation_until_ms, split.test_until_ms)
-        if on == "test"
-        else (split.train_until_ms, split.validation_until_ms)
-    )
-    history = dataset.until(cut_ms)
-    targets = targets_between(dataset, cut_ms, until_ms)
-    lengths = np.diff(history.user_ptr)
-    own_ptr = np.concatenate([[0], np.cumsum(lengths[targets.users])]).astype(np.int64)
-    asked = np.zeros(dataset.n_users, np.bool_)
-    asked[targets.users] = True
-    own = history.items[asked[history.event_users]]
-    novel_ptr, novel_items = without(targets.ptr, targets.items, own_ptr, own)
-    return Task(history, targets, cut_ms, until_ms, novel_ptr, novel_items.astype(np.int32))
-
-
-def places_in_bundle(bundle: Bundle, dataset: Dataset) -> Int32:
-    """`[n_items] int32`: an item's place in the bundle, -1 if the bundle does not know it."""
-    find = bundle.items.index.get
-    return np.array([find(item, -1) for item in dataset.item_ids], np.int32)
-
-
-def places_in_data(bundle: Bundle, dataset: Dataset) -> Int32:
-    """`[n_bundle_items + 1] int32`: an item's place in the data set, -1 if it is not there.
-
-    The last entry is -1, so that the list padding -1 maps to itself. An item that only the bundle
-    knows can be no target, and stands in a list as a miss.
-
-    Raises:
-        Refused: the bundle knows no item of the data set.
-    """
-    find = dataset.item_index.get
-    places = np.array([*(find(item, -1) for item in bundle.items.ids), -1], np.int32)
-    if not (places >= 0).any():
-        raise Refused(
-            f"bundle {bundle.manifest.bundle_id} knows none of the {dataset.n_items:,} items of "
-            f"{dataset.source}: it was made from {bundle.manifest.data.source}"
-        )
-    return places

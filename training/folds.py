@@ -38,11 +38,12 @@ from training.data.clean import Rules, clean
 from training.data.dataset import dataset_of
 from training.data.prepare import Prepared
 from training.data.split import Split
-from training.evaluate import OnStep, compare, made_of
+from training.evaluate import compare, made_of
 from training.intervals import Resampler
 from training.lists_at_cuts import day_of
 from training.pipeline import Pipeline
 from training.settings import TrainSettings
+from training.task import OnStep
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,12 @@ from server.features import generate_candidates
 from server.model import Feed, OnnxScorer
 from training import export
 from training.data.prepare import Prepared
-from training.evaluate import OnStep, places_in_data, task_of
 from training.intervals import Resampler
 from training.metrics import hits, ndcg
 from training.onnx_text import PRODUCER
 from training.release import random_feed, warmups
 from training.served import plain_policy, served_lists
+from training.task import OnStep, places_in_data, task_of
 
 OPERATORS = {"MatMul": "MatMulInteger", "Gather": "DequantizeLinear"}
 """Layers and tables of items, and by what a graph tells that they are quantised. An LSTM would become an operator outside of the standard sets."""

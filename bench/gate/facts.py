@@ -47,6 +47,8 @@ _TABLE: tuple[tuple[str, Facts], ...] = (
     (r"quality\..+\.worst_gap", _SHARE_DOWN),
     (r"quality\.price_of_fairness_.+", Facts("share", -math.inf, 1.0, "lower")),
     (r"quality\.ndcg_kept_.+", Facts("share", 0.0, math.inf, "higher")),
+    (r"quality\.inferred_.+_minus_.+", Facts("share", -1.0, 1.0, "lower")),
+    (r"quality\.inferred_.+", _SHARE_DOWN),
     (r"quality\..*(ndcg|recall)_at_\d+_minus_.+", Facts("share", -1.0, 1.0, "higher")),
     (r"quality\..*(ndcg|recall)_at_\d+(\.worst)?", _SHARE_UP),
     (r"quality\.catalogue_coverage_at_\d+", _SHARE_UP),

@@ -27,7 +27,7 @@ from bench.gate.results import Result
 from bench.gate.same import incomparable
 from bench.gate.user_arrays import UserArrays, joined
 
-_LEAD = re.compile(r"(?P<metric>.+_at_\d+)_minus_(?P<baseline>.+)")
+_LEAD = re.compile(r"(?P<metric>.+_at_\d+|inferred_.+)_minus_(?P<baseline>.+)")
 _POLICY = re.compile(r"(?P<what>ndcg_kept|price_of_fairness)_(?P<policy>.+)")
 _AGREE = 1e-6
 

@@ -20,8 +20,8 @@ from server.fairness import compile_tables, parse_policy
 from strategies.fairness import document
 from training.audit.audit import Protocol, audit
 from training.data.prepare import Prepared
-from training.evaluate import task_of
 from training.served import served_answers
+from training.task import task_of
 
 PROTOCOL = Protocol(resamples=100, min_users=6)
 K, ITEMS = 20, [f"item-{n:03}" for n in range(60)]

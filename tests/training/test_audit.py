@@ -40,9 +40,9 @@ from training.audit.optimum import largest_dcg
 from training.audit.sweeps import WITH_OPTIMUM, WITHOUT_OPTIMUM
 from training.audit.wanted import wanted_shares
 from training.data.prepare import Prepared
-from training.evaluate import task_of
 from training.metrics import ndcg, roc_auc
 from training.served import served_lists
+from training.task import task_of
 
 PROTOCOL = Protocol(resamples=200, min_users=6, tradeoff_users=4)
 

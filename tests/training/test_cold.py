@@ -17,9 +17,10 @@ from server.events import StoredHistory
 from training.baselines import BASELINES
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
-from training.evaluate import Evaluation, Protocol, evaluate, task_of
+from training.evaluate import Evaluation, Protocol, evaluate
 from training.measures.cold import beside, last_events, targets_of_strangers
 from training.metrics import hits, ndcg, recall
+from training.task import task_of
 
 PROTOCOL = Protocol(resamples=100, min_users=5)
 

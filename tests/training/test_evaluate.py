@@ -32,10 +32,11 @@ from training.data.dataset import Dataset
 from training.data.prepare import Prepared, prepare_tables
 from training.data.split import targets_between
 from training.data.tables import users_from
-from training.evaluate import Evaluation, Protocol, chosen, evaluate, task_of
+from training.evaluate import Evaluation, Protocol, chosen, evaluate
 from training.metrics import ndcg
 from training.report import text, write_results
 from training.served import served_lists
+from training.task import task_of
 from training.user_groups import MIN_USERS
 
 PROTOCOL = Protocol(resamples=200, min_users=5)

@@ -11,9 +11,10 @@ import pytest
 from server.bundle import load_bundle
 from training.data.dataset import Dataset
 from training.data.prepare import Prepared
-from training.evaluate import Evaluation, compare, task_of
+from training.evaluate import Evaluation, compare
 from training.intervals import Resampler
 from training.measures.popularity import popularity_block, self_information
+from training.task import task_of
 
 
 def buyers_of(history: Dataset) -> dict[int, set[int]]:

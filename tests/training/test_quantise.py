@@ -22,9 +22,9 @@ from server.errors import BundleRefused, Refused
 from strategies.bundles import reseal, tiny_bundle
 from training import quantise, quantise_command
 from training.data.prepare import Prepared
-from training.evaluate import places_in_data, task_of
 from training.quantise import Loss, quantised_parts
 from training.served import served_lists
+from training.task import places_in_data, task_of
 
 pytestmark = pytest.mark.slow
 

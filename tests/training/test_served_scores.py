@@ -13,12 +13,13 @@ from server.engine.engine import Engine
 from server.engine.query import Answer
 from server.features.types import DAY_MS
 from training.data.prepare import Prepared
-from training.evaluate import Evaluation, task_of
+from training.evaluate import Evaluation
 from training.intervals import Resampler
 from training.measures.calibration import calibration_block
 from training.measures.candidates import Gathering, Scored
 from training.measures.roc import roc_block
 from training.served import served_answers
+from training.task import task_of
 
 N_USERS, N_ITEMS = 40, 12
 

@@ -50,10 +50,11 @@ from training.audit.item_side import SMOOTHING, facts_of
 from training.audit.tradeoff import tradeoff
 from training.audit.user_side import Cells
 from training.data.prepare import Prepared
-from training.evaluate import OnStep, Task, made_of, places_in_data, task_of
+from training.evaluate import made_of
 from training.intervals import Resampler
 from training.metrics import PerUser, hits, ndcg, recall
 from training.served import plain_policy, refuse_a_bundle_that_has_seen
+from training.task import OnStep, Task, places_in_data, task_of
 from training.user_groups import MIN_USERS, groups_of
 
 DEFINITIONS = {

@@ -21,9 +21,9 @@ from server.fairness import CompiledPolicy, Receipt, Status
 from server.fairness.discount import discounts
 from server.features.types import Float64, Int32, Int64
 from training.audit.optimum import largest_dcg
-from training.evaluate import Task
 from training.metrics import roc_auc
 from training.served import served_answers
+from training.task import Task
 
 
 @dataclass(frozen=True)

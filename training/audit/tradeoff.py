@@ -52,10 +52,10 @@ from training.audit.sweeps import (
     tables_of,
 )
 from training.audit.wanted import catalogue_shares
-from training.evaluate import OnStep, Task
 from training.intervals import Resampler
 from training.metrics import hits, ndcg
 from training.served import plain_policy, served_answers, served_lists
+from training.task import OnStep, Task
 
 WHAT = "trade-off"
 

@@ -48,7 +48,7 @@ OnUsers = Callable[[str, int, int], None]
 class Cold:
     """What the rows are measured with.
 
-    places: of each bundle item its place in the data set, as `training.evaluate.places_in_data`.
+    places: of each bundle item its place in the data set, as `training.task.places_in_data`.
     novel_ptr, novel_items: the targets that are not in their user's history; novel_lists: the
     ranker's lists without the history, in places of the data set.
     """

@@ -23,12 +23,13 @@ from server.errors import Refused
 from training.baselines import Baseline
 from training.checkpoints import work_path
 from training.data.prepare import Prepared
-from training.evaluate import OnStep, Task, chosen, places_in_data, task_of
+from training.evaluate import chosen
 from training.pipeline import Pipeline
 from training.quality.kept import Entry
 from training.quality.rows import Row
 from training.served import plain_policy, refuse_a_bundle_that_has_seen, served_lists
 from training.spent import peak_rss_bytes
+from training.task import OnStep, Task, places_in_data, task_of
 
 
 @dataclass(frozen=True)

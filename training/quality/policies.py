@@ -10,11 +10,11 @@ from pathlib import Path
 from server.bundle import Bundle, load_bundle
 from server.engine.engine import Engine
 from server.fairness import CompiledPolicy, compile_tables, parse_policy
-from training.evaluate import OnStep, places_in_data
 from training.metrics import PerUser
 from training.quality.kept import Entry
 from training.quality.measured import Asked
 from training.served import plain_policy, served_lists
+from training.task import OnStep, places_in_data
 
 STRENGTHS = (
     Fraction(1, 4),

@@ -16,7 +16,6 @@ from rich.console import Console
 from server.errors import Refused, listed
 from training.baselines import BASELINES
 from training.checkpoints import work_path, write_whole
-from training.evaluate import OnStep
 from training.fair_training import check_attribute
 from training.quality.ablation import ablation_entry
 from training.quality.document import document
@@ -25,6 +24,7 @@ from training.quality.measured import Asked, baseline_entry, model_entry
 from training.quality.policies import policy_entry
 from training.quality.rows import PAIRS, SHIPPED, Row, model_rows
 from training.settings import SequenceSettings, TrainSettings
+from training.task import OnStep
 
 ABLATION, POLICIES = "ablation", "policies"
 
