@@ -15,6 +15,8 @@ TABLES ?= complete-journey=out/quality/complete-journey
 BUNDLE ?= $(if $(wildcard out/demo/bundle/manifest.json),out/demo/bundle,out/saturate/bundle)
 BUDGET_MS ?= 50
 SIZES ?= 1e5,1e6,1e7
+# A file's tests share what they set up, so that a file goes to one process.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,10 +42,11 @@ serve: $(READY) ## serve the demo's bundle on PORT and METRICS_PORT (50051, 9464
 	@$(BIN)/python -m bench.demo.serving --out $(DEMO) --port $(PORT) --metrics-port $(METRICS_PORT)
 
 test: $(READY) ## run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 test-fast: $(READY) ## run the tests that need no server process and no real data
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 prove-fairness: $(READY) ## fair lists against brute force, other rules and solvers; ten minutes
 	@$(BIN)/python -m bench.fairness prove --seed $(SEED) --out out/fairness/proof.json

@@ -22,7 +22,7 @@ from bench.load.runner import Driver, Plan, run_load
 from bench.load.scenario import Scenario
 from strategies.live import LiveServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RATE, SECONDS, FREEZE_S, FROM_S = 45.0, 10.0, 2.0, 3.0
 """So many as come in the freeze fit before the server's door."""

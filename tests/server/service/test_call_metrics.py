@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from equipoise.v1 import recommendation_pb2 as pb
-from strategies.live import LiveServer
+from strategies.live import LiveServer, live_server
 from strategies.workers import metrics
 
 pytestmark = pytest.mark.slow
@@ -61,8 +61,9 @@ def test_calls_of_every_kind_and_end_are_counted_under_the_names_of_dashboards(
     assert {name: after[name] - before.get(name, 0) for name in expected} == expected
 
 
-def test_a_method_that_nobody_called_is_there_with_zero(live: LiveServer) -> None:
-    told = metrics(live)
+def test_a_method_that_nobody_called_is_there_with_zero(tmp_path: Path, bundle_path: Path) -> None:
+    with live_server(tmp_path, bundle_path) as fresh:
+        told = metrics(fresh)
     for name in ("started_total", "msg_received_total", "handling_seconds_count"):
         found = [
             key for key in told if key.startswith(f"grpc_server_{name} grpc_method=Repository")
