@@ -32,15 +32,12 @@ from server import __version__
 from server.bundle import (
     Bundle,
     BundleParts,
-    Manifest,
     Quantised,
     feed_maker,
     ports_of,
     read_files,
-    retriever_for,
-    searcher,
 )
-from server.bundle.files import CARD, POLICIES, decode
+from server.bundle.files import decode
 from server.bundle.golden import TOLERANCE
 from server.bundle.manifest import MOST_TOLERANCE
 from server.engine.engine import Engine
@@ -48,12 +45,11 @@ from server.engine.query import Answer
 from server.errors import Refused
 from server.features import generate_candidates
 from server.model import Feed, OnnxScorer
-from training import export
 from training.data.prepare import Prepared
+from training.derived import derived_parts
 from training.intervals import Resampler
 from training.metrics import hits, ndcg
 from training.onnx_text import PRODUCER
-from training.release import random_feed, warmups
 from training.served import plain_policy, served_lists
 from training.task import OnStep, places_in_data, task_of
 
@@ -185,7 +181,12 @@ def quantised_parts(
         source=manifest.model.digest,
         golden_tolerance=float(f"{tolerance:.2g}"),
     )
-    return _parts(manifest, files, after, scorers[1], quantised, loss, seed), loss
+    parts = derived_parts(
+        manifest, files, after, scorers[1], quantised=quantised, seed=seed,
+        quality={**manifest.quality, "quantisation": loss.as_json()},
+        card="\n".join(["## Quantised", *lines_of(loss), ""]),
+    )  # fmt: skip
+    return parts, loss
 
 
 def _swing(scorer: OnnxScorer, inputs: Feed, outputs: NDArray[np.float32]) -> float:
@@ -297,61 +298,6 @@ def _ratio(
             taken[which] = time.perf_counter_ns() - began
         found.append(taken[1] / taken[0])
     return round(float(np.median(found[2:])), 3)
-
-
-def _parts(
-    manifest: Manifest,
-    files: Mapping[str, bytes],
-    after: Bundle,
-    scorer: OnnxScorer,
-    quantised: Quantised,
-    loss: Loss,
-    seed: int,
-) -> BundleParts:
-    model = manifest.model
-    draw = partial(random_feed, scorer, len(after.items.ids))
-    measured = export.measured_batches(scorer, draw)
-    now_ms = manifest.data.until_unix_ms
-    quality = {**manifest.quality, "quantisation": loss.as_json()}
-    retrieval = search = None
-    if model.retrieval is not None and after.retrieval is not None:
-        retrieval = model.retrieval, after.retrieval
-        retriever = retriever_for(model, after.retrieval, len(after.items.ids))
-        search = searcher(retriever, model.history_length)
-    card = files[CARD].decode() + "\n## Quantised\n" + "\n".join(lines_of(loss)) + "\n"
-    return BundleParts(
-        name=manifest.name,
-        created_unix_ms=time.time_ns() // 1_000_000,
-        data=manifest.data,
-        family=model.family,
-        model=after.model,
-        opset=model.opset,
-        feature_names=model.feature_names,
-        history_length=model.history_length,
-        best_batch=export.best_batch(measured),
-        measured_batches=measured,
-        n_novel=model.n_novel,
-        n_popular=model.n_popular,
-        quantised=quantised,
-        state=after.state,
-        items=after.items,
-        groups=tuple(after.groups.values()),
-        policies={
-            name.removeprefix(POLICIES).removesuffix(".toml"): text.decode()
-            for name, text in files.items()
-            if name.startswith(POLICIES)
-        },
-        default_policy=manifest.default_policy,
-        golden_inputs=after.golden_inputs,
-        golden_outputs=after.golden_outputs,
-        retrieval=retrieval,
-        warmups=warmups(after.state, scorer, now_ms, model.n_novel, seed, model.n_popular, search),
-        model_card=card,
-        horizon_days=manifest.horizon_days,
-        quality=quality,
-        made_with=manifest.made_with,
-        positive_kinds=manifest.positive_kinds,
-    )
 
 
 def lines_of(loss: Loss) -> list[str]:

@@ -1,0 +1,1 @@
+"""Bundles damaged on purpose, to see whether a release gate notices: `python -m training.damage`."""
