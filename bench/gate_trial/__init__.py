@@ -1,0 +1,1 @@
+"""Does the gate notice? Real servers, real evaluations, bundles damaged on purpose: `make gate-selftest`."""

@@ -1,0 +1,108 @@
+"""One bundle measured as a release would be: evaluated, loaded by turns with the baseline, checked.
+
+Owns the files of a candidate's folder: bundle/, quality/, loads/, invariants.json. What is there is not
+measured again. All of it is done by the project's own commands, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.load.runner import Plan, run_load
+from bench.load.scenario import Scenario
+from bench.refused import InputRefused
+from bench.saturate.offer import drawn_requests
+from bench.served import Served, equipoise
+
+RATE_RPS = 40.0
+DEADLINE_MS = 2000
+
+
+@dataclass(frozen=True)
+class Data:
+    """flags: of `equipoise evaluate`, that name the data."""
+
+    flags: tuple[str, ...]
+
+
+def run(command: Sequence[str], what: str) -> str:
+    """The output of a command of the project.
+
+    Raises:
+        InputRefused: it failed.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no word"]
+        raise InputRefused(what, "", f"ended with {done.returncode}: {last[0]}")
+    return done.stdout
+
+
+def evaluated(bundle: Path, out: Path, data: Data) -> Path:
+    """The evaluation of a bundle, made unless it is there."""
+    result = out / "quality.json"
+    if not result.exists():
+        run(equipoise("evaluate", "--bundle", bundle, *data.flags, "--out", out), "evaluate")
+    return result
+
+
+def damaged(
+    bundle: Path, out: Path, fault: str, flags: Sequence[str], data: Data
+) -> dict[str, Any]:
+    """The damaged bundle in `out`, made anew, and what was done."""
+    command = [sys.executable, "-m", "training.damage", str(bundle), "--fault", fault]
+    told = run([*command, *flags, *data.flags, "--out", str(out)], "damage")
+    made: dict[str, Any] = json.loads(told.strip().splitlines()[-1])
+    return made
+
+
+def invariants(target: str, bundle: Path, out: Path, examples: int, seed: int) -> Path:
+    """The theorems, checked on a live server; a broken one is a result too."""
+    flags = ("--target", target, "--bundle", bundle, "--examples", str(examples))
+    command = equipoise("invariants", *flags, "--seed", str(seed), "--out", out)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not out.exists():
+        raise InputRefused("invariants", "", (done.stderr.strip().splitlines() or ["no word"])[-1])
+    return out
+
+
+def turns(
+    baseline: Served, candidate: Served, out: Path, pairs: int, seconds: float, seed: int,
+    told: Callable[[int], None],
+) -> tuple[list[Path], list[Path]]:  # fmt: skip
+    """Loads of both servers by turns, the same requests at the same times: files of the candidate, of the
+    baseline. told: how many pairs are done."""
+    requests = drawn_requests(baseline.target, out / "drawn", seed)
+    ours: list[Path] = []
+    theirs: list[Path] = []
+    for pair in range(pairs):
+        scenario = Scenario.model_validate(
+            {
+                "schema_version": 1,
+                "name": "turns",
+                "seed": seed + pair,
+                "deadline_ms": DEADLINE_MS,
+                "stage": [{"rate_rps": RATE_RPS, "duration_s": seconds}],
+                "requests": {"file": requests},
+                "check": {"share": 0.0},
+            }
+        )
+        order = [("candidate", candidate, ours), ("baseline", baseline, theirs)]
+        for name, served, files in order if pair % 2 else order[::-1]:
+            folder = out / f"{name}-{pair}"
+            run_load(Plan(served.target, folder, scenario, server_pid=served.pid))
+            files.append(folder / "load.json")
+        told(pair + 1)
+    return ours, theirs
+
+
+def middle_ms(files: Sequence[Path]) -> float:
+    """The median of the loads' median latencies."""
+    found = sorted(json.loads(path.read_text())["latency_ms"]["p50"] for path in files)
+    return float(found[len(found) // 2])
