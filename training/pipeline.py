@@ -20,6 +20,7 @@ from rich.console import Console
 
 from server import __version__
 from server.bundle import Manifest, check_target, write_bundle
+from server.errors import Refused
 from server.features.types import DAY_MS
 from training.checkpoints import CPU, WorkFolder, aside, work_path
 from training.choose_policies import choose_policies
@@ -107,6 +108,12 @@ class Pipeline:
         check_target(out)
         if self._fair is not None:
             check_attribute(self._data, self._fair.attribute)
+            sequence = self._settings.sequence
+            if sequence is not None and sequence.alone:
+                raise Refused(
+                    f"--fair-by weighs the lists of the pair features' ranker; {sequence.family!r} by "
+                    "itself has none: take --family auto or pairs"
+                )
         with WorkFolder.open(
             work_path(out),
             self._key(final),

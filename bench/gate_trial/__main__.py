@@ -61,7 +61,7 @@ candidate was judged by; evaluations that are there are not made again."""
     "--alike", type=click.IntRange(1, 100), default=10, show_default=True,
     help="Runs of two servers of the one bundle.",
 )  # fmt: skip
-@click.option("--pairs", type=click.IntRange(3, 60), default=6, show_default=True,
+@click.option("--pairs", type=click.IntRange(3, 60), default=8, show_default=True,
               help="Loads of each server, by turns.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(1, 600), default=4.0, show_default=True,
               help="Of each load.")  # fmt: skip
@@ -107,8 +107,6 @@ def main(
     def prepared(fault: Fault) -> Path:
         made = damaged(bundle, out / fault.name / "bundle", fault.name, fault.flags, flags)
         write_whole(out / fault.name / "damage.json", json.dumps(made) + "\n")
-        # Of an earlier run's bundle.
-        (out / fault.name / "quality/quality.json").unlink(missing_ok=True)
         return evaluated(out / fault.name / "bundle", out / fault.name / "quality", flags)
 
     with ThreadPoolExecutor(AT_A_TIME) as pool:

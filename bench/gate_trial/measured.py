@@ -22,6 +22,7 @@ from bench.served import Served, equipoise
 
 RATE_RPS = 40.0
 DEADLINE_MS = 2000
+TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def run(command: Sequence[str], what: str) -> str:
 def evaluated(bundle: Path, out: Path, data: Data) -> Path:
     """The evaluation of a bundle, made unless it is there."""
     result = out / "quality.json"
-    if not result.exists():
+    bundle_id = json.loads((bundle / "manifest.json").read_text())["bundle_id"]
+    if not result.exists() or json.loads(result.read_text())["bundle_id"] != bundle_id:
         run(equipoise("evaluate", "--bundle", bundle, *data.flags, "--out", out), "evaluate")
     return result
 
@@ -77,7 +79,11 @@ def turns(
     told: Callable[[int], None],
 ) -> tuple[list[Path], list[Path]]:  # fmt: skip
     """Loads of both servers by turns, the same requests at the same times: files of the candidate, of the
-    baseline. told: how many pairs are done."""
+    baseline. told: how many pairs are done.
+
+    A load that is void, since the generator did not keep its schedule, is done again, up to TRIES times:
+    that is told by the load itself, before anybody looks at what the server did in it.
+    """
     requests = drawn_requests(baseline.target, out / "drawn", seed)
     ours: list[Path] = []
     theirs: list[Path] = []
@@ -88,6 +94,7 @@ def turns(
                 "name": "turns",
                 "seed": seed + pair,
                 "deadline_ms": DEADLINE_MS,
+                "steady": False,
                 "stage": [{"rate_rps": RATE_RPS, "duration_s": seconds}],
                 "requests": {"file": requests},
                 "check": {"share": 0.0},
@@ -96,7 +103,10 @@ def turns(
         order = [("candidate", candidate, ours), ("baseline", baseline, theirs)]
         for name, served, files in order if pair % 2 else order[::-1]:
             folder = out / f"{name}-{pair}"
-            run_load(Plan(served.target, folder, scenario, server_pid=served.pid))
+            for _ in range(TRIES):
+                made = run_load(Plan(served.target, folder, scenario, server_pid=served.pid))
+                if not made["void_because"]:
+                    break
             files.append(folder / "load.json")
         told(pair + 1)
     return ours, theirs

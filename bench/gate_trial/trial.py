@@ -34,7 +34,7 @@ class Trial:
     budgets: Path
     data: Data
     out: Path
-    pairs: int = 6
+    pairs: int = 8
     seconds: float = 4.0
     examples: int = 10
     seed: int = 1

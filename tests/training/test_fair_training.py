@@ -44,7 +44,7 @@ from training.fair_training import (
 from training.intervals import Estimate
 from training.pipeline import Pipeline
 from training.rows import Lists
-from training.settings import TrainSettings
+from training.settings import SequenceSettings, TrainSettings
 from training.train import ndcgs_at_20, train_ranker
 
 # Six lists of group 0, two of group 1, two of nobody's.
@@ -242,6 +242,14 @@ def test_what_makes_no_groups_is_refused_before_training(attribute: str, why: st
     }
     with pytest.raises(Refused, match=why):
         check_attribute(dataclasses.replace(data, user_attributes=attributes), attribute)
+
+
+def test_a_family_that_has_no_lists_to_weigh_is_refused_before_training(tmp_path: Path) -> None:
+    alone = dataclasses.replace(QUICK, sequence=SequenceSettings().of("two-tower"))
+    with pytest.raises(Refused, match="'two-tower' by itself has none: take --family"):
+        Pipeline(prepared_shop(), alone, QUIET, fair=FairSettings("age")).run(
+            name="b", policies=None, default_policy=None, out=tmp_path / "b"
+        )
 
 
 def test_lists_hold_nothing_of_an_attribute() -> None:
