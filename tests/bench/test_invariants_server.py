@@ -23,8 +23,13 @@ on_lists = tampering.on_lists
 FLOORS, CAP, PLAIN = "Rerank under tiers", "Rerank under categories", "Rerank under none"
 LIST, OFF = "Recommend under tiers", "personalisation off"
 # Each fault, the property to run, and one theorem that must be told as broken.
+EXAMPLES = 25
+"""Of one property: docs/gate.md says that each fault is found within so many."""
 FAULTS: dict[str, tuple[tampering.Fault, str, str]] = {
     "drops the floor": (on_lists(tampering.plain_order), FLOORS, "bounds_kept_when_met"),
+    "a floor off by one": (
+        on_lists(tampering.a_floor_one_place_late), FLOORS, "bounds_kept_when_met",
+    ),
     "an item twice": (on_lists(tampering.last_twice), FLOORS, "no_duplicates"),
     "a place short": (on_lists(tampering.one_short), LIST, "length"),
     "an item nobody named": (on_lists(tampering.foreign_item), FLOORS, "subset_of_candidates"),
@@ -88,7 +93,7 @@ def test_a_planted_fault_is_found(
     monkeypatch.setattr(run, "SHRUNK", 0)
     fault, where, theorem = FAULTS[name]
     with tampering.tampered(live.channel, fault) as target:
-        result = check_server(target, bundle=bundle_path, examples=25, seed=5, only=where)
+        result = check_server(target, bundle=bundle_path, examples=EXAMPLES, seed=5, only=where)
     assert theorem in broken(result)
     assert result["violation_count"] == len(result["violations"]) > 0
 

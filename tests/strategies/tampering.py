@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -91,6 +92,18 @@ def plain_order(request: Any, response: Any) -> None:
         )  # fmt: skip
     response.receipt.places_moved = 0
     response.receipt.utility_kept = 1.0
+
+
+def a_floor_one_place_late(request: Any, response: Any) -> None:
+    """What a floor has raised comes one place after its prefix: the classic off by one."""
+    for first, second in itertools.pairwise(response.items):
+        if first.reason == pb.REASON_CODE_RAISED_FOR_FLOOR and second.score > first.score:
+            kept = type(first)()
+            kept.CopyFrom(first)
+            first.CopyFrom(second)
+            second.CopyFrom(kept)
+            first.rank, second.rank = second.rank, first.rank
+            return
 
 
 def last_twice(request: Any, response: Any) -> None:
