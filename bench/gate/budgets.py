@@ -43,6 +43,7 @@ Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 Metric = Annotated[str, StringConstraints(pattern=r"^(quality|load|invariants)\.\S.*$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FORM = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
@@ -211,6 +212,10 @@ class Budgets(BaseModel):
 
     coverage: Coverage = Coverage()
     """What must be judged."""
+
+    policies: dict[Text, Digest] = {}
+    """Policy -> the digest that the bundle's must have, as `equipoise policy check --json` and
+    receipts tell it: 64 hexadecimal digits."""
 
     dropped: tuple[Dropped, ...] = ()
     """Lines of the last release's budgets that are no more, each with the reason."""

@@ -148,6 +148,10 @@ def head_text(budgets: Budgets) -> str:
         f"{budgets.name}: {len(budgets.budget)} lines, {looks}. A line passes by mistake in at most "
         f"{_percent(rates.of_pass)} of runs, any line at all fails by mistake in at most "
         f"{_percent(budgets.family_alpha)}: {_percent(rates.of_fail)} for each."
+        + "".join(
+            f"\nThe bundle's policy {name} must have the digest {digest[:12]}...: another one is a fail."
+            for name, digest in budgets.policies.items()
+        )
     )
 
 
@@ -163,5 +167,6 @@ def as_json(budgets: Budgets, lines: list[Explained]) -> dict[str, Any]:
         "alpha_pass": rates.of_pass,
         "alpha_fail": rates.of_fail,
         "coverage": budgets.coverage.model_dump(mode="json"),
+        "policies": dict(budgets.policies),
         "lines": [asdict(line) | {"told": need_text(line)} for line in lines],
     }

@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 EXIT_CODES = {Status.PASS: 0, Status.FAIL: 1, Status.NOT_ENOUGH: 3}
 
-Kind = Literal["bundle", "baseline", "seal", "weaker", "coverage", "budget", "margin"]
+Kind = Literal["bundle", "baseline", "seal", "weaker", "coverage", "policy", "budget", "margin"]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from bench.gate.decide import decide, line_of
 from bench.gate.levels import levels
 from bench.gate.lines import EXIT_CODES, Kind, Line, Status, Verdict, overall, plain
 from bench.gate.measures import measure
+from bench.gate.policies import policy_lines
 from bench.gate.results import Result, check_kinds
 from bench.gate.seal import Seal, digest_of, seal_line
 from bench.gate.standing import BASELINE_LINE, BUNDLE_LINE, baseline_line, same_bundle
@@ -80,6 +81,7 @@ def evaluate(
             seen = measure(evidence, asked)
             decided = decide(asked, seen, today, same=against is not None and against.same)
             lines.append(line_of(asked, seen, decided))
+    lines += policy_lines(budgets, results)
     lines += coverage_lines(budgets, lines)
     return Verdict(
         status=overall([line.status for line in lines]),

@@ -76,6 +76,11 @@ def _file_parts(now: Budgets, before: Budgets) -> Iterator[str]:
         yield f"confidence {before.confidence:g} -> {now.confidence:g}"
     if now.baseline_may_be_candidate and not before.baseline_may_be_candidate:
         yield "the baseline may now be the candidate"
+    for name, digest in before.policies.items():
+        if name not in now.policies:
+            yield f"policy {name} is no more named"
+        elif now.policies[name] != digest:
+            yield f"policy {name} is another one"
     for metric in before.coverage.metrics:
         if metric not in now.coverage.metrics:
             yield f"coverage of {metric} is no more"

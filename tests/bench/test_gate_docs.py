@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bench.gate import parse_budgets
+from bench.gate.budgets import read_budgets
 from bench.load.samples import Recorder, Sample
 from server.cli import main
 from strategies.results import invariants, load
@@ -37,6 +38,7 @@ decide_on = "interval"
 min_n = 1000
 reason = "made for a test"
 """
+AGREED = read_budgets(ROOT / "bench/budgets/demo.toml").policies["provider-tiers"]
 
 
 def write_quality(folder: Path, bundle_id: str, seed: int) -> None:
@@ -56,7 +58,9 @@ def write_quality(folder: Path, bundle_id: str, seed: int) -> None:
         "protocol": PROTOCOL | {"n_users": n}, "intervals": {"confidence": 0.95},
         "made_unix_ms": 4_000_000_000_000,
         "metrics": {k: {"value": v, "low": None, "high": None, "n_users": n} for k, v in metrics.items()},
-        "groups": {}, "policies": {"provider_tiers": {"floor_violations_after": 0}},
+        "groups": {}, "policies": {"provider_tiers": {
+            "policy": "provider-tiers", "digest": AGREED, "floor_violations_after": 0,
+        }},
         "per_user_file": "per_user.npz",
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
