@@ -108,6 +108,8 @@ def decide(asked: Asked, seen: Measured | Unusable, today: date, *, same: bool) 
         return Decided(Status.PASS if kept else Status.FAIL, f"the value {told}{note}")
     if seen.lacks:
         return Decided(Status.NOT_ENOUGH, f"{seen.lacks}{note}")
+    if same and seen.identical:
+        return Decided(Status.PASS, f"no difference at all, as declared{note}")
     if seen.low is None or seen.high is None:
         return Decided(Status.NOT_ENOUGH, seen.note or "no interval was measured")
     status = _by_interval(asked, seen.low, seen.high)
@@ -118,8 +120,6 @@ def decide(asked: Asked, seen: Measured | Unusable, today: date, *, same: bool) 
     if seen.no_pass:
         return Decided(Status.NOT_ENOUGH, seen.no_pass)
     if seen.resampled and seen.high - seen.low <= NO_WIDTH:
-        if same and asked.against == "baseline":
-            return Decided(status, f"no difference at all, as declared{note}")
         told = f"all users have one value, so the interval has no width{note}"
         return Decided(Status.NOT_ENOUGH, told)
     return Decided(status, f"the whole interval keeps the bound{note}")

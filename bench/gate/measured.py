@@ -44,7 +44,8 @@ class Measured:
     has no width where all users are alike, and then says nothing. quantile, late: of a percentile,
     and how many requests missed the limit. effective_n: how many independent requests the
     dependent ones are worth; blocks: of time. lacks: evidence that is missing for any decision.
-    no_pass: evidence that is missing for a pass. cells: of a fairness line.
+    no_pass: evidence that is missing for a pass. identical: whether no user differs from the baseline.
+    cells: of a fairness line.
     """
 
     value: float
@@ -61,6 +62,7 @@ class Measured:
     blocks: int | None = None
     lacks: str = ""
     no_pass: str = ""
+    identical: bool = False
     cells: tuple[Cell, ...] = ()
 
 

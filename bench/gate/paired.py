@@ -46,14 +46,22 @@ def paired(
     Raises:
         Broken: relative to a baseline of 0.
     """
+    if relative and baseline.mean() <= 0:
+        raise Broken("the baseline is at 0: there is no relative difference")
+    if not (candidate != baseline).any():
+        return _alike(len(candidate), baseline.mean() if relative else 1.0, alpha_low, alpha_high)
     if not relative:
         difference = mean_of(candidate - baseline)
         return (difference.value, *mean_limits(difference, alpha_low, alpha_high))
-    if baseline.mean() <= 0:
-        raise Broken("the baseline is at 0: there is no relative difference")
     top, bottom, together = paired_ratio(candidate, baseline)
     low, high = ratio_limits(top, bottom, together, alpha_low, alpha_high)
     return top.value / bottom.value - 1, low - 1, high - 1
+
+
+def _alike(n: int, whole: float, alpha_low: float, alpha_high: float) -> Ends:
+    """The limits where nobody differs among `n`: of users who would, as many as could have been missed
+    (1 - alpha^(1/n), the rule of three), each losing or gaining all of a value in [0, 1]."""
+    return 0.0, -(1 - alpha_low ** (1 / n)) / whole, (1 - alpha_high ** (1 / n)) / whole
 
 
 def paired_cells(
@@ -73,9 +81,15 @@ def paired_cells(
     """
     split = alpha_high / len(cells)
     floor = within_variance({label: ours - theirs for label, (ours, theirs) in cells.items()})
+    alike = not any((ours != theirs).any() for ours, theirs in cells.values())
     found, p_values = [], []
     for label, (ours, theirs) in cells.items():
-        if relative:
+        if alike:
+            # No spread within any group to borrow from.
+            ends = paired(ours, theirs, relative=relative, alpha_low=alpha_low, alpha_high=split)
+            whole = float(theirs.mean()) if relative else 1.0
+            p_values.append(max(0.0, 1 - margin * whole) ** len(ours))
+        elif relative:
             ends = paired(ours, theirs, relative=True, alpha_low=alpha_low, alpha_high=split)
             p_values.append(p_mean_below(mean_of(ours - (1 - margin) * theirs, floor), 0.0))
         else:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.gate.asked import Asked, Evidence
-from bench.gate.cells import compared, exact_share_limits, is_binary
+from bench.gate.cells import Ends, compared, exact_share_limits, is_binary
 from bench.gate.documents import DocumentReader, GroupPath, checked_protocol, group_path
 from bench.gate.means import Values, mean_limits, mean_of, paired_ratio, ratio_limits
 from bench.gate.measured import Broken, Measured, Withheld, number
@@ -211,8 +211,7 @@ def _against(evidence: Evidence, result: Result, asked: Asked) -> Measured:
     if groups is None:
         pair = both_known(candidate[here], baseline[there])
         ends = paired(*pair, relative=asked.relative, alpha_low=low, alpha_high=high)
-        return Measured(ends[0], len(pair[0]), "users", ends[1], ends[2], resampled=True,
-                        note="paired by user")  # fmt: skip
+        return _paired_line(pair, ends)
     labels, labels_before = ours.labels(groups.attribute), theirs.labels(groups.attribute)
     if labels is None or labels_before is None:
         raise Broken(f"the per-user arrays have no groups of {groups.attribute!r}")
@@ -227,14 +226,15 @@ def _against(evidence: Evidence, result: Result, asked: Asked) -> Measured:
             raise Broken(f"group {groups.label!r} of {groups.attribute} has no user")
         pair = both_known(candidate[here][chosen], baseline[there][chosen])
         ends = paired(*pair, relative=asked.relative, alpha_low=low, alpha_high=high)
-        return Measured(ends[0], len(pair[0]), "users", ends[1], ends[2], resampled=True,
-                        note="paired by user")  # fmt: skip
+        return _paired_line(pair, ends)
     members = group_values(result, ours, groups, asked.budget.leave_out)
     assert asked.budget.margin is not None
+    pairs = {
+        label: both_known(candidate[here][of[here]], baseline[there][of[here]])
+        for label, of in members.items()
+    }
     (value, low_end, high_end), cells = paired_cells(
-        {label: both_known(candidate[here][of[here]], baseline[there][of[here]])
-         for label, of in members.items()},
-        relative=asked.relative, margin=asked.budget.margin, alpha_low=low, alpha_high=high,
+        pairs, relative=asked.relative, margin=asked.budget.margin, alpha_low=low, alpha_high=high,
     )  # fmt: skip
     worst = min(cells, key=lambda cell: cell.value)
     least = min(cells, key=lambda cell: cell.positives or 0)
@@ -246,4 +246,13 @@ def _against(evidence: Evidence, result: Result, asked: Asked) -> Measured:
     return Measured(
         value, min(cell.n for cell in cells), "users", low_end, high_end, resampled=True,
         lacks=lacks, note=f"group {worst.label!r}, paired by user", cells=cells,
+        identical=not any((one != other).any() for one, other in pairs.values()),
     )  # fmt: skip
+
+
+def _paired_line(pair: tuple[Values, Values], ends: Ends) -> Measured:
+    alike = not (pair[0] != pair[1]).any()
+    note = "no user's value differs" if alike else "paired by user"
+    return Measured(
+        ends[0], len(pair[0]), "users", ends[1], ends[2], resampled=True, identical=alike, note=note
+    )

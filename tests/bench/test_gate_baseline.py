@@ -226,3 +226,30 @@ def test_price_of_fairness_is_one_minus_a_paired_ratio() -> None:
     assert line.low < value < line.high  # type: ignore[operator]
     p = stats.ttest_1samp(fair - (1 - line.high) * plain, 0.0, alternative="greater").pvalue  # type: ignore[operator]
     assert p == pytest.approx(0.025, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [50, 150, 400, 2000])
+def test_where_no_user_differs_the_margin_must_hold_of_those_who_could_have_been_missed(
+    n: int,
+) -> None:
+    """Of n users nobody differs: with a share p of users who do, that happens in (1 - p)^n of draws."""
+    theirs = users(n)
+    line = decided(MARGIN, evaluated({NDCG: theirs}), baseline=[before({NDCG: theirs})]).lines[-1]
+    clopper_pearson = stats.binomtest(0, n).proportion_ci(0.95, method="exact").high
+    assert line.low is not None
+    assert line.low == pytest.approx(-clopper_pearson)
+    assert line.value == 0
+    assert line.status is (Status.PASS if n >= 400 else Status.NOT_ENOUGH)
+
+
+def test_groups_in_which_no_user_differs_are_held_to_their_own_size() -> None:
+    worst = budget(
+        f"quality.groups.income.{NDCG}.worst", on="interval", margin=0.05, min_n=20,
+        extra='margin_is = "absolute"',
+    )  # fmt: skip
+    for small, expected in ((60, Status.NOT_ENOUGH), (300, Status.PASS)):
+        theirs, labels = users(1000 + small), ["low"] * small + ["high"] * 1000
+        ours, other = (made({NDCG: theirs}, {"income": labels}) for made in (evaluated, before))
+        line = decided(worst, ours, baseline=[other]).lines[-1]
+        assert line.status is expected, line.why
+        assert {cell.label: cell.n for cell in line.cells} == {"low": small, "high": 1000}
