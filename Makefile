@@ -13,6 +13,7 @@ COUNT ?= 100000000
 QUALITY ?= --dataset complete-journey --fair-by income --cache out/data --out out/quality/complete-journey
 TABLES ?= complete-journey=out/quality/complete-journey
 BUNDLE ?= $(if $(wildcard out/demo/bundle/manifest.json),out/demo/bundle,out/saturate/bundle)
+QUICK_BUNDLE = $(BIN)/equipoise train --dataset complete-journey --cache out/data --quick --out $(BUNDLE)
 BUDGET_MS ?= 50
 SIZES ?= 1e5,1e6,1e7
 # A file's tests share what they set up, so that a file goes to one process.
@@ -70,11 +71,14 @@ bench-retrieval: $(READY) ## candidates from catalogues of 2*10^4, 2*10^5 and 10
 	@$(BIN)/python -m training.retrieval --out out/training/retrieval.json
 
 saturate: $(READY) ## the highest rate that a server takes with p99 within BUDGET_MS, and what comes beyond; BUNDLE, else the demo's, else a quick one
-	@test -d $(BUNDLE) || $(BIN)/equipoise train --dataset complete-journey --cache out/data --quick --out $(BUNDLE)
+	@test -d $(BUNDLE) || $(QUICK_BUNDLE)
 	@$(BIN)/python -m bench.saturate --bundle $(BUNDLE) --budget-ms $(BUDGET_MS) --out out/saturate
 
-gate-selftest: $(READY) ## does the gate err as seldom as it says, and see what it says it sees? Three minutes of simulation
+gate-selftest: $(READY) ## does the gate err as seldom as it says, and see faults that are planted? Simulation, then real servers of BUNDLE; 40 minutes
 	@$(BIN)/python -m bench.gate.selftest --seed $(SEED)
+	@test -d $(BUNDLE) || $(QUICK_BUNDLE)
+	@$(BIN)/python -m bench.gate_trial --bundle $(BUNDLE) --seed $(SEED) --out out/gate-selftest \
+		--data=--dataset --data=complete-journey --data=--cache --data=out/data
 
 chaos: $(READY) ## releases exchanged, overload, restarts, kills, deadlines, each with pass marks; 20 minutes
 	@for run in $(CHAOS); do \

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from bench.gate_trial.faults import Fault, faults
+from bench.gate_trial.faults import faults
 from bench.gate_trial.measured import Data, damaged, evaluated, middle_ms
 from bench.gate_trial.trial import (
     Row,
