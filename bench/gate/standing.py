@@ -19,7 +19,7 @@ def _one_bundle(results: Sequence[Result]) -> str:
     bundles = sorted({result.bundle_id for result in results})
     models = sorted({result.model_digest for result in results if result.model_digest})
     if len(bundles) > 1:
-        told = ", ".join(f"{result.kind}: {result.bundle_id}" for result in results)
+        told = ", ".join(dict.fromkeys(f"{result.kind}: {result.bundle_id}" for result in results))
         return f"the results are of different bundles: {told}"
     if len(models) > 1:
         return f"the results name different models: {', '.join(models)}"
