@@ -4,8 +4,9 @@ Owns the block `inference` of the results. For each attribute of users, naive Ba
 fifths of the users which items stand in whose lists, and guesses the label of the others from theirs,
 every label as likely beforehand (Weinsberg et al., RecSys 2012, guessed gender of ratings). The same
 is done with what the users bought before the cut. Lists are made of purchases alone, so they tell
-something of whatever purchases tell; should they tell more, the attribute came in by another way, such as a
-feature that stands for it.
+something of whatever purchases tell; should they tell much more, the attribute came in by another way, such as a
+feature that stands for it. (A little more is no proof: a list is short and to the point, which helps so
+simple a guesser.)
 
     guessed                share of users whose label the lists betray, out of fold
     guessed_of_purchases   whose label their purchases betray
