@@ -36,8 +36,8 @@ _COUNT_DOWN = Facts("count", 0.0, math.inf, "lower")
 _TABLE: tuple[tuple[str, Facts], ...] = (
     (r"load\.latency(_ok)?_ms\..+", Facts("ms", 0.0, math.inf, "lower")),
     (r"load\.error_ratio", _SHARE_DOWN),
-    (r"load\.groups\..+\.(accepted|answered|in_time)\.worst_gap", _SHARE_DOWN),
-    (r"load\.groups\..+\.(accepted|answered|in_time)\.worst(_ratio)?", _SHARE_UP),
+    (r"load\.(groups|exposure)\..+\.(accepted|answered|in_time)\.worst_gap", _SHARE_DOWN),
+    (r"load\.(groups|exposure)\..+\.(accepted|answered|in_time)\.worst(_ratio)?", _SHARE_UP),
     (r"load\.throughput_rps", Facts("lists/s", 0.0, math.inf, "higher")),
     (r"load\.server_cpu_us_per_list", Facts("us", 0.0, math.inf, "lower")),
     (r"load\.receipts\.MET", Facts("count", 0.0, math.inf, "higher")),

@@ -57,7 +57,9 @@ def measure(evidence: Evidence, asked: Asked) -> Measured | Unusable:
         if kind == "quality":
             return measure_quality(evidence, asked)
         if asked.budget.leave_out and not asked.path.startswith("groups."):
-            return Unusable("leave_out belongs to the worst of quality.groups and load.groups")
+            return Unusable(
+                "leave_out belongs to the worst of quality.groups, load.groups and load.exposure"
+            )
         if kind == "load":
             return measure_load(evidence, asked)
         if asked.against == "baseline":

@@ -47,8 +47,9 @@ class Result:
     document: the whole JSON object. latencies_ms: `[requests] float64` of a load result, +inf
     for a request that failed; starts_ns: `[requests] int64`, when each was due (Unix); None where
     there are no samples. service_ms: the same from when each was sent. refused: `[requests] bool`, for want
-    of room. groups: attribute -> `[requests]` labels of the callers, "" where unknown. users: the per-user arrays of an evaluation, None where they do not lie
-    beside it.
+    of room. groups: attribute -> `[requests]` labels of the callers, "" where unknown. exposure: group
+    table -> group of items -> `[requests]`, what the asked list would give it, NaN where unknown. users: the
+    per-user arrays of an evaluation, None where they do not lie beside it.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class Result:
     service_ms: NDArray[np.float64] | None = None
     refused: NDArray[np.bool_] | None = None
     groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    exposure: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
     users: UserArrays | None = None
 
 
@@ -136,6 +138,7 @@ def read_result(path: Path) -> Result:
         service_ms=samples.service_ms(),
         refused=np.array([outcome in REFUSED for outcome in samples.texts("outcome")], np.bool_),
         groups={attribute: samples.groups(attribute) for attribute in samples.attributes},
+        exposure=samples.exposure(),
     )  # fmt: skip
 
 

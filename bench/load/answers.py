@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,15 +74,30 @@ def fingerprint(response: pb.RecommendResponse) -> str:
     return hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()
 
 
+Exposure = Mapping[str, Mapping[str, float]]
+"""Group table -> group -> the exposure that a list gives it."""
+
+
+def exposure_of(response: pb.RecommendResponse) -> Exposure:
+    """What each group of the list's own table gets: the sum of 1 / log2(rank + 1) over its items."""
+    table: dict[str, float] = {}
+    for item in response.items:
+        table[item.group] = table.get(item.group, 0.0) + 1 / math.log2(item.rank + 1)
+    return {response.receipt.group_table: table} if response.receipt.group_table else {}
+
+
 class Answers:
     """What the server answered when nothing else was asked of it: fingerprints by request.
 
     A request whose answer differed between two quiet askings is not compared: its policy looks at
-    what was shown before.
+    what was shown before. exposure: by request, what its list gives to groups of items.
     """
 
-    def __init__(self, known: dict[int, str]) -> None:
+    def __init__(
+        self, known: dict[int, str], exposure: Mapping[int, Exposure] | None = None
+    ) -> None:
         self._known = known
+        self.exposure: Mapping[int, Exposure] = exposure or {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -95,10 +112,14 @@ class Answers:
 
     def write(self, path: Path) -> None:
         """As JSON."""
-        path.write_text(json.dumps(self._known), encoding="utf-8")
+        told = {"fingerprints": self._known, "exposure": self.exposure}
+        path.write_text(json.dumps(told), encoding="utf-8")
 
     @staticmethod
     def read(path: Path) -> Answers:
         """What `write` wrote."""
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Answers({int(place): digest for place, digest in found.items()})
+        return Answers(
+            {int(place): digest for place, digest in found["fingerprints"].items()},
+            {int(place): exposure for place, exposure in found["exposure"].items()},
+        )

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from bench.load.answers import Answers, Served, fingerprint
+from bench.load.answers import Answers, Exposure, Served, exposure_of, fingerprint
 from bench.load.draw import draw_requests
 from bench.load.requests import LoadRequest, read_requests, write_requests
 from bench.load.scenario import Scenario
@@ -112,17 +112,18 @@ def _answers(
     places = rng.permutation(len(requests))[:COMPARED].tolist()
     recommend = RecommendationServiceStub(channel).Recommend
     known: dict[int, str] = {}
+    exposure: dict[int, Exposure] = {}
     for done, place in enumerate(places):
         body = body_of(requests[place], as_of_ms)
         try:
-            first, second = (
-                fingerprint(recommend(body, timeout=SETUP_TIMEOUT_S)) for _ in range(2)
-            )
+            quiet = [recommend(body, timeout=SETUP_TIMEOUT_S) for _ in range(2)]
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise
             continue  # fails under load as well, and is counted there
+        exposure[place] = exposure_of(quiet[0])
+        first, second = map(fingerprint, quiet)
         if first == second:
             known[place] = first
         progress((done + 1) / len(places))
-    return Answers(known)
+    return Answers(known, exposure)

@@ -120,7 +120,8 @@ def run_load(
         samples, facts = _parts(parts, plan)
         requests = read_requests(Path(work.requests))
         samples = samples.with_groups([request.groups for request in requests])
-        compared = len(Answers.read(Path(work.answers)))
+        answers = Answers.read(Path(work.answers))
+        samples, compared = samples.with_exposure(answers.exposure), len(answers)
         validity = judged(samples, plan.scenario, facts, compared)
         if plan.scenario.check.repeats:
             validity = validity.and_also(repeated(work, requests, plan.scenario.check.repeats))

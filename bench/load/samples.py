@@ -10,6 +10,8 @@ slow. Times are of one monotonic clock, from the start of the run on.
     method, outcome, request_id, group.ATTRIBUTE: text
     items, receipt (a value of `equipoise.v1.ReceiptStatus`), request (place in the request file, -1
     is nobody), stage, process: numbers; checked: whether its answer was compared
+    exposure/TABLE/GROUP: what the list that was asked for would give this group of items, as the quiet
+    server answered; NaN where that is not known
 
 >>> recorder = Recorder()
 >>> recorder.add(Sample(0, 500_000, 2_000_000, "Recommend", "OK", 20, 1, 7, "r-1"))
@@ -21,6 +23,7 @@ slow. Times are of one monotonic clock, from the start of the run on.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +36,7 @@ from bench.whole import write_whole
 
 OK = "OK"
 GROUP = "group."
+EXPOSURE = "exposure/"
 SCHEMA: dict[str, type[pl.DataType]] = {
     "due_ns": pl.Int64,
     "sent_ns": pl.Int64,
@@ -116,6 +120,28 @@ class Samples:
             known = np.array([line.get(attribute, "") for line in groups] + [""], np.str_)
             # Nobody, -1, is the last.
             columns.append(pl.Series(f"{GROUP}{attribute}", known[requests].tolist(), pl.String))
+        return Samples(self.frame.with_columns(columns))
+
+    def exposure(self) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """Group table -> group of items -> `[n]`; see the columns."""
+        found: dict[str, dict[str, NDArray[np.float64]]] = {}
+        for name in self.frame.columns:
+            if name.startswith(EXPOSURE):
+                _, table, group = name.split("/", 2)
+                found.setdefault(table, {})[group] = self.frame[name].to_numpy()
+        return found
+
+    def with_exposure(self, exposure: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Samples:
+        """The same with what each request's list would give: place in the request file -> table -> group."""
+        tables = sorted({(t, g) for one in exposure.values() for t in one for g in one[t]})
+        requests = self.frame["request"].to_list()
+        columns = []
+        for table, group in tables:
+            given = {
+                place: one[table].get(group, 0.0) for place, one in exposure.items() if table in one
+            }
+            values = [given.get(place, math.nan) for place in requests]
+            columns.append(pl.Series(f"{EXPOSURE}{table}/{group}", values, pl.Float64))
         return Samples(self.frame.with_columns(columns))
 
     def succeeded(self) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ the right answers alone, for reading, not for deciding.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,10 @@ def summarise(samples: Samples, run: Run) -> dict[str, Any]:
         "goodput_rps": round(good / measured_s, 3) if measured_s > 0 else None,
         "receipts": receipts,
         "groups": {attribute: _groups(samples, attribute) for attribute in samples.attributes},
+        "exposure": {
+            table: _exposure(samples, groups, run.scenario.deadline_ms)
+            for table, groups in samples.exposure().items()
+        },
         "server_cpu_us_per_list": cpu_us,
         "histogram_us": _histogram(latencies[succeeded]),
     }
@@ -145,5 +150,25 @@ def _groups(samples: Samples, attribute: str) -> dict[str, Any]:
             "errors": int((members & (outcomes != OK)).sum()),
             "refused": int((members & (outcomes == "RESOURCE_EXHAUSTED")).sum()),
             "latency_ms": latency_table(latencies[members]),
+        }
+    return found
+
+
+def _exposure(
+    samples: Samples, groups: Mapping[str, NDArray[np.float64]], deadline_ms: int
+) -> dict[str, Any]:
+    """Of the exposure that lists would have given each group of items, the share that was delivered."""
+    latencies, outcomes = samples.latencies_ms(), np.array(samples.texts("outcome"))
+    found: dict[str, Any] = {}
+    for group, asked in groups.items():
+        whole = np.nansum(asked)
+        shares = {
+            "accepted": outcomes != "RESOURCE_EXHAUSTED",
+            "answered": np.isfinite(latencies),
+            "in_time": latencies <= deadline_ms,
+        }
+        found[group] = {"asked": round(float(whole), 6)} | {
+            name: round(float(np.nansum(asked[good]) / whole), 6) if whole > 0 else None
+            for name, good in shares.items()
         }
     return found

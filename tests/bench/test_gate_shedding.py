@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,3 +112,47 @@ def test_one_group_is_nothing_to_compare_and_a_group_can_be_left_out() -> None:
     assert any("has 1 groups to compare" in one.why for one in left.lines)
     wrong = verdict(result, extra='leave_out = ["lower"]', at_most=0.9)
     assert any("leave_out names 'lower'" in one.why for one in wrong.lines)
+
+
+MAKERS = "load.exposure.tier.accepted.worst_gap"
+
+
+def shed(seed: int, *, unfair: bool, seconds: int = 120, rate: int = 40) -> Result:
+    """Half is refused; unfair: lists that give much to small makers more than others."""
+    rng = np.random.default_rng(seed)
+    n = seconds * rate
+    small = rng.uniform(0, 2, n)
+    refused = rng.random(n) < (small / 2 if unfair else 0.5)
+    latencies = np.where(refused, np.inf, 10.0)
+    known = rng.random(n) < 0.9
+    exposure = {
+        group: np.where(known, own, np.nan)
+        for group, own in (("small", small), ("large", 4 - small))
+    }
+    return replace(
+        load(latencies, deadline_ms=100), latencies_ms=latencies, refused=refused,
+        starts_ns=np.sort(rng.integers(0, seconds * 10**9, n)), exposure={"tier": exposure},
+    )  # fmt: skip
+
+
+def of_makers(result: Result, metric: str = MAKERS, **bounds: float) -> Any:
+    (one,) = (x for x in verdict(result, metric, **bounds).lines if x.metric == metric)
+    return one
+
+
+def test_makers_who_pay_for_the_overload_are_seen() -> None:
+    fair = of_makers(shed(1, unfair=False), at_most=0.1)
+    assert fair.status is Status.PASS
+    unfair = of_makers(shed(1, unfair=True), at_most=0.1)
+    assert unfair.status is Status.FAIL
+    # E[small (1 - small / 2)] / E[small] = 1/3; of large (4 - small): (2 - 1/3) / 3.
+    gap = pytest.approx(5 / 9 - 1 / 3, abs=0.02)
+    assert unfair.value == gap
+    assert {cell.label: cell.value for cell in unfair.cells}["small"] == gap
+    assert unfair.n == pytest.approx(0.9 * 4800, rel=0.02)
+
+
+def test_without_quiet_lists_nothing_is_known_of_makers() -> None:
+    line = of_makers(overloaded(1), at_most=0.1)
+    assert line.status is Status.FAIL
+    assert "share = 0 asks the quiet server nothing" in line.why

@@ -7,13 +7,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.load.answers import Answers, Served, fingerprint, wrong_with
+from bench.load.answers import Answers, Served, exposure_of, fingerprint, wrong_with
 from bench.load.requests import parse_requests, read_requests, read_users
 from bench.load.samples import OK, Recorder, Sample, Samples, SamplesRefused, read_samples
 from bench.load.scenario import Scenario
@@ -232,6 +233,27 @@ def test_an_answer_is_compared_but_for_what_belongs_to_the_call(tmp_path: Path) 
     assert answers.wrong_with(4, again) == "OTHER_LIST"
     assert answers.wrong_with(5, again) is None
     assert (4 in answers, 5 in answers) == (True, False)
+
+
+def test_what_lists_give_to_groups_comes_along_with_their_samples(tmp_path: Path) -> None:
+    response = right(3)
+    response.receipt.group_table = "tier"
+    for item, group in zip(response.items, ("small", "large", "small"), strict=True):
+        item.group = group
+    told = exposure_of(response)
+    assert told == {
+        "tier": {"small": pytest.approx(1 + 1 / 2), "large": pytest.approx(0.63093, abs=1e-5)}
+    }
+    Answers({}, {1: told, 2: {"tier": {"large": 2.0}}}).write(tmp_path / "answers.json")
+    exposure = Answers.read(tmp_path / "answers.json").exposure
+    recorder = Recorder()
+    for place, request in enumerate([1, 0, 2, -1, 1]):
+        recorder.add(Sample(place, place, place + 5, "Recommend", "OK", 3, 1, request, f"r{place}"))
+    recorder.samples().with_exposure(exposure).write(tmp_path / "s.parquet")
+    read = read_samples(tmp_path / "s.parquet").exposure()
+    assert np.allclose(read["tier"]["small"], [1.5, np.nan, 0, np.nan, 1.5], equal_nan=True)
+    assert np.allclose(read["tier"]["large"], [0.63093, np.nan, 2, np.nan, 0.63093], equal_nan=True)
+    assert recorder.samples().with_exposure({}).exposure() == {}
 
 
 def test_a_list_may_be_shorter_only_than_the_catalogue() -> None:

@@ -96,6 +96,10 @@ def test_wrong_answers_and_refusals_have_rows_of_their_own(
     with tampering.tampered(live.channel, fault) as target:
         of = closed(requests={"file": requests})
         result = run_load(plan(target, tmp_path / "out", of))
+    tiers = result["exposure"]["provider_tier"]
+    assert tiers.keys() == {"large", "medium", "small"}
+    for told in tiers.values():
+        assert 0 < told["in_time"] == told["answered"] < told["accepted"] < 1
     statuses = result["by_status"]
     assert set(statuses) == {"OK", "WRONG_LENGTH", "RESOURCE_EXHAUSTED"}
     assert result["errors"] == statuses["WRONG_LENGTH"] + statuses["RESOURCE_EXHAUSTED"]
