@@ -41,6 +41,7 @@ The results file `quality.json` (schema_version 1):
     cleaning        rows_in, rows_out, dropped: [[reason, rows], ...]
     per_user_file   the arrays behind it, one entry per user, in an npz: user_id, METRIC,
                     BASELINE/METRIC, POLICY/ndcg_at_20, group/ATTRIBUTE
+    per_user_sha256  its digest; in the file only, since it is known once the arrays are written
 
 A value of null means that nothing could be measured. In names "-" reads "_".
 """

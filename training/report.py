@@ -9,6 +9,7 @@ renamed, so a folder never holds half of one. Must not compute a metric.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -58,7 +59,8 @@ def write_results(evaluation: Evaluation, folder: Path) -> list[Path]:
                 )
             files[f"{name}.{form}"] = drawn.getvalue()
     # The results come last: who finds them finds all that they name.
-    files[RESULTS_FILE] = (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()
+    document = results | {"per_user_sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
+    files[RESULTS_FILE] = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
     return [write_file(folder / name, content) for name, content in files.items()]
 
 

@@ -89,8 +89,7 @@ def _samples(document: Mapping[str, Any], path: Path) -> Samples | None:
     file = path.parent / name
     if not file.is_file():
         raise InputRefused(str(file), "", f"the samples of {path.name} are not there")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if digest != document.get("samples_sha256"):
+    if _sha256(file) != document.get("samples_sha256"):
         raise InputRefused(str(file), "", f"is not the file that {path.name} was made from")
     try:
         samples = read_samples(file)
@@ -105,10 +104,21 @@ def _samples(document: Mapping[str, Any], path: Path) -> Samples | None:
 
 
 def _users(document: Mapping[str, Any], path: Path) -> UserArrays | None:
-    name = document.get("per_user_file")
+    name, digest = document.get("per_user_file"), document.get("per_user_sha256")
     if not isinstance(name, str) or not name or not (path.parent / name).is_file():
         return None
+    # Results of before the digest was told have none.
+    if digest is not None and _sha256(path.parent / name) != digest:
+        told = f"is not the file that {path.name} was made with"
+        raise InputRefused(str(path.parent / name), "", told)
     return read_user_arrays(path.parent / name)
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputRefused(str(file), "", error.strerror or str(error)) from error
 
 
 def read_result(path: Path) -> Result:

@@ -76,6 +76,8 @@ QUALITY = form(
     groups=table(table({"type": "object"})),
     policies=table({"type": "object"}),
 )
+# Not of every evaluation: older ones tell none.
+QUALITY["properties"] |= {"per_user_file": TEXT, "per_user_sha256": DIGEST}
 CHECK = _inner(
     name=TEXT, ok=maybe(FLAG), told=TEXT, value=maybe(NUMBER), limit=maybe(NUMBER), voids=FLAG
 )

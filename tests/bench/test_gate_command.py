@@ -261,3 +261,18 @@ def test_arrays_beside_a_result_are_read_with_it(gate: Gate, tmp_path: Path) -> 
     np.savez(tmp_path / "per_user.npz", user_id=np.repeat(ids[:922], 2), ndcg_at_20=values)
     run = gate(GOOD, result=document)
     assert (run.returncode, "names a user twice" in run.stderr) == (2, True)
+
+
+def test_arrays_of_another_run_are_refused(gate: Gate, tmp_path: Path) -> None:
+    arrays = tmp_path / "per_user.npz"
+    values = np.full(1844, 0.34)
+    np.savez(arrays, user_id=np.arange(1844).astype(str), ndcg_at_20=values)
+    digest = hashlib.sha256(arrays.read_bytes()).hexdigest()
+    document = dict(quality().document) | {"per_user_file": arrays.name, "per_user_sha256": digest}
+    assert gate(BAD, result=document).returncode == 1, "these are read"
+    # The numbers agree with the document: nothing but the digest tells.
+    np.savez(arrays, user_id=np.arange(1844).astype(str), ndcg_at_20=values, other=values)
+    run = gate(BAD, result=document)
+    assert run.returncode == 2
+    assert run.stderr == f"Error: {arrays}: is not the file that quality.json was made with\n"
+    assert gate(BAD, result=document | {"per_user_sha256": None}).returncode == 1, "an old file"

@@ -64,7 +64,6 @@ def write_quality(folder: Path, bundle_id: str, seed: int) -> None:
         "per_user_file": "per_user.npz",
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "quality.json").write_text(json.dumps(document))
     labels = np.array(["under 35K", "35-74K", "75K and over", "unknown"])[np.arange(n) % 4]
     columns: dict[str, Any] = {
         "user_id": np.arange(n).astype(str),
@@ -72,6 +71,8 @@ def write_quality(folder: Path, bundle_id: str, seed: int) -> None:
         **arrays,
     }
     np.savez(folder / "per_user.npz", **columns)
+    digest = hashlib.sha256((folder / "per_user.npz").read_bytes()).hexdigest()
+    (folder / "quality.json").write_text(json.dumps(document | {"per_user_sha256": digest}))
 
 
 def write_load(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -278,7 +279,9 @@ def test_results_are_written_whole_and_the_document_last(
     written = write_results(evaluation, tmp_path / "q")
     assert order[-1] == "quality.json"
     assert {path.name for path in written} == {path.name for path in (tmp_path / "q").iterdir()}
-    assert json.loads((tmp_path / "q" / "quality.json").read_text()) == evaluation.results
+    digest = hashlib.sha256((tmp_path / "q" / "per_user.npz").read_bytes()).hexdigest()
+    document = json.loads((tmp_path / "q" / "quality.json").read_text())
+    assert document == evaluation.results | {"per_user_sha256": digest}
     arrays = np.load(tmp_path / "q" / "per_user.npz", allow_pickle=False)
     assert arrays["ndcg_at_20"].tolist() == evaluation.per_user["ndcg_at_20"].tolist()
     assert (tmp_path / "q" / "exposure.png").read_bytes().startswith(b"\x89PNG")
