@@ -13,7 +13,10 @@ from bench.gate.measured import Cell
 from bench.gate.verdict import Line, Status, Verdict, plain
 
 SCHEMA_VERSION = 1
+MOST_CELLS = 5
+"""Groups that a terminal and a merge request are told; the JSON has all."""
 _WIDEST = max(len(status.value) for status in Status)
+_HOWS = {"worst_ratio": "over the best other", "worst_gap": "below the best other"}
 _COLOURS = {Status.PASS: "green", Status.FAIL: "red", Status.NOT_ENOUGH: "yellow"}
 
 
@@ -38,6 +41,36 @@ def seen_text(line: Line) -> str:
     return f"{_number(line.value)}{interval}, {_counted(line)}"
 
 
+def cells_text(line: Line) -> str:
+    """The groups behind a line that did not pass, the worst first; empty where there are none.
+
+    >>> cells = (Cell("a", 40, 9, 0.8, 0.7, 0.9), Cell("b", 31, 4, 0.5, 0.3, 0.7, 0.0123))
+    >>> told = Line("quality.groups.age.m.worst_ratio", Status.FAIL, "", "", "", cells=cells)
+    >>> cells_text(told)
+    "groups (over the best other): 'b' 0.5 [0.3, 0.7] n 31 p 0.012; 'a' 0.8 [0.7, 0.9] n 40"
+    """
+    if line.status is Status.PASS or not line.cells:
+        return ""
+    how, last = "value", line.metric.rpartition(".")[2]
+    # Of a document without per-user arrays a cell has the group's own value.
+    compared = line.cells[0].positives is not None
+    if line.kind == "margin":
+        how = "against the baseline"
+    elif compared and last in _HOWS:
+        how = _HOWS[last]
+    ordered = sorted(line.cells, key=lambda cell: cell.value, reverse=how == _HOWS["worst_gap"])
+    told = [
+        f"{cell.label!r} {_number(cell.value)}"
+        + ("" if cell.low is None else f" [{_number(cell.low)}, {_number(cell.high)}]")
+        + f" n {cell.n:,}"
+        + ("" if cell.p_holm is None else f" p {cell.p_holm:.2g}")
+        for cell in ordered[:MOST_CELLS]
+    ]
+    if len(ordered) > MOST_CELLS:
+        told.append(f"{len(ordered) - MOST_CELLS} more")
+    return f"groups ({how}): {'; '.join(told)}"
+
+
 def summary(verdict: Verdict) -> str:
     """The verdict in one sentence."""
     counts = ", ".join(
@@ -58,7 +91,11 @@ def print_lines(verdict: Verdict, console: Console) -> None:
         )
         told = [seen_text(line), f"bound {line.bound}", line.why]
         if line.status is not Status.PASS:
-            told += [line.reason, *([f"Ask: {line.owner}."] if line.owner else [])]
+            told += [
+                *filter(None, [cells_text(line)]),
+                line.reason,
+                *([f"Ask: {line.owner}."] if line.owner else []),
+            ]
         for text in ("; ".join(told[:3]), *told[3:]):
             console.print(" " * (_WIDEST + 2) + text, markup=False, soft_wrap=True)
     console.print(f"[bold {_COLOURS[verdict.status]}]{escape(summary(verdict))}[/]", soft_wrap=True)
@@ -72,7 +109,7 @@ def as_markdown(verdict: Verdict) -> str:
     """The verdict as a page for a merge request."""
     rows = [
         f"| {line.status.value} | `{_cell(line.metric)}` | {_cell(seen_text(line))} | "
-        f"{_cell(line.bound)} | {_cell(line.why)} | {_cell(line.reason)} |"
+        f"{_cell(line.bound)} | {_cell('; '.join(filter(None, [line.why, cells_text(line)])))} | {_cell(line.reason)} |"
         for line in verdict.lines
     ]
     head = (

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from junitparser import Error, Failure, JUnitXml
 
-from bench.gate import evaluate
-from bench.gate.report import as_junit, as_markdown
+from bench.gate import Line, Status, evaluate
+from bench.gate.measured import Cell
+from bench.gate.report import as_junit, as_markdown, cells_text
 from bench.gate.results import read_result
 from bench.refused import InputRefused
 from server.cli import main
@@ -276,3 +277,30 @@ def test_arrays_of_another_run_are_refused(gate: Gate, tmp_path: Path) -> None:
     assert run.returncode == 2
     assert run.stderr == f"Error: {arrays}: is not the file that quality.json was made with\n"
     assert gate(BAD, result=document | {"per_user_sha256": None}).returncode == 1, "an old file"
+
+
+RATIO = budget("quality.groups.income.recall_at_20.worst_ratio", on="interval", at_least=0.8)
+
+
+def test_the_groups_behind_a_line_that_did_not_pass_are_told_the_worst_first(
+    gate: Gate, tmp_path: Path
+) -> None:
+    run = gate(RATIO, flags=("--markdown-out", str(tmp_path / "v.md")))
+    assert run.returncode == 1
+    told = "groups (value): 'unknown' 0.1 ["
+    assert told in run.stdout
+    (row,) = (row for row in (tmp_path / "v.md").read_text().splitlines() if "worst_ratio" in row)
+    assert told in row
+    assert row.index("'35-74K' 0.24 [") < row.index("'under 35K' 0.25 [")
+    passing = gate(RATIO.replace("0.8", "0.01"))
+    assert passing.returncode == 0
+    assert "groups (" not in passing.stdout
+
+
+def test_many_groups_are_cut_and_a_gap_has_its_worst_at_the_top() -> None:
+    cells = tuple(Cell(f"g{n}", 10 + n, 3, n / 10, p_holm=1.0) for n in range(8))
+    line = Line("quality.groups.a.m.worst_gap", Status.NOT_ENOUGH, "", "", "", cells=cells)
+    assert cells_text(line).startswith("groups (below the best other): 'g7' 0.7 n 17 p 1; 'g6'")
+    assert cells_text(line).endswith("'g3' 0.3 n 13 p 1; 3 more")
+    lost = replace(line, metric="quality.m.worst", kind="margin")
+    assert cells_text(lost).startswith("groups (against the baseline): 'g0' 0 n 10 p 1; ")
