@@ -105,6 +105,28 @@ def test_the_analysis_of_argo_knows_three_values(folder: tuple[Path, int]) -> No
         assert held["failureCondition"] is (not right or code == 1)
 
 
+def test_the_canary_of_flagger_is_promoted_rolled_back_or_waits(folder: tuple[Path, int]) -> None:
+    """A hook says yes where its command ends with 0, as the load tester answers for it."""
+    where, code = folder
+    hooks = {
+        hook["type"]: hook["metadata"]["cmd"]
+        for hook in read("flagger-canary.yaml")["spec"]["analysis"]["webhooks"]
+        if hook["metadata"]["type"] == "bash"
+    }
+
+    def says_yes(hook: str) -> bool:
+        return shell(hooks[hook], where).returncode == 0
+
+    assert says_yes("pre-rollout")
+    assert says_yes("confirm-promotion") is (code == 0)
+    assert says_yes("rollback") is (code == 1)
+    if code == 0:
+        hooks["rollback"] = hooks["rollback"].replace("bundle-id shop-", "bundle-id another-")
+        assert says_yes("rollback"), "results of another bundle"
+        (where / "bin" / "equipoise").write_text("exit 2")
+        assert not says_yes("confirm-promotion") | says_yes("rollback"), "bad input is no verdict"
+
+
 def _holds(condition: str, verdict: dict[str, Any]) -> bool:
     """These conditions read the same as Python, but for how a field is named."""
     for name in ("exit_code", "bundle_id"):
