@@ -145,7 +145,7 @@ def show(path: Path, as_json: bool) -> None:
         [
             f"{name}{' (default)' if name == manifest.default_policy else ''}: "
             f"{compiled.policy.kind} {compiled.policy.group_table}".rstrip()
-            + f". {compiled.policy.reason}"
+            + f", sha256 {compiled.policy.digest}. {compiled.policy.reason}"
             for name, compiled in sorted(bundle.policies.items())
         ],
     )

@@ -135,8 +135,8 @@ def _show(
         console.print(Text.assemble((what, "bold"), f": {told}"), soft_wrap=True)
 
     console.print(
-        f"policy {facts['policy']} {facts['version']} ({facts['kind']}), digest "
-        f"{facts['digest'][:12]}, on {facts['bundle_id']}, lists of up to {facts['count']}",
+        f"policy {facts['policy']} {facts['version']} ({facts['kind']}), sha256 "
+        f"{facts['digest']}, on {facts['bundle_id']}, lists of up to {facts['count']}",
         soft_wrap=True,
     )
     bounded = [
