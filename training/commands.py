@@ -311,7 +311,7 @@ def evaluate(
     from training.evaluate import Protocol
     from training.evaluate import evaluate as measure
     from training.progress import steps
-    from training.report import text, write_file, write_results
+    from training.report import RESULTS_FILE, text, write_file, write_results
     from training.requests import request_lines
 
     bundle = load_bundle(bundle_path)
@@ -334,7 +334,9 @@ def evaluate(
         lines = request_lines(prepared.dataset.until(until_ms), evaluated, REQUESTS, seed)
         write_file(requests_out, ("\n".join(lines) + "\n").encode())
     if as_json:
-        click.echo(json.dumps(evaluation.results, allow_nan=False))
+        # With the digest of the arrays, which only what was written has.
+        written_results = json.loads((out / RESULTS_FILE).read_text(encoding="utf-8"))
+        click.echo(json.dumps(written_results, allow_nan=False))
         return
     click.echo(text(evaluation.results))
     click.echo(f"wrote    {', '.join(sorted(path.name for path in written))} into {out}")
