@@ -10,6 +10,8 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,7 +28,6 @@ from bench.served import Served, Terminated, equipoise, serving, stop_on_sigterm
 
 CONSOLE = Console(highlight=False, emoji=False)
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "demo.toml"
-EXAMPLES = 60
 SEED = 7
 
 SHARED_CODE = ("server/features/*.py", "server/fairness/*.py", "server/bundle/*.py",
@@ -56,9 +57,24 @@ def run(*arguments: str | Path, fine: tuple[int, ...] = (0,)) -> None:
         raise click.ClickException(f"'equipoise {arguments[0]}' failed with exit code {code}")
 
 
-def train(out: Path) -> None:
-    # Without the minutes of trying a sequence model beside it.
-    run("train", "--dataset", "complete-journey", "--family", "pairs", "--out", out / "bundle")
+@dataclass(frozen=True)
+class Scale:
+    """How much of each step. training: flags of `train`. resamples: of intervals. tradeoff_users: of the
+    audit's curves. examples: of each property of the invariants."""
+
+    training: tuple[str, ...]
+    resamples: int
+    tradeoff_users: int
+    examples: int
+
+
+# Without the minutes of trying a sequence model beside it.
+WHOLE = Scale(("--family", "pairs"), 2000, 300, 60)
+QUICK = Scale(("--quick",), 200, 20, 3)
+
+
+def train(out: Path, scale: Scale) -> None:
+    run("train", "--dataset", "complete-journey", *scale.training, "--out", out / "bundle")
 
 
 def load_events(out: Path) -> None:
@@ -76,21 +92,23 @@ def load_events(out: Path) -> None:
             remove(path)
 
 
-def evaluate(out: Path) -> None:
+def evaluate(out: Path, scale: Scale) -> None:
     run(
         "evaluate", "--bundle", out / "bundle", "--dataset", "complete-journey",
+        "--resamples", str(scale.resamples),
         "--out", out / "quality", "--requests-out", out / "requests.jsonl",
     )  # fmt: skip
 
 
-def audit(out: Path) -> None:
+def audit(out: Path, scale: Scale) -> None:
     run(
         "audit", "--bundle", out / "bundle", "--dataset", "complete-journey",
-        "--tradeoff", "--out", out / "audit",
+        "--tradeoff", "--tradeoff-users", str(scale.tradeoff_users),
+        "--out", out / "audit",
     )  # fmt: skip
 
 
-def live(out: Path) -> None:
+def live(out: Path, scale: Scale) -> None:
     folder = out / "live"
     folder.mkdir(exist_ok=True)
     store = folder / "events.db"
@@ -100,7 +118,7 @@ def live(out: Path) -> None:
         lists = hold(served.target, out / "requests.jsonl", out / "bundle")
         lists["ready_s"] = served.ready_s
         _load(out, served)
-        _invariants(out, served)
+        _invariants(out, served, scale)
     write_whole(folder / "lists.json", json.dumps(lists, indent=1))
 
 
@@ -133,10 +151,10 @@ def _load(out: Path, served: Served) -> None:
     )  # fmt: skip
 
 
-def _invariants(out: Path, served: Served) -> None:
+def _invariants(out: Path, served: Served, scale: Scale) -> None:
     run(
         "invariants", "--target", served.target, "--bundle", out / "bundle",
-        "--examples", str(EXAMPLES), "--seed", str(SEED), "--out", out / "invariants.json",
+        "--examples", str(scale.examples), "--seed", str(SEED), "--out", out / "invariants.json",
     )  # fmt: skip
 
 
@@ -152,20 +170,22 @@ def gate(out: Path) -> None:
         raise click.ClickException(f"'equipoise gate' failed with exit code {code}")
 
 
-STEPS = (
+def steps_of(scale: Scale) -> tuple[Step, ...]:
+    """The demo, in order."""
+    return (
     Step("bundle", "train in PyTorch, export to ONNX, write the release bundle",
-         TRAINING_CODE, ("bundle/manifest.json",), train),
+         TRAINING_CODE, ("bundle/manifest.json",), partial(train, scale=scale)),
     Step("events", "fill the event store with 50 weeks of purchases",
          ("training/data/*.py", "training/commands.py", "training/options.py", "server/events/*.py"),
          ("events.db",),
          load_events),
     Step("quality", "evaluate the served path against every baseline",
-         TRAINING_CODE, ("quality/quality.json", "requests.jsonl"), evaluate),
+         TRAINING_CODE, ("quality/quality.json", "requests.jsonl"), partial(evaluate, scale=scale)),
     Step("audit", "audit every policy: items, users, what fairness costs",
-         TRAINING_CODE, ("audit/audit.json", "audit/audit-tradeoff.png"), audit),
+         TRAINING_CODE, ("audit/audit.json", "audit/audit-tradeoff.png"), partial(audit, scale=scale)),
     Step("live", "serve over gRPC: lists, purchase, load, invariants",
          (*SERVING_CODE, "bench/**/*.py"),
-         ("live/lists.json", "load/load.json", "invariants.json"), live),
+         ("live/lists.json", "load/load.json", "invariants.json"), partial(live, scale=scale)),
     Step("learn", "train again from the store, the purchase included (a quick model)",
          TRAINING_CODE, ("learned/manifest.json",), learn),
     Step("verdict", "the gate's verdict", ("bench/gate/*.py", "bench/budgets/*.toml"),
@@ -181,12 +201,16 @@ def announce(step: Step, fresh: bool) -> None:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option(
-    "--until", type=click.Choice([step.name for step in STEPS]), help="Stop after a step."
+    "--until", type=click.Choice([step.name for step in steps_of(WHOLE)]), help="Stop after a step."
 )
-def main(out: Path, until: str | None) -> None:
+@click.option(
+    "--quick", is_flag=True,
+    help="A small model, few resamples and examples: to see that all of it runs. In another --out.",
+)  # fmt: skip
+def main(out: Path, until: str | None, quick: bool) -> None:
     """Run the demo, tell it, and leave a page with pictures."""
     out.mkdir(parents=True, exist_ok=True)
-    done = run_steps(STEPS, out, until=until, announce=announce)
+    done = run_steps(steps_of(QUICK if quick else WHOLE), out, until=until, announce=announce)
     if until is None:
         _finish(out, done)
 

@@ -63,14 +63,7 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
     console.print(f"personalisation off: {same}")
     console.rule("load and invariants")
     load, invariants = read(out, "load/load.json"), read(out, "invariants.json")
-    latency = load["latency_ms"]
-    console.print(
-        f"{load['requests']:,} requests by {load['users']} locust users: "
-        f"{load['throughput_rps']:.0f} lists/s, p50 {_ms(latency['p50'])}, "
-        f"p99 {_ms(latency['p99'])}, {load['errors']} failed; "
-        f"server CPU {load['server_cpu_us_per_list'] or 0:.0f} us per list",
-        soft_wrap=True,
-    )
+    console.print(load_line(load), soft_wrap=True)
     console.print(
         f"{sum(invariants['checked'].values()):,} checks of {len(invariants['checked'])} theorems "
         f"by Hypothesis against the live server: {invariants['violation_count']} violations",
@@ -87,6 +80,19 @@ def tell(out: Path, done: Sequence[Done], console: Console) -> None:
         f"{d.name} {'unchanged' if d.skipped else f'{d.seconds:.0f} s'}" for d in done
     )
     console.print(f"[dim]{steps}[/]")
+
+
+def load_line(load: dict[str, Any]) -> str:
+    """What the load offered, and what came of it."""
+    latency, cpu_us = load["latency_ms"], load["server_cpu_us_per_list"]
+    rate = load["scenario"]["stage"][0]["rate_rps"]
+    void = f"; void: {load['void_because']}" if load["void_because"] else ""
+    return (
+        f"{load['requests']:,} requests by {load['driver']}, {rate:.0f} a second, each sent when it "
+        f"was due: {load['throughput_rps'] or 0:.0f} lists/s, p50 {_ms(latency['p50'])}, "
+        f"p99 {_ms(latency['p99'])}, {load['errors']} failed or wrong; "
+        f"server CPU {cpu_us or 0:.0f} us per list{void}"
+    )
 
 
 def _day(unix_ms: int) -> str:
