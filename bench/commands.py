@@ -31,7 +31,8 @@ With --bundle the policies' tables are known: bounds, certificates of
 infeasibility and optimality are then recomputed, not taken from the receipt.
 Exit code 0: every theorem held. 1: one was broken; the smallest request that
 Hypothesis found for it is printed as a call for a shell. 3: the server stopped
-to answer half-way, so that what was found by then is no verdict."""
+to answer half-way, so that what was found by then is no verdict. 2: usage, or
+the target is no server of Equipoise."""
 
 
 @click.command("invariants", epilog=INVARIANTS_EXAMPLES)
@@ -65,6 +66,7 @@ def invariants(
     from bench.invariants.report import show, write
     from bench.invariants.run import check_kernels, check_server
     from bench.progress import bar
+    from bench.refused import InputRefused
 
     if bool(target) == kernels:
         raise click.UsageError("give either --target HOST:PORT or --kernels")
@@ -78,10 +80,16 @@ def invariants(
             )  # fmt: skip
         else:
             result = check_kernels(examples=examples, seed=seed, progress=progress)
+    unwritten = None
     if out is not None:
-        write(result, out)
+        try:
+            write(result, out)
+        except InputRefused as refused:
+            unwritten = refused
     if as_json:
         click.echo(json.dumps(result, indent=1))
     else:
         show(result)
+    if unwritten is not None:
+        raise unwritten
     sys.exit(1 if result["violation_count"] else 0 if result["valid"] else VOID)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import click
+
+from bench.refused import InputRefused
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 DECIDE = "decide"
@@ -40,7 +43,8 @@ A budget file (more in docs/gate.md):
   expires = 2027-06-30             # optional; then it fails till decided anew
 
 Exit code 0: pass. 1: a budget is broken, or its data is absent, null, NaN or of
-another bundle. 3: nothing is broken, but the evidence is not enough. 2: usage."""
+another bundle. 3: nothing is broken, but the evidence is not enough. 2: usage,
+a file that makes no sense, or a report that cannot be written."""
 
 
 class _Gate(click.Group):
@@ -125,37 +129,55 @@ def decide(
 
     from bench.gate import report
     from bench.gate.record import Inputs
-    from bench.whole import write_whole
 
     inputs = Inputs(
         budgets, results, baseline, last_release, seal, bundle_id, look, today=_day(today)
     )
     verdict = inputs.verdict()
-    for path, content in (
-        (json_out, report.json_text),
-        (markdown_out, report.as_markdown),
-        (junit_out, report.as_junit),
-    ):
-        if path is not None:
-            write_whole(path, content(verdict))
-    if html_out is not None:
+
+    def html() -> str:
         from bench.gate.page import page
 
-        write_whole(html_out, page(verdict, inputs.read))
-    if record_out is not None:
+        return page(verdict, inputs.read)
+
+    def record() -> str:
         from bench.gate.record import record_of
         from bench.machine import machine
 
         made = record_of(inputs, verdict, machine(), time.time_ns() // 1_000_000)
-        write_whole(record_out, json.dumps(made, indent=1, allow_nan=False) + "\n")
+        return json.dumps(made, indent=1, allow_nan=False) + "\n"
+
+    unwritten = _write(
+        ("--json-out", json_out, lambda: report.json_text(verdict)),
+        ("--markdown-out", markdown_out, lambda: report.as_markdown(verdict)),
+        ("--junit-out", junit_out, lambda: report.as_junit(verdict)),
+        ("--html-out", html_out, html),
+        ("--record-out", record_out, record),
+    )
     if as_json:
         click.echo(report.json_text(verdict), nl=False)
     else:
         report.print_lines(verdict, Console(highlight=False, emoji=False))
+    if unwritten is not None:
+        raise unwritten
     sys.exit(verdict.exit_code)
 
 
 SCHEMAS = ("budgets", "scenario", "quality", "load", "invariants", "verdict", "record")
+
+
+def _write(*outputs: tuple[str, Path | None, Callable[[], str]]) -> InputRefused | None:
+    """Write what can be written; what cannot comes back, so that the verdict is told before it."""
+    from bench.whole import write_asked
+
+    unwritten: InputRefused | None = None
+    for flag, path, content in outputs:
+        if path is not None:
+            try:
+                write_asked(flag, path, content())
+            except InputRefused as refused:
+                unwritten = unwritten or refused
+    return unwritten
 
 
 def _day(text: str | None) -> date:
@@ -224,12 +246,12 @@ def seal(budgets: Path, out: Path | None) -> None:
     """
     from bench.gate.budgets import read_budgets
     from bench.gate.seal import digest_of, seal_document
-    from bench.whole import write_whole
+    from bench.whole import write_asked
 
     read = read_budgets(budgets)
     if out is not None:
         document = seal_document(read, time.time_ns() // 1_000_000)
-        write_whole(out, json.dumps(document, indent=1) + "\n")
+        write_asked("--out", out, json.dumps(document, indent=1) + "\n")
     click.echo(digest_of(read))
 
 

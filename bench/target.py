@@ -57,7 +57,7 @@ def serving_info(target: str) -> serving_pb2.GetServingInfoResponse:
     """What the server says of itself.
 
     Raises:
-        InputRefused: it does not answer.
+        InputRefused: it does not answer, or not as a server of Equipoise.
     """
     import grpc
 
@@ -66,10 +66,18 @@ def serving_info(target: str) -> serving_pb2.GetServingInfoResponse:
 
     with grpc.insecure_channel(target) as channel:
         try:
-            return ServingServiceStub(channel).GetServingInfo(
+            info: serving_pb2.GetServingInfoResponse = ServingServiceStub(channel).GetServingInfo(
                 serving_pb2.GetServingInfoRequest(), timeout=INFO_TIMEOUT_S, wait_for_ready=False
             )
         except grpc.RpcError as error:
-            raise InputRefused(
-                "--target", target, f"{error.code().name}: {error.details()}; is a server up?"
-            ) from error
+            asked = {
+                grpc.StatusCode.UNAVAILABLE: "is a server up?",
+                grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {INFO_TIMEOUT_S:g} s; does it hang?",
+            }.get(error.code(), "it answers, but not as a server of Equipoise")  # fmt: skip
+            told = f"{error.code().name}: {error.details()}; {asked}"
+            raise InputRefused("--target", target, told) from error
+    if not info.bundle_id:
+        raise InputRefused(
+            "--target", target, "it names no bundle, so it is no server of Equipoise"
+        )
+    return info

@@ -28,6 +28,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -36,13 +37,27 @@ from pydantic import (
 )
 
 from bench.gate.facts import cannot_fail, facts_of
-from bench.refused import InputRefused, refusal
+from bench.refused import InputRefused, near_miss, refusal
 
 Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
-Metric = Annotated[str, StringConstraints(pattern=r"^(quality|load|invariants)\.\S.*$")]
+KINDS = ("quality", "load", "invariants")
+
+
+def _of_a_kind(metric: object) -> object:
+    if isinstance(metric, str) and (kind := metric.partition(".")[0]) not in KINDS:
+        allowed = ", ".join(f"{name}.PATH" for name in KINDS)
+        raise ValueError(f"allowed: {allowed}{near_miss(kind, KINDS)}")
+    return metric
+
+
+Metric = Annotated[
+    str,
+    BeforeValidator(_of_a_kind),
+    StringConstraints(pattern=rf"^({'|'.join(KINDS)})\.\S.*$"),
+]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _FORM = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

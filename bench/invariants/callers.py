@@ -25,6 +25,8 @@ TIMEOUT_S = 10.0
 BUSY_TRIES = 8
 BUSY_WAIT_S = 0.1
 BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+SILENT = grpc.StatusCode.DEADLINE_EXCEEDED
+"""It hangs: to ask it again, hundreds of times, would take hours and tell nothing."""
 
 
 class ServerGone(EquipoiseError):
@@ -84,9 +86,9 @@ def _call(method: Callable[..., Response], request: Any) -> Answer[Response]:
             return Answer(method(request, timeout=TIMEOUT_S))
         except grpc.RpcError as error:
             code = error.code()
-            if code not in BUSY:
+            if code not in (*BUSY, SILENT):
                 return Answer(None, code.name, error.details() or "", _reason(error))
-            if last:
+            if last or code is SILENT:
                 raise ServerGone(
                     f"the server does not answer: {code.name}: {error.details()}"
                 ) from error

@@ -51,7 +51,8 @@ class Claims:
         self.known: set[str] = set()
         self.where = ""
         self._requests: list[Message] = []
-        self._last: Violation | None = None
+        self.last: Violation | None = None
+        """The latest violation of this search."""
 
     def begin(self, *requests: Message) -> None:
         """Say which requests the next claims speak of."""
@@ -73,14 +74,9 @@ class Claims:
         methods = tuple(
             type(request).__name__.removesuffix("Request") for request in self._requests
         )
-        self._last = Violation(name, self.where, text, example, methods)
-        raise Violated(self._last)
+        self.last = Violation(name, self.where, text, example, methods)
+        raise Violated(self.last)
 
     def forget(self) -> None:
         """Begin a new search."""
-        self._last = None
-
-    def last(self) -> Violation:
-        """The latest violation of this search; there must be one."""
-        assert self._last is not None
-        return self._last
+        self.last = None

@@ -11,14 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from bench.invariants.run import told
-from bench.whole import write_whole
+from bench.whole import write_asked
 
 CURL = ("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge")
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:
-    """Write the result as JSON, whole or not at all."""
-    write_whole(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    """Write the result as JSON, whole or not at all. Raises InputRefused: it cannot be written."""
+    write_asked("--out", path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def call_of(target: str, method: str, request: Mapping[str, Any]) -> str:

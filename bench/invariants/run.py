@@ -23,7 +23,6 @@ from bench.invariants.world import PolicyFacts, World, learn
 from bench.refused import InputRefused
 from bench.target import check_target, serving_info
 from equipoise.v1 import recommendation_pb2 as pb
-from server.errors import EquipoiseError
 from server.fairness import compile_policy, parse_policy
 
 SCHEMA_VERSION = 1
@@ -45,11 +44,25 @@ class Property:
     holds: Callable[[Any], None]
 
 
+class _Stop(BaseException):
+    """Passes through Hypothesis, which would take an Exception for a defect and make it small."""
+
+    def __init__(self, gone: ServerGone) -> None:
+        self.gone = gone
+        super().__init__()
+
+
 def search(
-    prop: Property, claims: Claims, examples: int, number: int, seen: Callable[[], None]
-) -> list[Violation]:
-    """Every theorem of the property that an example breaks, with the smallest one found."""
-    found: list[Violation] = []
+    prop: Property, claims: Claims, examples: int, number: int, seen: Callable[[], None],
+    found: list[Violation],
+) -> None:  # fmt: skip
+    """Every theorem of the property that an example breaks, with the smallest one found.
+
+    found: gets them, also where the server goes away.
+
+    Raises:
+        ServerGone: it does not answer any more.
+    """
     claims.where, claims.known = prop.where, set()
     for broken in range(MAX_ROUNDS):
         shrink = (Phase.shrink,) if broken < SHRUNK else ()
@@ -69,19 +82,27 @@ def search(
         @given(prop.examples)
         def attempt(example: Any) -> None:
             seen()
-            prop.holds(example)
+            try:
+                prop.holds(example)
+            except ServerGone as gone:
+                raise _Stop(gone) from gone
 
         try:
             attempt()
-            return found
+            return
+        except _Stop as stop:
+            # What was found stands, though nobody can make it smaller any more.
+            if claims.last is not None:
+                found.append(claims.last)
+            raise stop.gone from stop
         except Violated as violated:
             found.append(violated.violation)
         except Flaky:
             # Replayed, the same requests got another answer: the violation stands all the more.
-            violation = claims.last()
+            violation = claims.last
+            assert violation is not None
             found.append(replace(violation, what=f"{violation.what} (not at every try)"))
         claims.known.add(found[-1].invariant)
-    return found
 
 
 def _run(
@@ -97,7 +118,7 @@ def _run(
             tried += 1
             progress((place + min(tried / examples, 1.0)) / len(props))
 
-        found += search(prop, claims, examples, number, seen)
+        search(prop, claims, examples, number, seen, found)
     progress(1.0)
 
 
@@ -210,9 +231,8 @@ def check_server(
     stops to answer makes the run void; what was found by then is in the result.
 
     Raises:
-        InputRefused: the target is not allowed or does not answer, serves another bundle, or
-            `only` is in no property's name.
-        EquipoiseError: it returned no item to ask about.
+        InputRefused: the target is not allowed or does not answer, serves another bundle, returned
+            no item to ask about, or `only` is in no property's name.
     """
     check_target(target, allow_remote=allow_remote)
     info = serving_info(target)
@@ -223,12 +243,17 @@ def check_server(
         def recommend(request: pb.RecommendRequest) -> pb.RecommendResponse:
             answer = server.recommend(request)
             if answer.response is None:
-                raise EquipoiseError(f"the server refused {answer.code}: {answer.message}")
+                told = f"it answers a plain request with {answer.code}: {answer.message}"
+                raise InputRefused("--target", target, told)
             return answer.response
 
-        world = learn(info, recommend, bundle, seed)
+        try:
+            world = learn(info, recommend, bundle, seed)
+        except ServerGone as gone:
+            raise InputRefused("--target", target, str(gone)) from gone
         if not world.items:
-            raise EquipoiseError("the server returned no item to ask about; give --bundle")
+            told = "the server returned no item to ask about; give --bundle"
+            raise InputRefused("--target", target, told)
         every = _server_properties(claims, server, world)
         props = [prop for prop in every if only in prop.where]
         if not props:

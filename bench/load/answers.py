@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bench.whole import write_whole
 from equipoise.v1 import recommendation_pb2 as pb
 from equipoise.v1 import serving_pb2
 
@@ -113,7 +114,7 @@ class Answers:
     def write(self, path: Path) -> None:
         """As JSON."""
         told = {"fingerprints": self._known, "exposure": self.exposure}
-        path.write_text(json.dumps(told), encoding="utf-8")
+        write_whole(path, json.dumps(told))
 
     @staticmethod
     def read(path: Path) -> Answers:

@@ -21,6 +21,8 @@ import grpc
 
 from bench.load.samples import Recorder
 from bench.load.work import PATH, Calls, Facts, Part, Work
+from bench.refused import InputRefused
+from server.errors import EquipoiseError, in_one_line
 from server.process import run_in_loop
 
 CONNECT_S = 15.0
@@ -88,9 +90,12 @@ async def _drive(work: Work, process: int) -> None:
         grpc.aio.insecure_channel(work.target, options=options)
         for _ in range(calls.scenario.connections)
     ]
-    await asyncio.gather(
-        *(asyncio.wait_for(channel.channel_ready(), CONNECT_S) for channel in channels)
-    )
+    try:
+        await asyncio.gather(
+            *(asyncio.wait_for(channel.channel_ready(), CONNECT_S) for channel in channels)
+        )
+    except TimeoutError as error:
+        raise InputRefused("--target", work.target, f"no connection in {CONNECT_S:g} s") from error
     print("ready", flush=True)
     start_ns = int(sys.stdin.readline())
     client, facts = _Client(calls), Facts(due=len(calls.numbers))
@@ -105,7 +110,10 @@ async def _drive(work: Work, process: int) -> None:
 
 def main() -> None:
     """One process of a load."""
-    run_in_loop(_drive(Work.read(Path(sys.argv[1])), int(sys.argv[2])))
+    try:
+        run_in_loop(_drive(Work.read(Path(sys.argv[1])), int(sys.argv[2])))
+    except (EquipoiseError, OSError) as error:
+        sys.exit(in_one_line(error))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,17 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def cpu_since(pid: int | None, before_s: float | None) -> float | None:
+    """What it used since then; None where it was not asked for, or where the process is gone: a server
+    that died under load is what the load is to tell."""
+    if pid is None or before_s is None:
+        return None
+    try:
+        return cpu_seconds(pid) - before_s
+    except InputRefused:
+        return None
+
+
 def run_load(
     plan: Plan, progress: Callable[[float], None] = lambda elapsed_s: None
 ) -> dict[str, Any]:
@@ -114,9 +125,7 @@ def run_load(
     try:
         drive = _locust if plan.driver == "locust" else _clients
         drive(plan, path, progress)
-        cpu_s = None
-        if plan.server_pid is not None and cpu_before_s is not None:
-            cpu_s = cpu_seconds(plan.server_pid) - cpu_before_s
+        cpu_s = cpu_since(plan.server_pid, cpu_before_s)
         samples, facts = _parts(parts, plan)
         requests = read_requests(Path(work.requests))
         samples = samples.with_groups([request.groups for request in requests])

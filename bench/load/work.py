@@ -19,6 +19,7 @@ from bench.load.requests import LoadRequest, read_requests
 from bench.load.samples import OK, Sample
 from bench.load.scenario import Scenario
 from bench.load.schedule import COLD, Schedule, schedule_of
+from bench.whole import write_whole
 from equipoise.v1 import recommendation_pb2 as pb
 
 METHOD = "Recommend"
@@ -48,7 +49,7 @@ class Work:
 
     def write(self, path: Path) -> None:
         """As a file for the driver."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self)))
 
     @staticmethod
     def read(path: Path) -> Work:
@@ -101,7 +102,7 @@ class Facts:
 
     def write(self, path: Path) -> None:
         """Beside the samples."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self)))
 
 
 class Calls:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from bench.gate import Line, Status, evaluate
 from bench.gate.measured import Cell
 from bench.gate.report import as_junit, as_markdown, cells_text
 from bench.gate.results import read_result
+from bench.gate.user_arrays import read_user_arrays
+from bench.load.samples import Recorder
 from bench.refused import InputRefused
 from server.cli import main
 from strategies.results import TODAY, budget, budgets, load, quality
@@ -90,7 +94,13 @@ def test_the_exit_code_is_the_verdict(
     [
         ((), None, "budget: is missing"),
         ((GOOD.replace("min_n", "min_m"),), None, "did you mean 'min_n'"),
+        (
+            (GOOD.replace("quality.", "qualty."),),
+            None,
+            "allowed: quality.PATH, load.PATH, invariants.PATH; did you mean 'quality'?",
+        ),
         ((GOOD,), "not json", "not JSON"),
+        ((GOOD,), '{"kind": "quality", "schema_ver', "not JSON"),
         ((GOOD,), "[]", "not a JSON object"),
         ((GOOD,), {"kind": "quality", "schema_version": 1}, "bundle_id: is missing"),
         ((GOOD,), {"kind": "mood", "schema_version": 1, "bundle_id": "b"}, "kind: got 'mood'"),
@@ -180,9 +190,25 @@ def test_a_report_that_cannot_be_written_leaves_nothing_half_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     run = gate(GOOD, flags=("--json-out", str(tmp_path / "file" / "v.json")))
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert len(run.stderr.strip().splitlines()) == 1
     assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("kind", ["json", "markdown", "junit", "html", "record"])
+def test_a_full_disk_is_one_line_and_no_verdict_and_hides_none(
+    kind: str, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out" / "file"
+    monkeypatch.setattr(os, "fsync", full)
+    run = gate(GOOD, flags=(f"--{kind}-out", str(out)))
+    assert run.returncode == 2
+    assert run.stderr == f"Error: --{kind}-out: {out}: No space left on device\n"
+    assert "PASS" in run.stdout
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_load_result_whose_samples_are_gone_is_refused(tmp_path: Path) -> None:
@@ -246,6 +272,37 @@ def test_truncated_arrays_are_refused_in_one_line(name: str, gate: Gate, tmp_pat
     assert run.returncode == 2
     assert name in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_arrays_with_a_wrong_byte_are_refused(tmp_path: Path) -> None:
+    """Zip's checksums find it, or zlib does, or numpy: whoever does, it is one line."""
+    path, rng = tmp_path / "per_user.npz", np.random.default_rng(2)
+    np.savez_compressed(path, user_id=np.arange(60).astype(str), ndcg_at_20=rng.random(60))
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            read_user_arrays(path)
+        except InputRefused:
+            refused += 1
+    assert refused > len(whole) // 3 * 0.8
+    for size in range(0, len(whole), 25):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputRefused, match="is not a file of per-user arrays"):
+            read_user_arrays(path)
+
+
+def test_a_load_without_a_request_passes_nothing(gate: Gate, tmp_path: Path) -> None:
+    content = Recorder().samples().to_bytes()
+    (tmp_path / "none.parquet").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    of = {"samples": "none.parquet", "samples_sha256": digest, "started_unix_ms": 1}
+    lines = [budget(f"load.{path}", at_most=1e3) for path in ("latency_ms.p99", "errors")]
+    lines.append(budget("load.error_ratio", at_most=0.5))
+    run = gate(*lines, result=dict(load([]).document) | of)
+    assert run.returncode == 1
+    assert run.stdout.count("fail                 load.") == len(lines)
 
 
 def test_arrays_beside_a_result_are_read_with_it(gate: Gate, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.invariants import run
 from bench.invariants.callers import Answer, Kernels
-from bench.invariants.claims import Claims, Violated
+from bench.invariants.claims import Claims, Violated, Violation
 from bench.invariants.oracles import best_utility, dcg, exposure, first_unkeepable_prefix
 from bench.invariants.properties import rerank_holds
 from bench.invariants.world import PolicyFacts, World
@@ -126,7 +126,8 @@ def test_floors_that_are_late_or_gone_are_caught(
     prop = run._rerank_property(
         claims, Kernels({"p": spoiled}), World("x", (right,), max_count=20), right
     )
-    found = run.search(prop, claims, 60, 3, lambda: None)
+    found: list[Violation] = []
+    run.search(prop, claims, 60, 3, lambda: None, found)
     assert theorem in {violation.invariant for violation in found}
     assert facts.labels == LABELS
 
