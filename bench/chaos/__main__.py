@@ -154,7 +154,7 @@ def _overload(
     fallback: bool = False,
 ) -> list[Mark]:
     from bench.chaos.overload import PENDING, run
-    from bench.chaos.rolling import SERVICE_CONFIG
+    from bench.load.work import SERVICE_CONFIG
     from bench.progress import bar
     from bench.served import serving, synthetic_bundle
 

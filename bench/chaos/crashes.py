@@ -20,8 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from bench.chaos.marks import Mark, all_of, at_most, none_of
 from bench.chaos.openloop import Spec
 from bench.chaos.overload import counts
-from bench.chaos.rolling import SERVICE_CONFIG
 from bench.chaos.samples import Samples, generator
+from bench.load.work import SERVICE_CONFIG
 from bench.served import Served, serving
 
 DEADLINE_MS = 500

@@ -3,6 +3,9 @@
 An open loop: each request goes out at its own time, whatever became of the others, and counts from
 the time at which it should have gone out. So a server that stalls is asked as much as ever, and
 what waited for it is seen. A call that fails counts as failed, never as absent.
+
+Times are those of `bench.load`; its client is not: this one stops when it is told to, brings candidates
+and asks several addresses, tells fallback lists, and makes no body and row for each of a flood's calls.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
 
+from bench.load.scenario import Stage
+from bench.load.schedule import Float64, times_s
+from bench.load.work import PATH, RECONNECT
 from bench.serving.calls import COUNT, Shape
 from bench.serving.drawn import FAIR, draw, item_ids
 from equipoise.v1 import recommendation_pb2 as pb
 from server.process import run_in_loop
 
-METHOD = "/equipoise.v1.RecommendationService/Recommend"
 DRAWN = 256
 WRONG = -1
 """The code of an answer that came with OK and is none: of another request, too short, or unfair."""
@@ -55,19 +59,17 @@ class Spec:
     balancing: str = ""
 
 
-def arrivals_s(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
+def arrivals_s(rate: float, seconds: float, seed: int) -> Float64:
     """The times of a Poisson stream, `[n]`."""
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1 / rate, int(rate * seconds * 1.2) + 50)
-    times: NDArray[np.float64] = gaps.cumsum()
-    return times[times < seconds]
+    stage = Stage.model_validate({"rate_rps": rate, "duration_s": seconds})
+    return times_s(stage, np.random.default_rng(seed))
 
 
 class _Caller:
-    def __init__(self, spec: Spec, times_s: NDArray[np.float64]) -> None:
+    def __init__(self, spec: Spec, at_s: Float64) -> None:
         self._spec = spec
-        self.times_ns = (times_s * 1e9).astype(np.int64)
-        n = len(times_s)
+        self.times_ns = (at_s * 1e9).astype(np.int64)
+        n = len(at_s)
         self.sent_ns, self.ended_ns = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.codes = np.full(n, grpc.StatusCode.UNKNOWN.value[0], np.int16)
         self.fallback = np.zeros(n, np.bool_)
@@ -127,11 +129,7 @@ async def _drive(spec: Spec) -> None:
     if spec.service_config:
         config = Path(spec.service_config).read_text(encoding="utf-8")
         options.append(("grpc.service_config", config))
-        # gRPC's own second of waiting before it connects again is longer than a deadline.
-        options += [
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
-        ]
+        options += RECONNECT
     if spec.balancing:
         options.append(("grpc.lb_policy_name", spec.balancing))
     channels = [
@@ -144,7 +142,7 @@ async def _drive(spec: Spec) -> None:
     # The next word on the line, or its end: nothing more is asked.
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), caller.stop.set)
     cpu_ns = time.process_time_ns()
-    await caller.run([channel.unary_unary(METHOD) for channel in channels])
+    await caller.run([channel.unary_unary(PATH) for channel in channels])
     cpu_ns = time.process_time_ns() - cpu_ns
     await asyncio.gather(*(channel.close() for channel in channels))
     part = slice(caller.asked)

@@ -18,14 +18,13 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-import equipoise.v1
 from bench.chaos.marks import Mark, all_of, none_of
 from bench.chaos.openloop import Spec
 from bench.chaos.overload import counts
 from bench.chaos.samples import Samples, generator
+from bench.load.work import SERVICE_CONFIG
 from bench.served import Served, serving
 
-SERVICE_CONFIG = Path(equipoise.v1.__path__[0]) / "service_config.json"
 SETTLE_S = 1.0
 LONGEST_S = 30.0
 """What one stop and start may take; the caller is told when all are done."""

@@ -51,7 +51,7 @@ def schedule_of(scenario: Scenario, n_requests: int) -> Schedule:
     stages: list[NDArray[np.int16]] = []
     began_s = 0.0
     for number, stage in enumerate(scenario.stage):
-        at_s = _times_s(stage, arrivals)
+        at_s = times_s(stage, arrivals)
         times.append(began_s + at_s)
         stages.append(np.full(len(at_s), number, np.int16))
         began_s += stage.duration_s
@@ -88,7 +88,7 @@ def _rates(stage: Stage) -> tuple[float, float]:
     return stage.rate_rps, stage.to_rps
 
 
-def _times_s(stage: Stage, rng: np.random.Generator) -> Float64:
+def times_s(stage: Stage, rng: np.random.Generator) -> Float64:
     """Since the stage began, `[n]`, below its duration."""
     if stage.kind == "trace":
         return _trace_s(stage)
