@@ -22,6 +22,7 @@ DEFAULT_USERS = 16
 EXAMPLES = """\b
 Examples:
   equipoise load --scenario bench/scenarios/steady.toml --out out/load
+      also there: demo, ramp, bursts, overload
   equipoise load --rate 200 --duration 60 --out out/load     an open loop
   equipoise load --users 16 --duration 30 --out out/load     a closed one
   equipoise load sample --events ev.db --out requests.jsonl  who asks

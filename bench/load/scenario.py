@@ -86,7 +86,8 @@ class Stage(_Part):
             raise ValueError(f"file belongs to kind trace, not to {self.kind}")
         elif self.rate_rps is None and self.users is None:
             raise ValueError(f"{self.kind} needs rate_rps (or users, of a closed loop)")
-        if self.kind == "bursts" and self.to_rps is not None:
+        # Read again from what was written of it, it has its own rate there.
+        if self.kind == "bursts" and self.to_rps not in (None, self.rate_rps):
             raise ValueError("bursts keep one rate: leave to_rps out")
         if self.to_rps is None and self.rate_rps is not None:
             return self.model_copy(update={"to_rps": self.rate_rps})

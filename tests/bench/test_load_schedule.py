@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.load.command import EXAMPLES
+from bench.load.requests import read_requests
 from bench.load.scenario import Scenario, parse_scenario, read_scenario
 from bench.load.schedule import COLD, Schedule, expected, schedule_of
 from bench.refused import InputRefused
@@ -144,10 +146,28 @@ def test_a_scenario_that_makes_no_sense_is_refused(stage: str, told: str) -> Non
         parse_scenario(f"{HEAD}[[stage]]\n{stage}\n", "s.toml")
 
 
-def test_the_scenarios_that_ship_can_be_read() -> None:
-    shipped = sorted(Path("bench/scenarios").glob("*.toml"))
-    assert {"demo", "steady"} <= {path.stem for path in shipped}
-    for path in shipped:
-        scenario = read_scenario(path)
-        assert scenario.name == path.stem
-        assert scenario.loop == "closed" or len(schedule_of(scenario, 10)) > 100
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "bench" / "scenarios").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_a_scenario_that_ships_is_read_again_by_its_driver_and_is_told(path: Path) -> None:
+    scenario = read_scenario(path)
+    assert scenario.name == path.stem
+    # Drivers get it as JSON: what was read must be readable.
+    again = Scenario.model_validate_json(scenario.model_dump_json())
+    assert again == scenario
+    file = scenario.requests.file
+    requests = [] if file is None else read_requests(file)
+    assert len(schedule_of(again, len(requests) or 50)) > 100
+    assert f"`{path.name}`" in (ROOT / "docs" / "load.md").read_text()
+    assert path.stem in EXAMPLES
+
+
+def test_the_overload_that_ships_has_callers_of_several_groups() -> None:
+    file = read_scenario(ROOT / "bench" / "scenarios" / "overload.toml").requests.file
+    assert file is not None
+    groups = [request.groups["income"] for request in read_requests(file)]
+    assert len(set(groups)) == 3
+    assert all(groups.count(label) >= 30 for label in groups)
