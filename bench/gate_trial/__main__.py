@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bench.gate_trial.faults import faults
-from bench.gate_trial.measured import Data, damaged, evaluated, middle_ms
+from bench.gate_trial.measured import Data, damaged, evaluated, middle_ms, slowed
 from bench.gate_trial.trial import (
     Row,
     Trial,
@@ -99,13 +99,17 @@ def main(
         add(row_of(f"none, {number + 1}", "two servers of one bundle", "", verdict))
     slower_us = SLOWER * 1000 * sorted(p50s_ms)[len(p50s_ms) // 2]
     planted = [
-        fault for fault in faults(attribute, label, policy, group, slower_us)
+        fault for fault in faults(attribute, label, policy, group)
         if not only or fault.name in only
     ]  # fmt: skip
     # One after the other: how much slower is a matter of time.
     for fault in planted:
         click.echo(f"damaging: {fault.name}, {fault.told}", err=True)
-        made = damaged(bundle, out / fault.name / "bundle", fault.name, fault.flags, flags)
+        spoiled = out / fault.name / "bundle"
+        if fault.name == "slower":
+            made = slowed(bundle, spoiled, SLOWER, slower_us, flags, seed + 10_000, _say)
+        else:
+            made = damaged(bundle, spoiled, fault.name, fault.flags, flags)
         write_whole(out / fault.name / "damage.json", json.dumps(made) + "\n")
     click.echo(f"evaluating {len(planted)} bundles", err=True)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
@@ -126,6 +130,10 @@ def main(
     write_whole(out / "trial.txt", text + "\n")
     click.echo(text)
     sys.exit(0 if all(row.right for row in rows) else 1)
+
+
+def _say(text: str) -> None:
+    click.echo(f"  {text}", err=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """name: as `python -m training.damage --fault` knows it. flags: how it is planted. seen_by: the
+    """name: as `python -m training.damage --fault` knows it. flags: how it is planted; how much slower is
+    for `bench.gate_trial.measured.slowed` to find. seen_by: the
     metric of the line that must fail. told: for people."""
 
     name: str
@@ -16,7 +17,7 @@ class Fault:
     told: str
 
 
-def faults(attribute: str, label: str, policy: str, group: str, slower_us: float) -> list[Fault]:
+def faults(attribute: str, label: str, policy: str, group: str) -> list[Fault]:
     """Those of the selftest. attribute, label: of users. policy, group: whose floor is lowered."""
     of_group = ("--attribute", attribute)
     return [
@@ -30,10 +31,7 @@ def faults(attribute: str, label: str, policy: str, group: str, slower_us: float
             "floor", ("--policy", policy, "--group", group), f"policies.{policy}",
             f"floor of '{group}' lower by a place",
         ),
-        Fault(
-            "slower", ("--slower-us", f"{slower_us:.0f}"), "load.latency_ms.p50",
-            "a list takes 20 % longer",
-        ),
+        Fault("slower", (), "load.latency_ms.p50", "a list takes 20 % longer"),
         Fault(
             "leak", of_group, f"quality.inferred_{attribute}_minus_purchases",
             f"lists depend on {attribute}",

@@ -7,9 +7,11 @@ measured again. All of it is done by the project's own commands, in processes of
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from bench.load.runner import Plan, run_load
 from bench.load.scenario import Scenario
 from bench.refused import InputRefused
 from bench.saturate.offer import drawn_requests
-from bench.served import Served, equipoise
+from bench.served import Served, equipoise, serving
 
 RATE_RPS = 40.0
 DEADLINE_MS = 2000
 TRIES = 4
+ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,34 @@ def turns(
             files.append(folder / "load.json")
         told(pair + 1)
     return ours, theirs
+
+
+def slowed(
+    baseline: Path, out: Path, by: float, slower_us: float, data: Data, seed: int,
+    told: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """A bundle in `out` whose lists take `by` (a share) longer as they are served, not only in the model:
+    planted, loaded by turns with the baseline, planted anew. slower_us: the first guess.
+
+    What was loaded here is for finding the strength; a verdict takes loads of its own.
+    """
+    made: dict[str, Any] = {}
+    for attempt in range(ATTEMPTS):
+        made = damaged(baseline, out, "slower", ("--slower-us", f"{slower_us:.0f}"), data)
+        folder = out.parent / "strength"
+        with ExitStack() as stack:
+            theirs = stack.enter_context(serving(folder / "baseline.log", "--bundle", baseline))
+            ours = stack.enter_context(serving(folder / "candidate.log", "--bundle", out))
+            files = turns(theirs, ours, folder / "loads", 5, 4.0, seed + attempt, lambda _: None)
+        ratio = math.exp(
+            sum(math.log(middle_ms([a]) / middle_ms([b])) for a, b in zip(*files, strict=True)) / 5
+        )
+        told(f"{slower_us:.0f} us more in the model: a list takes {ratio - 1:+.1%}")
+        made["p50_ratio"] = ratio
+        if abs(ratio - 1 - by) < by / 5:
+            break
+        slower_us *= min(3.0, max(0.4, by / max(ratio - 1, 0.02)))
+    return made
 
 
 def middle_ms(files: Sequence[Path]) -> float:

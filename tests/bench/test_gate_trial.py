@@ -71,7 +71,7 @@ def test_every_fault_has_a_line_in_the_budgets_that_ship() -> None:
     from bench.gate_trial.__main__ import BUDGETS as SHIPPED
 
     lines = {line.metric for line in read_budgets(SHIPPED).budget} | {"policies.provider-tiers"}
-    planted = faults("income", "under 35K", "provider-tiers", "small", 400.0)
+    planted = faults("income", "under 35K", "provider-tiers", "small")
     assert {fault.seen_by for fault in planted} <= lines
     assert [fault.name for fault in planted] == [
         "shuffled", "worse", "zeroed", "floor", "slower", "leak",
