@@ -24,8 +24,8 @@ def write(result: Mapping[str, Any], path: Path) -> None:
 def call_of(target: str, method: str, request: Mapping[str, Any]) -> str:
     """A request as a line for a shell, to see for oneself.
 
-    >>> call_of("127.0.0.1:1", "Rerank", {"count": 2})[-81:]
-    "-d '{\"count\": 2}' http://127.0.0.1:1/equipoise.v1.RecommendationService/Rerank"
+    >>> print(call_of("127.0.0.1:1", "Rerank", {"count": 2})[-78:])
+    -d '{"count": 2}' http://127.0.0.1:1/equipoise.v1.RecommendationService/Rerank
     """
     url = f"http://{target}/equipoise.v1.RecommendationService/{method}"
     return shlex.join([*CURL, "-d", json.dumps(request), url])
