@@ -30,6 +30,9 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
 
+LONGEST = {"test_demo.py", "test_docs.py"}
+
+
 @pytest.fixture(scope="session")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "tiny"
@@ -47,7 +50,11 @@ def live(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Iterato
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that talk to a server process are slow, like the modules that say so themselves."""
+    """Tests that talk to a server process are slow, like the modules that say so themselves.
+
+    The longest files come first: side by side, one that began last would be waited for alone.
+    """
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if "live" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
