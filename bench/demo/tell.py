@@ -106,10 +106,12 @@ def _ms(value: float | None) -> str:
 def _value(line: dict[str, Any]) -> str:
     if line["value"] is None:
         return str(line["why"])
-    value = f"{line['value']:.4g}"
-    if line["low"] is None or line["high"] is None:
-        return value
-    return f"{value} [{line['low']:.4g}, {line['high']:.4g}]"
+    # JSON has no infinity: an end that has none is told as text.
+    value, low, high = (
+        "" if line[name] is None else f"{float(line[name]):.4g}"
+        for name in ("value", "low", "high")
+    )
+    return f"{value} [{low}, {high}]" if low and high else value
 
 
 def receipt_line(receipt: dict[str, Any]) -> str:
