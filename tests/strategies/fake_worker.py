@@ -65,8 +65,10 @@ async def work(line: socket.socket, orders: Orders) -> int:
         link.beat()
         if Word.SERVE in said and not serving:
             serving = True
+            # Looked up before anybody hears of it: the file goes as soon as it serves.
+            stuck = (folder / "stuck").exists()
             link.tell(Word.SERVING)
-            if (folder / "stuck").exists():
+            if stuck:
                 time.sleep(60)
         await asyncio.sleep(BEAT_S / 10)
     return 0
