@@ -74,7 +74,7 @@ saturate: $(READY) ## the highest rate that a server takes with p99 within BUDGE
 	@test -d $(BUNDLE) || $(QUICK_BUNDLE)
 	@$(BIN)/python -m bench.saturate --bundle $(BUNDLE) --budget-ms $(BUDGET_MS) --out out/saturate
 
-gate-selftest: $(READY) ## does the gate err as seldom as it says, and see faults that are planted? Simulation, then real servers of BUNDLE; 40 minutes
+gate-selftest: $(READY) ## does the gate err as seldom as it says, and see faults that are planted? Simulation, then real servers of BUNDLE
 	@$(BIN)/python -m bench.gate.selftest --seed $(SEED)
 	@test -d $(BUNDLE) || $(QUICK_BUNDLE)
 	@$(BIN)/python -m bench.gate_trial --bundle $(BUNDLE) --seed $(SEED) --out out/gate-selftest \

@@ -56,7 +56,7 @@ def measure(evidence: Evidence, asked: Asked) -> Measured | Unusable:
     try:
         if kind == "quality":
             return measure_quality(evidence, asked)
-        if asked.budget.leave_out and not asked.path.startswith("groups."):
+        if asked.budget.leave_out and not asked.path.startswith(("groups.", "exposure.")):
             return Unusable(
                 "leave_out belongs to the worst of quality.groups, load.groups and load.exposure"
             )

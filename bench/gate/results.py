@@ -27,8 +27,6 @@ from bench.refused import InputRefused, refusal
 
 Kind = Literal["quality", "load", "invariants"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-REFUSED = ("RESOURCE_EXHAUSTED", "CANCELLED")
-"""By the server, and by gRPC itself at its door."""
 ONE_OF: tuple[Kind, ...] = ("quality", "invariants")
 
 
@@ -146,7 +144,7 @@ def read_result(path: Path) -> Result:
     return replace(
         result, latencies_ms=samples.latencies_ms(), starts_ns=starts_ns,
         service_ms=samples.service_ms(),
-        refused=np.array([outcome in REFUSED for outcome in samples.texts("outcome")], np.bool_),
+        refused=samples.refused(),
         groups={attribute: samples.groups(attribute) for attribute in samples.attributes},
         exposure=samples.exposure(),
     )  # fmt: skip

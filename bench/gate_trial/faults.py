@@ -8,8 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Fault:
     """name: as `python -m training.damage --fault` knows it. flags: how it is planted; how much slower is
-    for `bench.gate_trial.measured.slowed` to find. seen_by: the
-    metric of the line that must fail. told: for people."""
+    for `bench.gate_trial.measured.slowed` to find. seen_by: the metric of the line that must fail. told:
+    for people."""
 
     name: str
     flags: tuple[str, ...]

@@ -1,24 +1,23 @@
 """One bundle measured as a release would be: evaluated, loaded by turns with the baseline, checked.
 
-Owns the files of a candidate's folder: bundle/, quality/, loads/, invariants.json. What is there is not
-measured again. All of it is done by the project's own commands, in processes of their own.
+Owns the files of a candidate's folder: bundle/, quality/, loads/, invariants.json. An evaluation of the
+same bundle that is there is not made again. All of it is done by the project's own commands, in processes of their own.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from bench.load.runner import Plan, run_load
 from bench.load.scenario import Scenario
-from bench.refused import InputRefused
+from bench.refused import VOID, InputRefused
 from bench.saturate.offer import drawn_requests
 from bench.served import Served, equipoise, serving
 
@@ -26,23 +25,21 @@ RATE_RPS = 40.0
 DEADLINE_MS = 2000
 TRIES = 4
 ATTEMPTS = 4
+FIRST_US, PAIRS, SECONDS = 800.0, 5, 4.0
 
 
-@dataclass(frozen=True)
-class Data:
-    """flags: of `equipoise evaluate`, that name the data."""
-
-    flags: tuple[str, ...]
+Data = tuple[str, ...]
+"""Flags of `equipoise evaluate` that name the data."""
 
 
-def run(command: Sequence[str], what: str) -> str:
-    """The output of a command of the project.
+def run(command: Sequence[str], what: str, fine: tuple[int, ...] = (0,)) -> str:
+    """The output of a command of the project. fine: exit codes that are results.
 
     Raises:
         InputRefused: it failed.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode not in fine:
         last = done.stderr.strip().splitlines()[-1:] or ["no word"]
         raise InputRefused(what, "", f"ended with {done.returncode}: {last[0]}")
     return done.stdout
@@ -53,7 +50,7 @@ def evaluated(bundle: Path, out: Path, data: Data) -> Path:
     result = out / "quality.json"
     bundle_id = json.loads((bundle / "manifest.json").read_text())["bundle_id"]
     if not result.exists() or json.loads(result.read_text())["bundle_id"] != bundle_id:
-        run(equipoise("evaluate", "--bundle", bundle, *data.flags, "--out", out), "evaluate")
+        run(equipoise("evaluate", "--bundle", bundle, *data, "--out", out), "evaluate")
     return result
 
 
@@ -62,7 +59,7 @@ def damaged(
 ) -> dict[str, Any]:
     """The damaged bundle in `out`, made anew, and what was done."""
     command = [sys.executable, "-m", "training.damage", str(bundle), "--fault", fault]
-    told = run([*command, *flags, *data.flags, "--out", str(out)], "damage")
+    told = run([*command, *flags, *data, "--out", str(out)], "damage")
     made: dict[str, Any] = json.loads(told.strip().splitlines()[-1])
     return made
 
@@ -71,9 +68,7 @@ def invariants(target: str, bundle: Path, out: Path, examples: int, seed: int) -
     """The theorems, checked on a live server; a broken one is a result too."""
     flags = ("--target", target, "--bundle", bundle, "--examples", str(examples))
     command = equipoise("invariants", *flags, "--seed", str(seed), "--out", out)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not out.exists():
-        raise InputRefused("invariants", "", (done.stderr.strip().splitlines() or ["no word"])[-1])
+    run(command, "invariants", fine=(0, 1, VOID))
     return out
 
 
@@ -116,25 +111,26 @@ def turns(
 
 
 def slowed(
-    baseline: Path, out: Path, by: float, slower_us: float, data: Data, seed: int,
-    told: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
+    baseline: Path, out: Path, by: float, data: Data, seed: int, told: Callable[[str], None]
+) -> dict[str, Any]:
     """A bundle in `out` whose lists take `by` (a share) longer as they are served, not only in the model:
-    planted, loaded by turns with the baseline, planted anew. slower_us: the first guess.
+    planted, loaded by turns with the baseline, planted anew. What was done; `p50_ratio` as last seen.
 
     What was loaded here is for finding the strength; a verdict takes loads of its own.
     """
     made: dict[str, Any] = {}
+    slower_us = FIRST_US
     for attempt in range(ATTEMPTS):
         made = damaged(baseline, out, "slower", ("--slower-us", f"{slower_us:.0f}"), data)
         folder = out.parent / "strength"
         with ExitStack() as stack:
             theirs = stack.enter_context(serving(folder / "baseline.log", "--bundle", baseline))
             ours = stack.enter_context(serving(folder / "candidate.log", "--bundle", out))
-            files = turns(theirs, ours, folder / "loads", 5, 4.0, seed + attempt, lambda _: None)
-        ratio = math.exp(
-            sum(math.log(middle_ms([a]) / middle_ms([b])) for a, b in zip(*files, strict=True)) / 5
-        )
+            files = turns(
+                theirs, ours, folder / "loads", PAIRS, SECONDS, seed + attempt, lambda _: None
+            )
+        ours_ms, theirs_ms = ([_p50_ms(path) for path in side] for side in files)
+        ratio = geometric_mean(ours_ms) / geometric_mean(theirs_ms)
         told(f"{slower_us:.0f} us more in the model: a list takes {ratio - 1:+.1%}")
         made["p50_ratio"] = ratio
         if abs(ratio - 1 - by) < by / 5:
@@ -143,7 +139,8 @@ def slowed(
     return made
 
 
-def middle_ms(files: Sequence[Path]) -> float:
-    """The median of the loads' median latencies."""
-    found = sorted(json.loads(path.read_text())["latency_ms"]["p50"] for path in files)
-    return float(found[len(found) // 2])
+def _p50_ms(path: Path) -> float:
+    p50 = json.loads(path.read_text())["latency_ms"]["p50"]
+    if p50 is None:
+        raise InputRefused(str(path), "latency_ms.p50", "half of the requests failed")
+    return float(p50)

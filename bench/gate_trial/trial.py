@@ -17,8 +17,7 @@ from typing import Any
 from bench.gate.lines import Status
 from bench.gate.record import Inputs
 from bench.gate.verdict import Verdict
-from bench.gate_trial.faults import Fault
-from bench.gate_trial.measured import Data, invariants, turns
+from bench.gate_trial.measured import invariants, turns
 from bench.progress import bar
 from bench.refused import InputRefused
 from bench.served import serving
@@ -32,12 +31,10 @@ class Trial:
     baseline: Path
     quality: Path
     budgets: Path
-    data: Data
-    out: Path
-    pairs: int = 8
-    seconds: float = 4.0
-    examples: int = 10
-    seed: int = 1
+    pairs: int
+    seconds: float
+    examples: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -118,10 +115,6 @@ def row_of(name: str, told: str, seen_by: str, verdict: Verdict) -> Row:
         name, told, seen_by, verdict.status.value, having(Status.FAIL), having(Status.NOT_ENOUGH),
         {line.metric: line.why for line in verdict.lines},
     )  # fmt: skip
-
-
-def row_of_fault(fault: Fault, verdict: Verdict) -> Row:
-    return row_of(fault.name, fault.told, fault.seen_by, verdict)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -23,7 +23,6 @@ slow. Times are of one monotonic clock, from the start of the run on.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +36,8 @@ from bench.whole import write_whole
 OK = "OK"
 GROUP = "group."
 EXPOSURE = "exposure/"
+REFUSED = ("RESOURCE_EXHAUSTED", "CANCELLED")
+"""By the server for want of room, and by gRPC itself at its door."""
 SCHEMA: dict[str, type[pl.DataType]] = {
     "due_ns": pl.Int64,
     "sent_ns": pl.Int64,
@@ -134,19 +135,24 @@ class Samples:
     def with_exposure(self, exposure: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Samples:
         """The same with what each request's list would give: place in the request file -> table -> group."""
         tables = sorted({(t, g) for one in exposure.values() for t in one for g in one[t]})
-        requests = self.frame["request"].to_list()
+        requests = self.numbers("request")
         columns = []
         for table, group in tables:
-            given = {
-                place: one[table].get(group, 0.0) for place, one in exposure.items() if table in one
-            }
-            values = [given.get(place, math.nan) for place in requests]
-            columns.append(pl.Series(f"{EXPOSURE}{table}/{group}", values, pl.Float64))
+            # Nobody, -1, is the last.
+            given = np.full(max([*exposure, *requests.tolist()]) + 2, np.nan)
+            for place, one in exposure.items():
+                if table in one:
+                    given[place] = one[table].get(group, 0.0)
+            columns.append(pl.Series(f"{EXPOSURE}{table}/{group}", given[requests], pl.Float64))
         return Samples(self.frame.with_columns(columns))
 
     def succeeded(self) -> NDArray[np.bool_]:
         """`[n] bool`: the answer came, and it was right."""
         return (self.frame["outcome"] == OK).to_numpy()
+
+    def refused(self) -> NDArray[np.bool_]:
+        """`[n] bool`: turned away for want of room."""
+        return self.frame["outcome"].is_in(REFUSED).to_numpy()
 
     def latencies_ms(self) -> NDArray[np.float64]:
         """From when it was due, `[n] float64`, +inf for a failure."""

@@ -148,7 +148,7 @@ def _groups(samples: Samples, attribute: str) -> dict[str, Any]:
         found[label or "unknown"] = {
             "requests": int(members.sum()),
             "errors": int((members & (outcomes != OK)).sum()),
-            "refused": int((members & (outcomes == "RESOURCE_EXHAUSTED")).sum()),
+            "refused": int((members & samples.refused()).sum()),
             "latency_ms": latency_table(latencies[members]),
         }
     return found
@@ -158,12 +158,12 @@ def _exposure(
     samples: Samples, groups: Mapping[str, NDArray[np.float64]], deadline_ms: int
 ) -> dict[str, Any]:
     """Of the exposure that lists would have given each group of items, the share that was delivered."""
-    latencies, outcomes = samples.latencies_ms(), np.array(samples.texts("outcome"))
+    latencies = samples.latencies_ms()
     found: dict[str, Any] = {}
     for group, asked in groups.items():
         whole = np.nansum(asked)
         shares = {
-            "accepted": outcomes != "RESOURCE_EXHAUSTED",
+            "accepted": ~samples.refused(),
             "answered": np.isfinite(latencies),
             "in_time": latencies <= deadline_ms,
         }

@@ -13,9 +13,10 @@ from bench.progress import bar
 from bench.saturate.offer import Offering, ceiling_rps, drawn_requests
 from bench.saturate.picture import picture
 from bench.saturate.search import Knee, Probe, knee
-from bench.served import serving, stop_on_sigterm
+from bench.served import serving
 from bench.target import check_target, serving_info
 from bench.whole import write_whole
+from server.program import run_program
 
 HEADROOM = 3.0
 """Times as much as the knee the generator must be able to offer, or the knee may be its own."""
@@ -65,7 +66,6 @@ def main(bundle: Path | None, target: str | None, out: Path, **options: Any) -> 
     """Find the highest rate whose p99 keeps a budget: saturate.json, saturate.txt, saturate.png."""
     if (bundle is None) == (target is None):
         raise click.UsageError("give --bundle or --target, one of them")
-    stop_on_sigterm()
     if target is not None:
         check_target(target, allow_remote=False)
         made = measured(target, out, **options)
@@ -177,4 +177,4 @@ def _line(probe: dict[str, Any], budget_ms: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -156,3 +156,13 @@ def test_without_quiet_lists_nothing_is_known_of_makers() -> None:
     line = of_makers(overloaded(1), at_most=0.1)
     assert line.status is Status.FAIL
     assert "share = 0 asks the quiet server nothing" in line.why
+
+
+def test_a_group_of_makers_can_be_left_out_by_name() -> None:
+    result = shed(1, unfair=True)
+    exposure = {**result.exposure["tier"], "unknown": np.where(result.refused, 4.0, 0.0)}
+    three = replace(result, exposure={"tier": exposure})
+    seen = verdict(three, MAKERS, at_most=0.5, extra='leave_out = ["unknown"]')
+    (line,) = (x for x in seen.lines if x.metric == MAKERS)
+    assert {cell.label for cell in line.cells} == {"small", "large"}
+    assert line.value == pytest.approx(5 / 9 - 1 / 3, abs=0.02)

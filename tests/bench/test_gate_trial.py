@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from bench.gate.lines import Line, Status, Verdict
 from bench.gate_trial.__main__ import main
 from bench.gate_trial.faults import faults
-from bench.gate_trial.measured import middle_ms, run
+from bench.gate_trial.measured import invariants, run
 from bench.gate_trial.trial import Row, budgets_with_policies, row_of, table
 from bench.refused import InputRefused
 from server.bundle import DataInfo
@@ -98,12 +98,11 @@ def test_a_command_that_fails_is_told_with_its_last_word() -> None:
         )
 
 
-def test_the_middle_load_is_taken(tmp_path: Path) -> None:
-    files = []
-    for place, p50 in enumerate([9.0, 1.0, 4.0]):
-        files.append(tmp_path / f"{place}.json")
-        files[-1].write_text(json.dumps({"latency_ms": {"p50": p50}}))
-    assert middle_ms(files) == 4.0
+def test_an_earlier_report_is_not_taken_for_that_of_a_run_that_failed(tmp_path: Path) -> None:
+    old = tmp_path / "invariants.json"
+    old.write_text("{}")
+    with pytest.raises(InputRefused, match=r"ended with 2: .*is a server up"):
+        invariants("127.0.0.1:1", tmp_path, old, 1, 1)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.errors import Refused
+from server.program import run_program
 from training.damage.plant import KINDS, Fault, damaged_parts
 from training.options import (
     EXISTING_FOLDER,
@@ -86,19 +86,16 @@ def main(
 
     if kind in ("zeroed", "leak") and not attribute:
         raise click.UsageError(f"--fault {kind} needs --attribute")
-    try:
-        check_target(out)
-        prepared = prepared_source(
-            dataset, interactions, events, items, users, cache, protocol, reading
-        )
-        fault = Fault(kind, by, attribute, label, slower_us, policy, group)
-        with steps() as on_step:
-            parts, about = damaged_parts(path, prepared, fault, seed=seed, on_step=on_step)
-        manifest = write_bundle(parts, out)
-    except Refused as refused:
-        raise click.UsageError(str(refused)) from refused
+    check_target(out)
+    prepared = prepared_source(
+        dataset, interactions, events, items, users, cache, protocol, reading
+    )
+    fault = Fault(kind, by, attribute, label, slower_us, policy, group)
+    with steps() as on_step:
+        parts, about = damaged_parts(path, prepared, fault, seed=seed, on_step=on_step)
+    manifest = write_bundle(parts, out)
     click.echo(json.dumps({"bundle_id": manifest.bundle_id, **about}))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

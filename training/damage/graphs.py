@@ -23,9 +23,7 @@ from server.features import FEATURE_NAMES
 from server.features.types import Float32
 from server.model import FEATURES, SCORES
 
-USER_COLUMNS = tuple(
-    place for place, name in enumerate(FEATURE_NAMES) if name.startswith("user_")
-)  # fmt: skip
+USER_COLUMNS = tuple(place for place, name in enumerate(FEATURE_NAMES) if name.startswith("user_"))
 """Together nearly a name."""
 ITEM_COLUMNS = tuple(map(FEATURE_NAMES.index, ("popularity", "popularity_recent", "repeat_rate")))
 PAIR_COLUMNS = (*ITEM_COLUMNS, *map(FEATURE_NAMES.index, ("ease", "since_last", "decayed_13w")))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from server.bundle import Bundle, BundleParts, load_bundle, ports_of, read_files
+from server.bundle import Bundle, BundleParts, ports_of, read_files
 from server.bundle.files import decode
 from server.engine.engine import Engine
 from server.errors import Refused, listed
@@ -79,7 +79,7 @@ def damaged_parts(
     if fault.kind == "shuffled":
         model = graphs.shuffled(model)
     elif fault.kind == "worse":
-        model, about = _worse(path, bundle, prepared, task, fault.by, on_step)
+        model, about = _worse(bundle, prepared, task, fault.by, on_step)
     elif fault.kind in ("zeroed", "leak"):
         model, about = _by_group(bundle, prepared, task, fault)
     elif fault.kind == "slower":
@@ -98,13 +98,13 @@ def damaged_parts(
 
 
 def _worse(
-    path: Path, bundle: Bundle, prepared: Prepared, task: Task, by: float, on_step: OnStep
+    bundle: Bundle, prepared: Prepared, task: Task, by: float, on_step: OnStep
 ) -> tuple[bytes, dict[str, Any]]:
     """Bisects the strength of the noise; each try is a whole evaluation of the plain lists."""
     to_data, targets = places_in_data(bundle, prepared.dataset), task.targets
 
     def quality(model: bytes) -> float:
-        engine = Engine(replace(load_bundle(path), model=model))
+        engine = Engine(replace(bundle, model=model))
         lists = served_lists(
             engine, task.history, targets.users, task.cut_ms, policy=plain_policy(engine), k=K,
             on_users=lambda done: on_step("trying how much noise", done, len(targets)),

@@ -60,7 +60,7 @@ def inferred(
     listed = _present(np.repeat(np.arange(len(users)), lists.shape[1]), lists.ravel(), shape)
     found: PerUser = {}
     for attribute, labels in groups.items():
-        name = f"inferred_{attribute.replace('-', '_')}"
+        name = _name(attribute)
         found[name] = guessed(listed, labels, min_users, seed)
         found[f"{PURCHASES}/{name}"] = guessed(bought, labels, min_users, seed)
     return found
@@ -88,7 +88,7 @@ def inference_block(per_user: PerUser, groups: Groups, sample: Resampler) -> dic
     """The block `inference`, of what `inferred` found."""
     found: dict[str, Any] = {}
     for attribute, labels in groups.items():
-        name = f"inferred_{attribute.replace('-', '_')}"
+        name = _name(attribute)
         lists, purchases = per_user[name], per_user[f"{PURCHASES}/{name}"]
         used = set(labels[np.isfinite(lists)].tolist())
         found[attribute] = {
@@ -105,11 +105,15 @@ def inference_metrics(block: Mapping[str, Any]) -> dict[str, Any]:
     """The same as estimates of `metrics`; an attribute that could not be guessed at has none."""
     found = {}
     for attribute, one in block["attributes"].items():
-        name = f"inferred_{attribute.replace('-', '_')}"
+        name = _name(attribute)
         if one["labels"]:
             found[name] = one["guessed"]
             found[f"{name}_minus_{PURCHASES}"] = one["minus_purchases"]
     return found
+
+
+def _name(attribute: str) -> str:
+    return f"inferred_{attribute.replace('-', '_')}"
 
 
 def _present(rows: Int64, items: Int32, shape: tuple[int, int]) -> csr_array:
