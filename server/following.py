@@ -17,7 +17,7 @@ from typing import TypeVar
 import structlog
 
 from server.errors import EquipoiseError, Refused, in_one_line
-from server.releases import Serves, path_of, read_pointer, version_of
+from server.releases import Pointer, Serves, path_of, read_pointer, version_of
 
 Made = TypeVar("Made")
 
@@ -112,12 +112,19 @@ class Following:
     async def _look(self, version: tuple[int, int, int]) -> None:
         before = self._serving()
         trying = self._tried()
+        pointer: Pointer | Refused
         try:
-            wanted = read_pointer(self._root).active
+            pointer = read_pointer(self._root)
         except Refused as refused:
-            self._seen = version
-            self._refused("", before, refused)
+            pointer = refused
+        if version_of(self._root) != version:
+            self._asked.set()  # Set between the looks: what was read is not of this version.
             return
+        if isinstance(pointer, Refused):
+            self._seen = version
+            self._refused("", before, pointer)
+            return
+        wanted = pointer.active
         if wanted == trying:
             return  # Not seen yet: where that is refused it is tried again.
         self._seen = version
@@ -126,6 +133,7 @@ class Following:
             if trying:
                 self._log.warning("release given up", release=trying, wanted=wanted)
             await self._give_up()
+            before = self._serving()
         if wanted != before:
             self._log.info("release found", release=wanted)
             self._try(wanted, self._follow(wanted, before))

@@ -133,7 +133,7 @@ def test_an_interrupted_load_leaves_no_result_and_no_process(
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     children: list[psutil.Process] = []
     while not children and time.monotonic() < deadline:
         children = [

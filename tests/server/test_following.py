@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server import releases
+from server import following, releases
 from server.errors import BundleRefused, Refused
 from server.following import Following, first_fit
 from server.releases import Pointer
@@ -88,6 +88,30 @@ def test_what_is_refused_is_asked_for_once_until_the_pointer_is_set_or_someone_a
             server.following.look_now()
             await until(lambda: server.became == ["refused", "refused", "swapped"])
             assert server.serving == "b"
+
+    asyncio.run(main())
+
+
+def test_a_pointer_that_is_set_while_it_is_looked_at_is_followed_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look has two parts, its version and what it says; each of them may be of another pointer."""
+    versions = iter([lambda: releases.point(root, Pointer("b", ("a",)))])
+
+    def of_before(folder: Path) -> tuple[int, int, int] | None:
+        found = releases.version_of(folder)
+        next(versions, lambda: None)()
+        return found
+
+    monkeypatch.setattr(following, "version_of", of_before)
+
+    async def main() -> None:
+        server = Server(root)
+        server.bad["b"] = Refused("no")
+        async with server.running():
+            await until(lambda: server.became == ["refused"])
+            await asyncio.sleep(0.1)  # Many looks later.
+            assert (server.asked, server.became) == (["b"], ["refused"])
 
     asyncio.run(main())
 

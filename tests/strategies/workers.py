@@ -40,7 +40,7 @@ RETRYING = json.dumps(
 )
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 90.0) -> Any:
     """Wait until it is true; what it gave then."""
     end = time.monotonic() + timeout_s
     while not (found := condition()):

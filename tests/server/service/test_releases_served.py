@@ -64,7 +64,7 @@ def until(true: Callable[[], bool], served: Served) -> None:
     """Wait for it; the log is in the failure."""
     import time
 
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + 120
     while not true():
         assert time.monotonic() < until_s, served.log.read_text()
         time.sleep(0.02)

@@ -29,6 +29,7 @@ from equipoise.v1.serving_pb2_grpc import ServingServiceStub
 from server import releases
 from server.cli import command as equipoise
 from strategies.bundles import DATA_UNTIL_MS, N_ITEMS, tiny_bundle
+from strategies.workers import until
 
 pytestmark = pytest.mark.slow
 USERS = ("ann", "bob")
@@ -74,11 +75,9 @@ class Machine(RuleBasedStateMachine):
         self.active = self.names[which]
         releases.point(self.root, releases.Pointer(self.active))
         info = ServingServiceStub(self.channel)
-        for _ in range(10_000):
-            found = info.GetServingInfo(serving_pb2.GetServingInfoRequest(), timeout=10)
-            if found.bundle_id == self.active:
-                break
-        assert found.bundle_id == self.active
+        asked = serving_pb2.GetServingInfoRequest()
+        # The check of a release takes seconds of a core, and minutes where others have them.
+        until(lambda: info.GetServingInfo(asked, timeout=10).bundle_id == self.active, 120)
         self._changed()
 
     @rule(user=st.sampled_from(USERS), item=st.integers(0, N_ITEMS - 1), again=st.booleans())

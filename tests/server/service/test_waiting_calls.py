@@ -85,7 +85,7 @@ def _refusal(outcome: pb.RecommendOutcome) -> str:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 90
     while not true():
         assert time.monotonic() < until_s
         await asyncio.sleep(0.001)
