@@ -17,7 +17,7 @@ QUICK_BUNDLE = $(BIN)/equipoise train --dataset complete-journey --cache out/dat
 BUDGET_MS ?= 50
 SIZES ?= 1e5,1e6,1e7
 # A file's tests share what they set up, so that a file goes to one process.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard proto/equipoise/*/*.proto)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
