@@ -104,10 +104,10 @@ def measured(
             precision=precision, repeats=int(repeats), on_probe=on_probe,
         )  # fmt: skip
     ceiling = ceiling_rps(offering)
-    return _document(found, info.bundle_id, ceiling, budget_ms, deadline_ms, seconds, processes)
+    return document(found, info.bundle_id, ceiling, budget_ms, deadline_ms, seconds, processes)
 
 
-def _document(
+def document(
     found: Knee, bundle_id: str, ceiling: float, budget_ms: float, deadline_ms: int, seconds: float,
     processes: int,
 ) -> dict[str, Any]:  # fmt: skip
@@ -121,6 +121,11 @@ def _document(
         "processes": processes,
         "knee_rps": found.rate_rps,
         "above_rps": found.above_rps,
+        "kept_above_rps": [
+            probe.rate_rps
+            for probe in found.probes
+            if probe.rate_rps > found.rate_rps and probe.kept(budget_ms)
+        ],
         "knee_is_the_generators": found.by_generator,
         "generator_ceiling_rps": ceiling,
         "generator_headroom": ceiling / found.rate_rps if found.rate_rps else None,
@@ -146,6 +151,11 @@ def text(made: dict[str, Any]) -> str:
         )
     else:
         lines.append(f"knee: none; p99 <= {made['budget_ms']:g} ms was not kept at the first rate")
+    if made["kept_above_rps"]:
+        kept = ", ".join(f"{rate:,.0f}" for rate in made["kept_above_rps"])
+        lines.append(
+            f"      kept as well: {kept}; in between the machine was slower than at other times"
+        )
     if made["knee_is_the_generators"]:
         lines.append("      the generator gave out first: more --processes, or another machine")
     headroom = made["generator_headroom"]
@@ -165,7 +175,11 @@ def _line(probe: dict[str, Any], budget_ms: float) -> str:
     if not known:
         return f"{probe['rate_rps']:>10,.0f}  void: {probe['repeats'][0]['void']}"
     ordered = sorted(
-        known, key=lambda one: float("inf") if one["p99_ms"] is None else one["p99_ms"]
+        known,
+        key=lambda one: (
+            float("inf") if one["p99_ms"] is None else one["p99_ms"],
+            one["failed_share"],
+        ),
     )
     one = ordered[len(ordered) // 2]
     p50, p99 = ("-" if one[name] is None else f"{one[name]:.1f}" for name in ("p50_ms", "p99_ms"))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from bench.saturate.__main__ import main, text
+from bench.saturate.__main__ import document, main, text
 from bench.saturate.picture import picture
-from bench.saturate.search import Knee, Repeat, knee
+from bench.saturate.search import Knee, Probe, Repeat, knee
 from strategies.live import LiveServer
 
 
@@ -78,6 +79,33 @@ def test_one_bad_repeat_of_three_does_not_move_the_knee() -> None:
 
     found = knee(offer, budget_ms=50, start_rps=10, most_rps=1e4, precision=0.05, repeats=3)
     assert found.rate_rps == search(Queue(700)).rate_rps
+
+
+def test_a_rate_that_is_kept_above_the_knee_is_told() -> None:
+    """Other work on the machine makes a rate too much that is none a minute later."""
+    queue = Queue(700)
+
+    def offer(rate: float, number: int) -> Repeat:
+        made = queue.offer(rate, number)
+        return replace(made, p99_ms=99.0) if 300 < rate < 350 else made
+
+    found = knee(offer, budget_ms=50, start_rps=10, most_rps=1e4, precision=0.05, repeats=3)
+    made = document(found, "shop-1", 1e4, 50, 1000, 8, 1)
+    assert found.above_rps is not None
+    assert found.rate_rps < 300 < found.above_rps < 350
+    assert made["kept_above_rps"] == [
+        probe.rate_rps for probe in found.probes if 350 < probe.rate_rps < 608
+    ]
+    assert f"kept as well: {made['kept_above_rps'][0]:,.0f}" in text(made)
+    assert document(search(queue), "shop-1", 1e4, 50, 1000, 8, 1)["kept_above_rps"] == []
+
+
+def test_the_row_of_a_rate_is_of_its_middle_load_where_failures_are_the_slowest() -> None:
+    loads = [Repeat(40, 40 - n, 40 - n, 5.0, None, n / 40, n / 40) for n in (9, 1, 5)]
+    made = document(
+        Knee(0, 40, (Probe(40, tuple(loads)),), False), "shop-1", 1e4, 50, 1000, 8, 1
+    )  # fmt: skip
+    assert " 35 " in text(made)
 
 
 @pytest.mark.slow
