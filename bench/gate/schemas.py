@@ -120,6 +120,7 @@ VIOLATION = _inner(
 INVARIANTS = form(
     "What 'equipoise invariants' checked",
     **_header("invariants"),
+    made_unix_ms=WHOLE,
     target=TEXT,
     examples=WHOLE,
     seed=WHOLE,

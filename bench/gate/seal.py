@@ -109,8 +109,10 @@ def seal_line(budgets: Budgets, seal: Seal, results: Sequence[Result]) -> Line:
             why = (
                 f"{named} was made before the budgets were sealed: they may have been fitted to it"
             )
-        elif all(_made_ms(result) == np.inf for result in results):
-            why += "; no result tells when it was made"
+        elif timeless := [result for result in results if _made_ms(result) == np.inf]:
+            status = Status.NOT_ENOUGH
+            named = timeless[0].source or timeless[0].kind
+            why = f"{named} does not tell when it was made; the seal file does"
     return Line(
         SEAL_LINE,
         status,

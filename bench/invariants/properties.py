@@ -302,6 +302,34 @@ def off_switch_holds(
         )
 
 
+def company_holds(
+    claims: Claims, server: LiveServer, requests: Sequence[pb.RecommendRequest]
+) -> None:
+    """A list is the same whether its request comes alone or among others, which a batch may mix up."""
+    alone = []
+    for request in requests:
+        claims.begin(request)
+        alone.append(server.recommend(request))
+        _never_internal(claims, alone[-1])
+    for place, other in enumerate(server.recommend_together(requests)):
+        one = alone[place]
+        # The one that differs first: all of them must come together again to see it.
+        claims.begin(requests[place], *requests[:place], *requests[place + 1 :])
+        _never_internal(claims, other)
+        if one.response is None or other.response is None:
+            same = one.code == other.code
+            told = (one.code, other.code)
+        else:
+            same = _seen(one.response) == _seen(other.response)
+            same = same and one.response.receipt == other.response.receipt
+            told = (str(_ids(one.response)), str(_ids(other.response)))
+        claims.that(
+            "same_in_company",
+            same,
+            lambda told=told: f"alone {told[0]}; at once with {len(requests) - 1} others {told[1]}",  # type: ignore[misc]
+        )
+
+
 def validate_only_holds(
     claims: Claims, server: LiveServer, policy: PolicyFacts, request: pb.RecommendRequest
 ) -> None:

@@ -55,6 +55,19 @@ def test_results_from_before_the_seal_fail() -> None:
     assert "was made before" in first_request.lines[1].why
 
 
+def test_a_result_that_does_not_tell_when_it_was_made_is_no_evidence_under_a_seal() -> None:
+    both = budgets(NDCG, budget("invariants.violations", at_most=0))
+    seal = Seal(digest_of(both), made_unix_ms=2_000)
+    told = quality(made_unix_ms=3_000)
+    verdict = evaluate(both, [told, invariants()], today=TODAY, seal=seal)
+    assert verdict.lines[1].status is Status.NOT_ENOUGH
+    assert "does not tell when" in verdict.lines[1].why
+    assert (
+        evaluate(both, [told, invariants(made_unix_ms=3_000)], today=TODAY, seal=seal).status
+        is Status.PASS
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -12,9 +12,13 @@ from typing import Any
 import grpc
 import pytest
 
-from bench.invariants import run
+from bench.invariants import properties, run
+from bench.invariants.expected import expected
 from bench.invariants.run import check_server
+from bench.invariants.world import learn
 from bench.refused import InputRefused
+from bench.target import serving_info
+from equipoise.v1 import recommendation_pb2 as pb
 from strategies import tampering
 from strategies.bundles import tiny_bundle
 from strategies.live import LiveServer
@@ -53,12 +57,17 @@ FAULTS: dict[str, tuple[tampering.Fault, str, str]] = {
     "ties by place": (
         on_lists(tampering.in_the_order_of_the_request), PLAIN, "order_of_input_is_nothing",
     ),
+    "rows of a batch mixed": (tampering.SwapsInCompany(), "in company", "same_in_company"),
     "INTERNAL": (tampering.crashes_on_bad_input, "malformed Recommend", "never_internal"),
     "forgives": (tampering.forgives_bad_input, "malformed RecordFeedback", "bad_input_refused"),
     "runs the model": (
         tampering.runs_on_validate_only, "validate only", "validate_only_makes_no_list",
     ),
 }  # fmt: skip
+
+
+def unasked(request: pb.RecommendRequest) -> pb.RecommendResponse:
+    raise AssertionError("with its bundle a server need not be asked for items")
 
 
 def broken(result: dict[str, Any]) -> set[str]:
@@ -75,7 +84,21 @@ def test_every_theorem_holds_of_the_real_server(live: LiveServer, bundle_path: P
     assert result["checked"]["bounds_kept_when_met"] > 50
     assert result["checked"]["no_fair_list_is_better"] > 10
     assert result["checked"]["bad_input_refused"] > 40
+    assert result["checked"]["same_in_company"] > 10
     assert done[-1] == 1.0
+
+
+def test_a_theorem_that_never_came_up_is_told_as_checked_0_times(
+    live: LiveServer, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = learn(serving_info(live.target), unasked, bundle_path, seed=0)
+    whole = check_server(live.target, bundle=bundle_path, examples=5, seed=3)
+    assert expected(world) <= {name for name, times in whole["checked"].items() if times}
+    assert "never" not in run.told(whole)
+    monkeypatch.setattr(properties, "company_holds", lambda *_: None)
+    less = check_server(live.target, bundle=bundle_path, examples=2, seed=3)
+    assert less["checked"]["same_in_company"] == 0
+    assert "never came up: same in company" in run.told(less)
 
 
 def test_without_the_bundle_items_are_learned_and_receipts_checked(live: LiveServer) -> None:
@@ -121,8 +144,6 @@ def test_a_target_without_a_server_or_elsewhere_is_refused() -> None:
 
 
 def test_nothing_is_recorded_at_the_server(live: LiveServer, bundle_path: Path) -> None:
-    from equipoise.v1 import recommendation_pb2 as pb
-
     recorded = []
 
     def watch(request: Any, response: Any, context: grpc.ServicerContext) -> Any:

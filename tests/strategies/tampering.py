@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -17,6 +18,29 @@ from equipoise.v1 import recommendation_pb2_grpc, serving_pb2_grpc
 Fault = Callable[[Any, Any, grpc.ServicerContext], Any]
 
 
+class SwapsInCompany:
+    """Mixes up the rows of a batch: a list whose call met another one is not its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._met = False
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            self._met = self._met or self._inside > 1
+
+    def __call__(self, request: Any, response: Any, context: grpc.ServicerContext) -> Any:
+        with self._lock:
+            met = self._met
+            self._inside -= 1
+            self._met = self._met and self._inside > 0
+        if met and _is_list(response):
+            first_two_swapped(request, response)
+        return response
+
+
 class _Proxy(
     recommendation_pb2_grpc.RecommendationServiceServicer, serving_pb2_grpc.ServingServiceServicer
 ):
@@ -26,6 +50,8 @@ class _Proxy(
         self._fault = fault
 
     def _pass(self, method: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        if isinstance(self._fault, SwapsInCompany):
+            self._fault.enter()
         try:
             response = method(request, timeout=10)
         except grpc.RpcError as error:
