@@ -36,6 +36,8 @@ DECAY_PER_WEEK = 0.95
 EASE_LAMBDA = 200.0
 IALS_ROUNDS = 15
 
+WITHOUT_OWN = "without the user's own items"
+
 Scorer = Callable[[Int32], Float32]
 """Users `[b] int32` to scores `[b, n_items] float32`."""
 
@@ -48,8 +50,9 @@ Fit = Callable[[Dataset, int], Scorer]
 class Baseline:
     """One baseline: its name in results, in prose, and how it is fitted.
 
-    fit: with its first settings. others: further settings by how they are told; whoever compares
-    with it takes those that are best on validation.
+    fit: with its first settings. others: further settings by how they are told. own: whether its lists
+    over all items hold those of the user's history. Whoever compares with it takes what is best on
+    validation: where nothing is bought twice, to list what the user has spoils any baseline.
     """
 
     name: str
@@ -57,6 +60,11 @@ class Baseline:
     fit: Fit
     settings: str = ""
     others: tuple[tuple[str, Fit], ...] = ()
+    own: bool = True
+
+    def told(self) -> str:
+        """Its settings, and whether it leaves out what the user has; "" where there is nothing to tell."""
+        return "; ".join(filter(None, (self.settings, "" if self.own else WITHOUT_OWN)))
 
     def choices(self) -> tuple[Baseline, ...]:
         """The same baseline with each of its settings, and no others."""
@@ -88,7 +96,7 @@ class Baseline:
                 scores[row, own] = -np.inf
                 novel[start + row] = top(scores[row], k)
             on_users(len(part))
-        return lists, novel
+        return lists if self.own else novel, novel
 
 
 def top(scores: Float32, k: int) -> Int32:

@@ -50,7 +50,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -123,7 +123,8 @@ class Compared:
 
     before, novel: the ranker's lists over all items and without the history's, places in the bundle.
     ranker, baselines: what they measure. lists: over all items, of "ranker" and each baseline, places
-    in the data set. settings: of the baselines that have several, those that were chosen.
+    in the data set. settings: of the baselines that have several, those that were chosen. own: which of
+    them list what their user has.
     """
 
     task: Task
@@ -133,6 +134,7 @@ class Compared:
     baselines: dict[str, PerUser]
     lists: dict[str, Int32]
     settings: dict[str, str]
+    own: dict[str, bool]
 
 
 def compare(
@@ -174,8 +176,9 @@ def compare(
         )
         measured[baseline.name] = task.measured(lists[baseline.name], novel_lists, k)
     ranker = task.measured(lists["ranker"], to_data[novel.items], k)
-    settings = {one.name: one.settings for one in compared if one.settings}
-    return Compared(task, before, novel, ranker, measured, lists, settings)
+    settings = {one.name: one.told() for one in compared if one.told()}
+    own = {one.name: one.own for one in compared}
+    return Compared(task, before, novel, ranker, measured, lists, settings, own)
 
 
 def evaluate(
@@ -288,6 +291,7 @@ def evaluate(
                 task.cut_ms,
                 task.until_ms,
                 to_data,
+                compared.own,
                 k,
                 protocol.min_users,
                 on_step,
@@ -316,17 +320,17 @@ def evaluate(
 
 
 def chosen(baseline: Baseline, prepared: Prepared, k: int, on_step: OnStep) -> Baseline:
-    """The baseline with those of its settings that have the highest NDCG on validation."""
-    if not baseline.others:
-        return baseline
+    """The baseline with those of its settings, and with or without the user's own items in its lists,
+    whichever has the highest NDCG on validation."""
     task = task_of(prepared, "validation")
     users, best = task.targets.users, (-1.0, baseline)
     for one in baseline.choices():
         told = partial(_told, on_step, f"{one.title}, settings", len(users))
         lists, novel_lists = one.rank(task.history, users, task.cut_ms, k, on_users=told)
-        value = float(task.measured(lists, novel_lists, k)[f"ndcg_at_{k}"].mean())
-        if value > best[0]:
-            best = value, one
+        for own, ranked in ((True, lists), (False, novel_lists)):
+            value = float(task.measured(ranked, novel_lists, k)[f"ndcg_at_{k}"].mean())
+            if value > best[0]:
+                best = value, replace(one, own=own)
     return best[1]
 
 

@@ -360,4 +360,24 @@ def test_a_baseline_with_several_settings_is_chosen_on_validation(prepared: Prep
     both = dataclasses.replace(bad, others=((good.settings, good.fit),))
     found = chosen(both, prepared, 5, lambda what, done, total: None)
     assert (found.settings, found.others) == (good.settings, ())
-    assert chosen(bad, prepared, 5, lambda what, done, total: None) is bad
+
+
+def test_whether_a_baseline_lists_what_the_user_has_is_chosen_on_validation(
+    prepared: Prepared,
+) -> None:
+    """Where all come back for the same, own items lead; where nobody does, they only take places."""
+    (frequency,) = [one for one in BASELINES if one.name == "personal_frequency"]
+    assert chosen(frequency, prepared, 5, lambda what, done, total: None).own
+    seen: set[tuple[int, int]] = set()
+    first = []
+    pairs = zip(prepared.dataset.event_users.tolist(), prepared.dataset.items.tolist(), strict=True)
+    for pair in pairs:
+        first.append(pair not in seen)
+        seen.add(pair)
+    once = dataclasses.replace(prepared, dataset=prepared.dataset._where(np.array(first)))
+    found = chosen(frequency, once, 5, lambda what, done, total: None)
+    assert not found.own
+    assert found.told() == "without the user's own items"
+    task = task_of(once, "test")
+    lists, novel = found.rank(task.history, task.targets.users, task.cut_ms, 5)
+    assert np.array_equal(lists, novel)

@@ -48,7 +48,8 @@ OnUsers = Callable[[str, int, int], None]
 class Cold:
     """What the rows are measured with.
 
-    places: of each bundle item its place in the data set, as `training.task.places_in_data`.
+    places: of each bundle item its place in the data set, as `training.task.places_in_data`. own: which
+    baselines list what their user has.
     novel_ptr, novel_items: the targets that are not in their user's history; novel_lists: the
     ranker's lists without the history, in places of the data set.
     """
@@ -64,6 +65,7 @@ class Cold:
     cut_ms: int
     until_ms: int
     places: Int32
+    own: Mapping[str, bool]
     k: int
     min_users: int
     on_step: OnUsers
@@ -85,20 +87,23 @@ def cold_block(
 ) -> dict[str, Any]:
     """The block `cold_start`. lists: of the ranker ("ranker") and of every baseline, as evaluated."""
     return {
-        "no_history": _no_history(cold, lists, sample),
+        "no_history": _no_history(cold, sample),
         "fold_in": _fold_in(cold, sample, seed),
         "new_items": _new_items(cold, lists, sample),
     }
 
 
-def _no_history(cold: Cold, lists: Mapping[str, Int32], sample: Resampler) -> dict[str, Any]:
+def _no_history(cold: Cold, sample: Resampler) -> dict[str, Any]:
     targets = cold.targets
     asked = targets.users[:1]
     nothing = last_events(cold.history, 0)
     if not len(asked):
         return {"histories_hidden": None, "no_history_indeed": None}
     mine = cold.served(nothing, asked, "ranker, no history")[0]
-    theirs = {name: lists[name][0] for name in NON_PERSONAL}
+    theirs = {
+        one.name: one.rank(cold.history, asked, cold.cut_ms, cold.k)[0][0]
+        for one in _named(NON_PERSONAL)
+    }
     ptr, items = targets_of_strangers(cold.dataset, cold.history, cold.cut_ms, cold.until_ms)
     strangers = len(ptr) - 1
     alone = Resampler(
@@ -158,7 +163,8 @@ def _folded_in(
         def told(done: int, title: str = baseline.title, total: int = len(asked)) -> None:
             cold.on_step(f"{title}, few events", done, total)
 
-        lists, _ = baseline.rank(together, asked, cold.cut_ms, cold.k, on_users=told)
+        ranked = replace(baseline, own=cold.own[baseline.name])
+        lists, _ = ranked.rank(together, asked, cold.cut_ms, cold.k, on_users=told)
         found[baseline.name] = dict(zip(short, np.split(lists, len(short)), strict=True))
     return found
 

@@ -54,7 +54,7 @@ def baseline_entry(baseline: Baseline, asked: Asked, on_step: OnStep) -> Entry:
         task.history, users, task.cut_ms, asked.k,
         on_users=lambda done: on_step(baseline.title, done, len(users)),
     )  # fmt: skip
-    facts = {"settings": best.settings, "seconds": round(time.perf_counter() - began, 1)}
+    facts = {"settings": best.told(), "seconds": round(time.perf_counter() - began, 1)}
     return Entry(facts, task.measured(lists, novel, asked.k))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from training.baselines import WITHOUT_OWN
+
 WIDTH = 33
 
 
@@ -30,6 +32,8 @@ def text(made: dict[str, Any]) -> str:
         lines.append(
             "  + from checkpoints on, such as those of the same model with a refit; their time is not in it"
         )
+    if any(_without_own(row) for row in made["rows"]):
+        lines.append(f"  * {WITHOUT_OWN}, which was better on validation")
     if made["ablation"]:
         lines += [
             "",
@@ -66,10 +70,15 @@ def text(made: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _without_own(row: dict[str, Any]) -> bool:
+    return str(row.get("settings") or "").endswith(WITHOUT_OWN)
+
+
 def _row(row: dict[str, Any], k: int) -> str:
     metrics = row["metrics"]
     refit = row.get("refit")
     name = row["title"] + ("" if refit is None else ", refit" if refit else ", no refit")
+    name += " *" if _without_own(row) else ""
     memory = row.get("peak_rss_bytes")
     time = ("+" if row.get("resumed") else "") + _time(row["seconds"])
     return (
