@@ -209,12 +209,16 @@ def test_ids_may_have_spaces_inside(tmp_path: Path, run: Run) -> None:
 
 
 def test_tables_that_do_not_meet_are_told_of(shop: Path, run: Run) -> None:
-    (shop / "items.csv").write_text("item,brand\n001,A\n002,B\n")
+    (shop / "wrong.csv").write_text("item,brand\n001,A\n002,B\n")
+    told = run.refused(shop / "bought.csv", "--items", shop / "wrong.csv")
+    assert "none of these ids is among the 60 of the interactions, such as 'item-000'" in told
+    assert "001" in told
+    (shop / "items.csv").write_text("item,brand\nitem-000,A\n002,B\n")
     (shop / "users.csv").write_text("user,region\nuser-00,north\n")
     told = run.described(
         shop / "bought.csv", "--items", shop / "items.csv", "--users", shop / "users.csv"
     )
-    assert "60 of 60 items of the interactions are not in --items" in told["stderr"]
+    assert "59 of 60 items of the interactions are not in --items" in told["stderr"]
     assert "29 of 30 users of the interactions are not in --users" in told["stderr"]
 
 

@@ -88,12 +88,25 @@ def tables_of_events(
     left_out: Sequence[tuple[str, int]] = (),
     notes: Sequence[str] = (),
 ) -> Tables:
-    """The three tables, with what is not described; ids that do not meet are noted."""
+    """The three tables, with what is not described; ids that do not meet are noted.
+
+    Raises:
+        DataRefused: items or users are told of, and none of them is in the events.
+    """
     told = list(notes)
     for name, table in (("item", items), ("user", users)):
         if table is not None:
             ids = events.select(pl.col(name).unique())
             strangers = ids.join(table, on=name, how="anti").height
+            if strangers == ids.height > 0:
+                # Whatever is told there would be told of nobody: policies would bound nothing.
+                raise DataRefused(
+                    name, rows=table.height, of_rows=table.height, example=example_row(table, 0),
+                    why=f"none of these ids is among the {ids.height:,} of the interactions, such as "
+                    f"{ids[name].min()!r}",
+                    allowed=f"the interactions' ids, or --column {name}s.{name}=THEIRS",
+                    source=f"{name}s",
+                )  # fmt: skip
             if strangers:
                 told.append(
                     f"{strangers:,} of {ids.height:,} {name}s of the interactions are not in --{name}s"
