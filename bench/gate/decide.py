@@ -48,8 +48,8 @@ def _by_interval(asked: Asked, low: float, high: float) -> Status:
 
 
 def _open(asked: Asked, seen: Measured) -> Decided:
-    """The interval holds the bound: how much evidence would pass, if what was seen is the truth."""
-    told = f"the interval holds the bound{_note(seen)}"
+    """The bound lies inside the interval: how much evidence would pass, if what was seen is the truth."""
+    told = f"the bound lies inside the interval{_note(seen)}"
     if not asked.keeps(seen.value):
         more = "the value itself breaks the bound, so more evidence would rather fail it"
         return Decided(Status.NOT_ENOUGH, f"{told}; {more}")

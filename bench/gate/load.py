@@ -108,11 +108,12 @@ def least_blocks(asked: Asked, quantile: float | None) -> int:
     return max(LEAST_BLOCKS, blocks_without_a_stall(quantile, asked.alphas[1]))
 
 
-def _short(seen: Dependence, least: int) -> str:
+def _short(seen: Dependence, least: int, needed: int | None = None) -> str:
+    """What is said of fewer blocks than `least`; needed: how many the reader should come back with."""
     if seen.blocks >= least:
         return ""
     joined = " (joined, since neighbours go together)" if seen.joined else ""
-    return f"{seen.blocks} blocks of {seen.block_s:g} s{joined}, needed: {least}"
+    return f"{seen.blocks} blocks of {seen.block_s:g} s{joined}, needed: {needed or least}"
 
 
 def _percentile(runs: Sequence[Result], asked: Asked, quantile: float, n: int) -> Measured:
@@ -133,9 +134,11 @@ def _percentile(runs: Sequence[Result], asked: Asked, quantile: float, n: int) -
     least = least_blocks(asked, quantile)
     low, high = percentile_limits(latencies, quantile, *asked.alphas, worth)
     limit = asked.high_bound
+    # Who measures again shall not come back with as many as a failure takes, and lack those of a pass.
+    needed = least if limit is not None and value <= limit else min(least, LEAST_BLOCKS)
     return Measured(
         value, n, "requests", low, high, quantile=quantile,
-        lacks=_short(seen, min(least, LEAST_BLOCKS)), no_pass=_short(seen, least),
+        lacks=_short(seen, min(least, LEAST_BLOCKS), needed), no_pass=_short(seen, least),
         late=None if limit is None else int(np.count_nonzero(latencies > limit)),
         effective_n=min(worth), blocks=seen.blocks, note=_told(seen),
     )  # fmt: skip

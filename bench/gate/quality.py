@@ -11,7 +11,7 @@ ATTRIBUTE may be two, crossed: income+age.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from bench.gate.asked import Asked, Evidence
 from bench.gate.cells import Ends, compared, exact_share_limits, is_binary
 from bench.gate.documents import DocumentReader, GroupPath, checked_protocol, group_path
 from bench.gate.means import Values, mean_limits, mean_of, paired_ratio, ratio_limits
-from bench.gate.measured import Broken, Measured, Withheld, number
+from bench.gate.measured import Broken, Cell, Measured, Withheld, number
 from bench.gate.paired import both_known, paired, paired_cells
 from bench.gate.results import Result
 from bench.gate.same import incomparable
@@ -182,8 +182,16 @@ def _cells(
     worst = pick(found, key=lambda cell: cell.value)
     return Measured(
         value, min(cell.n for cell in found), "users", low, high, lacks=lacks, no_pass=no_pass,
-        note=f"group {worst.label!r}", cells=found,
+        note=_group_note(worst, found), cells=found,
     )  # fmt: skip
+
+
+def _group_note(worst: Cell, cells: Sequence[Cell]) -> str:
+    """The group that decides, and whose users the line counts."""
+    least = min(cells, key=lambda cell: cell.n)
+    if worst.n == least.n:
+        return f"group {worst.label!r}"
+    return f"group {worst.label!r}; {least.n:,} users has the smallest, {least.label!r}"
 
 
 def _against(evidence: Evidence, result: Result, asked: Asked) -> Measured:
@@ -245,7 +253,7 @@ def _against(evidence: Evidence, result: Result, asked: Asked) -> Measured:
     )  # fmt: skip
     return Measured(
         value, min(cell.n for cell in cells), "users", low_end, high_end, resampled=True,
-        lacks=lacks, note=f"group {worst.label!r}, paired by user", cells=cells,
+        lacks=lacks, note=f"{_group_note(worst, cells)}, paired by user", cells=cells,
         identical=not any((one != other).any() for one, other in pairs.values()),
     )  # fmt: skip
 

@@ -257,3 +257,11 @@ def test_a_void_run_decides_nothing_and_one_that_does_not_say_fails() -> None:
         run_of = replace(fast, document={**fast.document, **told})
         for line in (P99, budget("load.error_ratio", at_most=0.0)):
             assert decided(line, run_of).lines[1].status is status
+
+
+def test_a_run_that_is_too_short_is_told_what_a_pass_takes_at_once() -> None:
+    """Ten good seconds: who then measures 20, as a failure takes, would be sent back for 368."""
+    good = run(np.full(1000, 2.0), np.arange(1000) / 100)
+    assert "10 blocks of 1 s, needed: 368" in decided(P99, good).lines[1].why
+    bad = run(np.full(1000, 90.0), np.arange(1000) / 100)
+    assert "10 blocks of 1 s, needed: 20" in decided(P99, bad).lines[1].why
