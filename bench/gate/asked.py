@@ -90,7 +90,7 @@ class Asked:
 def asked_of(budget: Budget, levels: Levels, confidence: float) -> list[Asked]:
     """The decisions of a line, one or two."""
     facts = facts_of(budget.metric)
-    better = facts.better if facts is not None else "higher"
+    better = (facts.better if facts is not None else budget.direction) or "higher"
     against: list[Against] = []
     if budget.bound:
         against.append("bound")

@@ -86,6 +86,9 @@ class Budget(BaseModel):
     margin_is: Literal["absolute", "relative"] | None = None
     """absolute: in the metric's unit. relative: a share of the baseline's value."""
 
+    direction: Literal["higher", "lower"] | None = None
+    """Which way is better, for a margin or a worst group of a metric of which that is not known."""
+
     decide_on: Literal["interval", "value"]
     """interval: pass or fail only if the whole interval stands on that side. value: for hard
     counts and ratios that are exact for what was run; noise decides near the bound."""
@@ -154,7 +157,25 @@ class Budget(BaseModel):
             relative=self.margin_is == "relative",
         ):  # fmt: skip
             raise ValueError(vain)
+        self._directed()
         return self
+
+    def _directed(self) -> None:
+        """A margin on the wrong side, or the best group for the worst one, would guard nothing."""
+        facts = facts_of(self.metric)
+        better = self.direction if facts is None else facts.better
+        if self.direction not in (None, better):
+            raise ValueError(f"direction {self.direction!r}: of {self.metric} {better} is better")
+        worst = self.metric.endswith(".worst")
+        if better is None and (self.margin is not None or worst):
+            raise ValueError(
+                f'it is not known which way {self.metric} is better: direction = "higher" or "lower"'
+            )
+        if worst and better == "lower":
+            raise ValueError(
+                f"{self.metric}: worst is the lowest group, and here less is better: bound each group "
+                "by its label, or worst_gap"
+            )
 
     @property
     def bound(self) -> str:

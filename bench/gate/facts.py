@@ -34,7 +34,8 @@ _SHARE_UP = Facts("share", 0.0, 1.0, "higher")
 _SHARE_DOWN = Facts("share", 0.0, 1.0, "lower")
 _COUNT_DOWN = Facts("count", 0.0, math.inf, "lower")
 _TABLE: tuple[tuple[str, Facts], ...] = (
-    (r"load\.latency(_ok)?_ms\..+", Facts("ms", 0.0, math.inf, "lower")),
+    (r"load\.(latency|latency_ok|service)_ms\..+", Facts("ms", 0.0, math.inf, "lower")),
+    (r"load\.(rows|groups)\..+\.(p\d+|mean|max)", Facts("ms", 0.0, math.inf, "lower")),
     (r"load\.error_ratio", _SHARE_DOWN),
     (r"load\.(groups|exposure)\..+\.(accepted|answered|in_time)\.worst_gap", _SHARE_DOWN),
     (r"load\.(groups|exposure)\..+\.(accepted|answered|in_time)\.worst(_ratio)?", _SHARE_UP),
@@ -49,6 +50,7 @@ _TABLE: tuple[tuple[str, Facts], ...] = (
     (r"quality\.ndcg_kept_.+", Facts("share", 0.0, math.inf, "higher")),
     (r"quality\.inferred_.+_minus_.+", Facts("share", -1.0, 1.0, "lower")),
     (r"quality\.inferred_.+", _SHARE_DOWN),
+    (r"quality\.groups\..+\.inferred_[^.]+", _SHARE_DOWN),
     (r"quality\..*(ndcg|recall)_at_\d+_minus_.+", Facts("share", -1.0, 1.0, "higher")),
     (r"quality\..*(ndcg|recall)_at_\d+(\.worst)?", _SHARE_UP),
     (r"quality\.catalogue_coverage_at_\d+", _SHARE_UP),

@@ -18,8 +18,8 @@ from bench.gate.means import mean_limits, mean_of
 from bench.gate.measured import Broken, Measured
 from bench.gate.results import Result
 
-SAME = ("machine", "driver", "processes", "deadline_ms", "scenario")
-"""What the two loads must have in common, but for the scenario's seed."""
+SAME = ("machine", "driver", "processes", "deadline_ms", "requests_sha256", "scenario")
+"""What the two loads must have in common, but for the scenario's seed and the request file's name."""
 
 
 def pairs_of(
@@ -69,6 +69,9 @@ def not_alike(candidate: Result, baseline: Result) -> str:
 def _but_for_seed(told: Any) -> Any:
     if not isinstance(told, Mapping):
         return told
+    asked = told.get("requests")
+    if isinstance(asked, Mapping):  # what is in the file counts: requests_sha256
+        told = {**told, "requests": {name: asked[name] for name in asked if name != "file"}}
     return {name: value for name, value in told.items() if name != "seed"}
 
 

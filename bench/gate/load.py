@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,13 +23,14 @@ from bench.gate.blocks import (
     blocks_without_a_stall,
     dependence,
 )
-from bench.gate.interleaved import compare_runs, pairs_of
+from bench.gate.interleaved import compare_runs, not_alike, pairs_of
 from bench.gate.intervals import percentile, percentile_limits, share_limits
 from bench.gate.measured import Broken, Measured, Void, count, look_up, number
 from bench.gate.results import Result
 from bench.gate.shedding import measure_shedding
 
 _PERCENTILE = re.compile(r"latency_ms\.p(\d{1,2}(?:\.\d+)?)")
+_TIME = re.compile(r"(latency|latency_ok|service)_ms\..+|(rows|groups)\..+\.(p\d+|mean|max)")
 LEAST_BLOCKS = 20
 """Below this the dependence between requests is not known at all."""
 _SUMMED = re.compile(r"receipts\..+|errors")
@@ -52,8 +53,13 @@ def measure_load(evidence: Evidence, asked: Asked) -> Measured:
     for run in (*runs, *(evidence.before("load") if asked.against == "baseline" else ())):
         _valid(run)
     quantile = quantile_of(asked.path)
+    if _TIME.fullmatch(asked.path):
+        _refuse_closed((*runs, *(evidence.before("load") if asked.against == "baseline" else ())))
     if asked.against == "baseline":
         return _against(evidence, asked, quantile)
+    for run in runs[1:]:
+        if told := not_alike(run, runs[0]):
+            raise Broken(f"the loads are no single sample: {told}")
     by_group = measure_shedding(runs, asked)
     if by_group is not None:
         return by_group
@@ -77,6 +83,18 @@ def _valid(run: Result) -> None:
         raise Void(f"{name} is void: {run.document.get('void_because') or 'no reason is told'}")
     if valid is not True:
         raise Broken(f"{name} does not say whether the run was valid")
+
+
+def _refuse_closed(runs: Sequence[Result]) -> None:
+    """A closed loop asks a server that stalls no more until it answers: what would have waited is absent
+    from its percentiles. Such a run decides on no latency. Raises Void."""
+    for run in runs:
+        scenario = run.document.get("scenario")
+        if isinstance(scenario, Mapping) and scenario.get("loop") == "closed":
+            raise Void(
+                f"{run.source or 'the load'} is a closed loop, whose users wait for the server: its "
+                "percentiles leave out who would have come; give an open loop (--rate)"
+            )
 
 
 def _samples(runs: Sequence[Result]) -> tuple[Latencies, Clock | None] | None:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from bench.gate.user_arrays import UserArrays, read_user_arrays
 from bench.load.samples import Samples, SamplesRefused, read_samples
+from bench.load.summary import receipt_counts
 from bench.refused import InputRefused, refusal
 
 Kind = Literal["quality", "load", "invariants"]
@@ -98,13 +99,22 @@ def _samples(document: Mapping[str, Any], path: Path) -> Samples | None:
             str(file), "", f"holds {len(samples)} requests, {path.name} says "
             f"{document.get('requests')}",
         )  # fmt: skip
+    receipts = document.get("receipts")
+    told = {k: n for k, n in receipts.items() if n} if isinstance(receipts, dict) else receipts
+    counted = {status: n for status, n in receipt_counts(samples).items() if n}
+    if told != counted:
+        raise InputRefused(str(file), "", f"has receipts {counted}, {path.name} says {told}")
     return samples
 
 
 def _users(document: Mapping[str, Any], path: Path) -> UserArrays | None:
     name, digest = document.get("per_user_file"), document.get("per_user_sha256")
-    if not isinstance(name, str) or not name or not (path.parent / name).is_file():
+    if not isinstance(name, str) or not name:
         return None
+    if not (path.parent / name).is_file():
+        if digest is None:
+            return None
+        raise InputRefused(str(path.parent / name), "", f"the arrays of {path.name} are not there")
     # Results of before the digest was told have none.
     if digest is not None and _sha256(path.parent / name) != digest:
         told = f"is not the file that {path.name} was made with"

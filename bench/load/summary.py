@@ -48,6 +48,16 @@ class Run:
     server_cpu_s: float | None = None
 
 
+def receipt_counts(samples: Samples) -> dict[str, int]:
+    """Right answers by their receipts' status, such as {"MET": 9, "INFEASIBLE": 1}."""
+    statuses = samples.numbers("receipt")[samples.succeeded()]
+    return {
+        name.removeprefix("RECEIPT_STATUS_"): int((statuses == value).sum())
+        for name, value in pb.ReceiptStatus.items()
+        if value
+    }
+
+
 def latency_table(latencies_ms: NDArray[np.float64]) -> dict[str, float | int | None]:
     """Exact percentiles (nearest rank), maximum and mean; null where a failure decides."""
     ordered = np.sort(latencies_ms)
@@ -84,12 +94,7 @@ def summarise(samples: Samples, run: Run) -> dict[str, Any]:
         first, last = samples.numbers("due_ns").min(), samples.numbers("ended_ns").max()
         measured_s = float(last - first) / 1e9
     good = int((latencies <= run.scenario.deadline_ms).sum())
-    statuses = samples.numbers("receipt")[succeeded]
-    receipts = {
-        name.removeprefix("RECEIPT_STATUS_"): int((statuses == value).sum())
-        for name, value in pb.ReceiptStatus.items()
-        if value
-    }
+    receipts = receipt_counts(samples)
     cpu_us = None
     if run.server_cpu_s is not None and lists:
         cpu_us = round(run.server_cpu_s * 1e6 / lists, 3)

@@ -22,8 +22,9 @@ from bench.gate.measured import Cell
 from bench.gate.report import as_junit, as_markdown, cells_text
 from bench.gate.results import read_result
 from bench.gate.user_arrays import read_user_arrays
-from bench.load.samples import Recorder
+from bench.load.samples import Recorder, Sample
 from bench.refused import InputRefused
+from equipoise.v1 import recommendation_pb2 as pb
 from server.cli import main
 from strategies.results import TODAY, budget, budgets, load, quality
 
@@ -305,6 +306,23 @@ def test_a_load_without_a_request_passes_nothing(gate: Gate, tmp_path: Path) -> 
     assert run.stdout.count("fail                 load.") == len(lines)
 
 
+def test_receipts_that_the_samples_do_not_have_are_refused(gate: Gate, tmp_path: Path) -> None:
+    recorder = Recorder()
+    for n in range(10):
+        met = pb.RECEIPT_STATUS_MET if n else pb.RECEIPT_STATUS_SKIPPED
+        recorder.add(Sample(n, n, n + 1, "Recommend", "OK", 20, met, 0, f"r{n}"))
+    content = recorder.samples().to_bytes()
+    (tmp_path / "ten.parquet").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    of = {"samples": "ten.parquet", "samples_sha256": digest, "started_unix_ms": 1}
+    line = budget("load.receipts.SKIPPED", at_most=0)
+    document = dict(load([1.0] * 10).document) | of
+    run = gate(line, result=document)
+    assert run.returncode == 2
+    assert "has receipts {'MET': 9, 'SKIPPED': 1}" in run.stderr
+    assert gate(line, result=document | {"receipts": {"MET": 9, "SKIPPED": 1}}).returncode == 1
+
+
 def test_arrays_beside_a_result_are_read_with_it(gate: Gate, tmp_path: Path) -> None:
     values = np.random.default_rng(1).beta(2, 3, 1844)
     mean = float(values.mean())
@@ -334,6 +352,11 @@ def test_arrays_of_another_run_are_refused(gate: Gate, tmp_path: Path) -> None:
     assert run.returncode == 2
     assert run.stderr == f"Error: {arrays}: is not the file that quality.json was made with\n"
     assert gate(BAD, result=document | {"per_user_sha256": None}).returncode == 1, "an old file"
+    arrays.unlink()
+    assert (
+        gate(BAD, result=document).stderr
+        == f"Error: {arrays}: the arrays of quality.json are not there\n"
+    )
 
 
 RATIO = budget("quality.groups.income.recall_at_20.worst_ratio", on="interval", at_least=0.8)

@@ -96,7 +96,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_quality(tmp_path / "out/demo/quality", "shop-0123456789ab", 1)
     write_quality(tmp_path / "out/last", BEFORE, 2)
     write_load(tmp_path / "out/demo/load")
-    (tmp_path / "out/demo/invariants.json").write_text(json.dumps(dict(invariants().document)))
+    (tmp_path / "out/demo/invariants.json").write_text(
+        json.dumps(dict(invariants(made_unix_ms=4_000_000_000_000).document))
+    )
     (tmp_path / "out/shop.toml").write_text(SHOP)
     (tmp_path / "out/last/shop.toml").write_text(SHOP)
     (tmp_path / "bench").symlink_to(ROOT / "bench")

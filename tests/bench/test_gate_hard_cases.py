@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from bench.gate import Status, evaluate
+from bench.gate.facts import facts_of
 from bench.refused import InputRefused
 from strategies.results import (
     TODAY,
@@ -347,3 +348,58 @@ def test_a_run_of_invariants_that_ended_half_way_decides_nothing_but_what_it_fou
     void = {"valid": False, "void_because": "the server stopped to answer"}
     assert decided(line, invariants(**void)).status is Status.NOT_ENOUGH
     assert decided(line, invariants(violations=1, **void)).status is Status.FAIL
+
+
+OPEN = {"loop": "open", "stage": [{"rate_rps": 40.0}], "requests": {"file": "a.jsonl"}}
+
+
+@pytest.mark.parametrize("metric", ["load.latency_ms.p99", "load.service_ms.p99"])
+def test_a_closed_loop_decides_on_no_latency(metric: str) -> None:
+    """Its users wait while the server stalls, so those who would have been late are not there."""
+    on = "interval" if "latency" in metric else "value"
+    line = budget(metric, on=on, at_most=50, extra="min_blocks = 2")
+    times = {"service_ms": {"p99": 2.0}}
+    assert decided(line, load([2.0] * 500, scenario=OPEN, **times)).status is Status.PASS
+    closed = decided(line, load([2.0] * 500, scenario=OPEN | {"loop": "closed"}, **times))
+    assert closed.status is Status.NOT_ENOUGH
+    assert "--rate" in closed.lines[1].why
+
+
+def test_a_busy_load_is_not_diluted_by_idle_ones() -> None:
+    line = budget("load.latency_ms.p99", on="interval", at_most=50, extra="min_blocks = 2")
+    idle = OPEN | {"stage": [{"rate_rps": 1.0}]}
+    busy = load([90.0] * 50, scenario=OPEN, samples_sha256="a")
+    calm = load([2.0] * 9_000, scenario=idle, samples_sha256="b")
+    assert decided(line, busy, calm).status is Status.FAIL
+    assert "no single sample: scenario differs" in decided(line, busy, calm).lines[1].why
+    again = load([2.0] * 500, scenario=OPEN | {"seed": 2}, samples_sha256="c")
+    other_file = OPEN | {"requests": {"file": "b.jsonl"}}
+    same = load([2.0] * 500, scenario=other_file, samples_sha256="d")
+    assert decided(line, again, same).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (budget("load.goodput_rps", on="interval", margin=0.1, extra='margin_is = "relative"'),
+         "which way load.goodput_rps is better"),
+        (budget("quality.groups.age.inferred_income.worst", on="interval", at_most=0.5),
+         "which way"),
+        (budget("quality.groups.age.inferred_income.worst", on="interval", at_most=0.5,
+                extra='direction = "lower"'), "worst is the lowest group"),
+        (budget("quality.ndcg_at_20", on="interval", margin=0.1,
+                extra='margin_is = "absolute"\ndirection = "lower"'), "higher is better"),
+    ],
+)  # fmt: skip
+def test_a_margin_on_the_wrong_side_is_refused(line: str, told: str) -> None:
+    with pytest.raises(InputRefused, match=told):
+        budgets(line)
+
+
+@pytest.mark.parametrize(
+    "metric", ["load.service_ms.p99", "load.groups.income.low.latency_ms.p99", "load.rows.Recommend OK.p99"]
+)  # fmt: skip
+def test_times_are_better_lower(metric: str) -> None:
+    facts = facts_of(metric)
+    assert facts is not None
+    assert facts.better == "lower"
