@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from strategies.results import budget, quality
+from strategies.results import budget, invariants, load, quality
 
 pytestmark = pytest.mark.slow
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "recipes"
@@ -33,25 +34,36 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, int]:
         else budget("quality.ndcg_at_20", at_least=least)
     )
     (tmp_path / "budgets.toml").write_text(f'schema_version = 1\nname = "shop"\n{line}')
-    (tmp_path / "quality.json").write_text(json.dumps(dict(quality().document)))
+    documents = [dict(quality().document), dict(load([1.0]).document), dict(invariants().document)]
+    (tmp_path / "measured.json").write_text(json.dumps(documents))
     measure = tmp_path / "measure.sh"
     # Measured after the seal, as the gate asks.
     measure.write_text(
-        "#!/bin/sh\nmkdir -p $1\n"
-        f"{sys.executable} -c \"import json,time; d=json.load(open('quality.json')); "
-        "d['made_unix_ms']=int(time.time()*1000)+1; json.dump(d, open('$1/quality.json','w'))\"\n"
+        "#!/bin/sh\nmkdir -p $1/quality $1/load\n"
+        f'{sys.executable} -c "import json,time\n'
+        "for d, name in zip(json.load(open('measured.json')), "
+        "('quality/quality.json', 'load/load.json', 'invariants.json')):\n"
+        "    d['made_unix_ms'] = int(time.time() * 1000) + 1\n"
+        "    json.dump(d, open('$1/' + name, 'w'))\"\n"
     )
     measure.chmod(0o755)
     program = tmp_path / "bin" / "equipoise"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m server.cli "$@"\n')
     program.chmod(0o755)
+    # The branch that is merged into, where the same budgets were agreed on.
+    for words in (
+        ["init", "-q", "-b", "main"], ["add", "budgets.toml"], ["remote", "add", "origin", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "agreed"],
+    ):  # fmt: skip
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
     return tmp_path, code
 
 
 def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "GITHUB_STEP_SUMMARY": str(folder / "summary.md")}
+    environment |= {"GITHUB_BASE_REF": "main", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main"}
     return subprocess.run(
         ["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True,
         timeout=120, check=False,
@@ -65,7 +77,7 @@ def test_the_steps_of_github_actions_decide(folder: tuple[Path, int]) -> None:
         for step in read("github-actions.yml")["jobs"]["gate"]["steps"]
         if "name" in step
     }
-    for name in ("seal", "measure"):
+    for name in ("agreed", "seal", "measure"):
         done = shell(steps[name]["run"], where)
         assert done.returncode == 0, done.stderr
     assert shell(steps["decide"]["run"], where).returncode == code
@@ -83,15 +95,34 @@ def test_the_job_of_gitlab_decides(folder: tuple[Path, int]) -> None:
     job = read("gitlab-ci.yml")["gate"]
     script = "\n".join(line for line in job["script"] if not line.startswith("pip "))
     assert shell(script, where).returncode == code
-    assert job["allow_failure"]["exit_codes"] == [3]
+    assert "allow_failure" not in job, "not enough evidence is no yes"
     for name in (*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]):
         assert (where / name).exists()
+
+
+@pytest.mark.parametrize("recipe", ["github", "gitlab"])
+def test_budgets_that_a_change_weakens_do_not_pass(recipe: str, folder: tuple[Path, int]) -> None:
+    where, code = folder
+    agreed = (where / "budgets.toml").read_text()
+    if code == 3:
+        pytest.skip("its bound is not the one that is weakened")
+    (where / "budgets.toml").write_text(re.sub(r"at_least = 0\.\d", "at_least = 0.1", agreed))
+    if recipe == "gitlab":
+        script = [line for line in read("gitlab-ci.yml")["gate"]["script"] if line[:4] != "pip "]
+        assert shell("\n".join(script), where).returncode == 1
+        return
+    steps = {
+        s["name"]: s for s in read("github-actions.yml")["jobs"]["gate"]["steps"] if "name" in s
+    }
+    for name in ("agreed", "seal", "measure"):
+        assert shell(steps[name]["run"], where).returncode == 0
+    assert shell(steps["decide"]["run"], where).returncode == 1
 
 
 def test_the_analysis_of_argo_knows_three_values(folder: tuple[Path, int]) -> None:
     where, code = folder
     shell("./measure.sh results", where)
-    decide = "equipoise gate --budgets budgets.toml results/*.json --json-out verdict.json"
+    decide = "equipoise gate --budgets budgets.toml results/*.json results/*/*.json --json-out verdict.json"
     assert shell(decide, where).returncode == code
     verdict = json.loads((where / "verdict.json").read_text())
     (metric,) = read("argo-analysis.yaml")["spec"]["metrics"]
