@@ -25,7 +25,7 @@ TABLE = "quality-table.json"
 
 HEAD = """# What the models reach
 
-Made by `make quality-evidence` of the tables in `docs/evidence`, which `make quality` and `equipoise quality` wrote; [models.md](models.md) says what stands behind each row. All models have the same settings everywhere, and what a run chooses it chooses on validation, before it looks at the test window. Each table is of the code of the day on which it was measured. *Refit*: whether the model also learned from the validation window once it was tuned. A row that a table does not have was not measured there. Time and memory are of the training process on a machine with two cores that had other work."""
+Made by `make quality-evidence` of the tables in `docs/evidence`, which `make quality` and `equipoise quality` wrote; [models.md](models.md) says what stands behind each row. All models have the same settings everywhere, and what a run chooses it chooses on validation, before it looks at the test window. Each table is of the code of the day on which it was measured. *Refit*: whether the model also learned from the validation window once it was tuned. A row that a table does not have was not measured there. Tables without a line that begins with * are of before baselines could leave out what their user has: where nothing is bought twice, as on Beauty, the novel column is what they reach so, and what a model has to beat. Time and memory are of the training process on a machine with two cores that had other work."""
 
 
 def page(tables: dict[str, dict[str, Any]]) -> str:
