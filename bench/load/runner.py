@@ -44,6 +44,8 @@ STOP_S = 10.0
 LEAD_NS = 200_000_000
 """From the last process's word that it is ready to the first request."""
 
+SAMPLES = "samples.parquet"
+
 Driver = Literal["client", "locust"]
 
 
@@ -100,7 +102,7 @@ def run_load(
     plan: Plan, progress: Callable[[float], None] = lambda elapsed_s: None
 ) -> dict[str, Any]:
     """Run a load and write `load.json`, `samples.parquet`, `requests.jsonl`, `answers.json` and the
-    driver's log to `out`; of locust `locust.html` too.
+    driver's log to `out`; of locust `locust.html` too. Results of an earlier load there are removed first.
 
     progress: called now and then with the seconds since the start.
 
@@ -113,6 +115,9 @@ def run_load(
     check_target(plan.target, allow_remote=plan.allow_remote)
     if plan.scenario.requests.file is not None:
         read_requests(plan.scenario.requests.file)
+    # A load that fails from here on must not leave the result of one before it, which a gate would take.
+    for name in ("load.json", SAMPLES):
+        (plan.out / name).unlink(missing_ok=True)
     serving_info(plan.target)
     cpu_before_s = None if plan.server_pid is None else cpu_seconds(plan.server_pid)
     work = prepare(plan.scenario, plan.target, plan.out, processes=plan.processes)
@@ -142,9 +147,9 @@ def run_load(
         content = samples.to_bytes()
         result = summarise(samples, run)
         result["machine"] = machine()
-        result["samples"] = "samples.parquet"
+        result["samples"] = SAMPLES
         result["samples_sha256"] = hashlib.sha256(content).hexdigest()
-        write_whole(plan.out / "samples.parquet", content)
+        write_whole(plan.out / SAMPLES, content)
     finally:
         path.unlink(missing_ok=True)
         for part in parts:

@@ -215,3 +215,20 @@ def test_a_full_disk_names_the_file_and_leaves_none(
         write_whole(tmp_path / "load.json", "{}")
     assert raised.value.filename == str(tmp_path / "load.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_does_not_begin_leaves_no_result_of_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step of a pipeline would decide on it."""
+    for name in ("load.json", "samples.parquet", "invariants.json"):
+        (tmp_path / name).write_text("{}")
+    for words in (
+        ["load", "--rate", "5", "--duration", "1", "--out", str(tmp_path)],
+        ["invariants", "--out", str(tmp_path / "invariants.json")],
+    ):
+        monkeypatch.setattr(sys, "argv", ["equipoise", *words, "--target", "127.0.0.1:1"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 2
+    assert list(tmp_path.glob("*.json")) == list(tmp_path.glob("*.parquet")) == []

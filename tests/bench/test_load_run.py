@@ -130,6 +130,8 @@ def test_an_interrupted_load_leaves_no_result_and_no_process(
         sys.executable, "-m", "server.cli", "load", "--target", live.target, "--users", "2",
         "--duration", "60", "--out", str(tmp_path),
     ]  # fmt: skip
+    for name in ("load.json", "samples.parquet"):
+        (tmp_path / name).write_text("of a load before")
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
