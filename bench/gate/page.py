@@ -41,17 +41,24 @@ def page(verdict: Verdict, results: Sequence[Result]) -> str:
         }
         for line in sorted(verdict.lines, key=lambda line: order[line.status.value])
     ]  # fmt: skip
+    drawn, left_out = _pictures(verdict, results)
     return environment.get_template("page.html.j2").render(
         verdict=verdict,
         summary=summary(verdict),
         lines=lines,
-        pictures=_pictures(verdict, results),
-        facts=_facts(verdict, results),
+        pictures=drawn,
+        facts=[*_facts(verdict, results), *(("not drawn", told) for told in left_out)],
     )
 
 
-def _pictures(verdict: Verdict, results: Sequence[Result]) -> list[dict[str, str]]:
-    drawn = [("Intervals against their limits", "intervals", pictures.intervals(verdict))]
+def _pictures(
+    verdict: Verdict, results: Sequence[Result]
+) -> tuple[list[dict[str, str]], list[str]]:
+    """What is drawn, and what is left out since it is not as its schema says."""
+    left_out = []
+    drawn: list[tuple[str, str, str | None]] = [
+        ("Intervals against their limits", "intervals", pictures.intervals(verdict))
+    ]
     loads = [result for result in results if result.latencies_ms is not None]
     if loads:
         limits = [
@@ -70,21 +77,30 @@ def _pictures(verdict: Verdict, results: Sequence[Result]) -> list[dict[str, str
     for result in results:
         if result.kind != "quality":
             continue
-        for metric in GROUP_METRICS:
-            svg = pictures.groups(result.document, metric)
-            if svg is not None:
-                drawn.append((f"Groups of users: {metric}", "groups", svg))
-                break
-        policy = _default_policy(result.document)
-        if policy:
-            drawn.append(
-                (f"Exposure under {policy}", "exposure", pictures.exposure(result.document, policy))
-            )
-    return [
+        try:
+            drawn += _of_quality(result.document)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # The verdict stands whatever else a file of somebody else's holds.
+            left_out.append(f"{result.source}: not as 'equipoise gate schema quality' says")
+    found = [
         {"title": title, "how": HOW[kind], "svg": svg}
         for title, kind, svg in drawn
         if svg is not None
     ]
+    return found, left_out
+
+
+def _of_quality(document: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    drawn: list[tuple[str, str, str | None]] = []
+    for metric in GROUP_METRICS:
+        svg = pictures.groups(document, metric)
+        if svg is not None:
+            drawn.append((f"Groups of users: {metric}", "groups", svg))
+            break
+    policy = _default_policy(document)
+    if policy:
+        drawn.append((f"Exposure under {policy}", "exposure", pictures.exposure(document, policy)))
+    return drawn
 
 
 def _default_policy(document: Mapping[str, Any]) -> str | None:

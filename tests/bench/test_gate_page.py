@@ -106,6 +106,29 @@ def test_intervals_are_drawn_for_every_line_with_a_limit(files: Path) -> None:
         assert name in drawn
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"policies": {"a": 1}},
+        {"model": None, "policies": {"a": {"groups": []}}},
+        {"groups": {"income": 3}},
+        {"groups": {"income": {"low": 3}}},
+        {"groups": {"income": {"low": {"ndcg_at_20": {"value": "odd"}}}}},
+        {"policies": {"a": {"groups": [{"group": "small"}]}}},
+    ],
+    ids=str,
+)
+def test_what_the_page_cannot_draw_is_told_and_the_verdict_stands(
+    files: Path, odd: dict[str, Any]
+) -> None:
+    document = dict(quality().document) | {"groups": {}, "policies": {}} | odd
+    (files / "quality.json").write_text(json.dumps(document))
+    asked = inputs(files)
+    html = page(asked.verdict(), asked.read)
+    assert "not drawn" in html
+    assert "quality.ndcg_at_20" in html
+
+
 def call(*arguments: Any) -> Result:
     return CliRunner().invoke(gate, [str(one) for one in arguments])
 
