@@ -2,7 +2,7 @@
 
 Owns what "weaker" means: a lower at_least, a higher at_most, a wider margin, a
 bound, margin or line that is no more, less evidence, a value where an interval
-decided, more groups left out. Each needs its `weaker_because`; a dropped line an
+decided, more groups left out, the other direction, a later end. Each needs its `weaker_because`; a dropped line an
 entry in `dropped`. Bounds get lower one release at a time, and nobody decides it.
 """
 
@@ -38,6 +38,12 @@ def _parts(now: Budget, before: Budget) -> Iterator[str]:
         before.min_blocks is None or now.min_blocks < before.min_blocks
     ):
         yield f"min_blocks {before.min_blocks or 'default'} -> {now.min_blocks}"
+    elif now.min_blocks is None and before.min_blocks is not None:
+        yield f"min_blocks {before.min_blocks} -> default"
+    if before.direction is not None and now.direction != before.direction:
+        yield f"direction {before.direction} -> {now.direction}"
+    if before.expires is not None and (now.expires is None or now.expires > before.expires):
+        yield f"expires {before.expires} -> {now.expires or 'never'}"
     if now.block_s < before.block_s:
         yield f"block_s {before.block_s:g} -> {now.block_s:g}"
     if before.decide_on == "interval" and now.decide_on == "value":

@@ -116,6 +116,27 @@ def test_a_weaker_line_needs_a_written_reason(old: str, new: str, told: str) -> 
     assert failing(HEAD + NDCG) == []
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("min_blocks = 2000", "", "min_blocks 2000 -> default"),
+        ('direction = "lower"', 'direction = "higher"', "direction lower -> higher"),
+        ("expires = 2026-02-01", "expires = 2027-02-01", "expires 2026-02-01 -> 2027-02-01"),
+        ("expires = 2026-02-01", "", "expires 2026-02-01 -> never"),
+    ],
+)
+def test_what_a_line_loses_or_turns_round_is_weaker(old: str, new: str, told: str) -> None:
+    extra = 'margin_is = "relative"\ndirection = "lower"\nmin_blocks = 2000\nexpires = 2026-02-01'
+    line = budget("load.unheard_of", on="interval", margin=0.1, extra=extra)
+    last = budgets(line)
+    verdict = evaluate(budgets(line.replace(old, new)), [quality()], today=TODAY, last_release=last)
+    (why,) = [line.why for line in verdict.lines if line.kind == "weaker"]
+    assert told in why
+    sooner = line.replace("2026-02-01", "2026-01-15")
+    again = evaluate(budgets(sooner), [quality()], today=TODAY, last_release=last)
+    assert not [line for line in again.lines if line.kind == "weaker"]
+
+
 def test_a_wider_margin_is_weaker_and_a_stricter_line_is_not() -> None:
     line = budget("quality.ndcg_at_20", on="interval", margin=0.01, extra='margin_is = "absolute"')
     last = budgets(line, NDCG)
