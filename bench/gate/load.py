@@ -50,11 +50,12 @@ def quantile_of(path: str) -> float | None:
 def measure_load(evidence: Evidence, asked: Asked) -> Measured:
     """What the loads say. Raises Broken."""
     runs = evidence.of("load")
-    for run in (*runs, *(evidence.before("load") if asked.against == "baseline" else ())):
+    every = (*runs, *(evidence.before("load") if asked.against == "baseline" else ()))
+    for run in every:
         _valid(run)
     quantile = quantile_of(asked.path)
     if _TIME.fullmatch(asked.path):
-        _refuse_closed((*runs, *(evidence.before("load") if asked.against == "baseline" else ())))
+        _refuse_closed(every)
     if asked.against == "baseline":
         return _against(evidence, asked, quantile)
     for run in runs[1:]:

@@ -1,8 +1,8 @@
 """One headless load: its driver in processes of their own, bounded, then its result.
 
 Owns the processes and the files. `load.json` is written last; it names the digest of its samples, so
-that a half-replaced pair is refused by the gate. A load that dies half-way leaves what its driver had
-written, and no result.
+that a half-replaced pair is refused by the gate. A load that dies half-way leaves its driver's log, and
+no result: neither its own nor that of a load before it.
 
     result = run_load(Plan(target="127.0.0.1:50051", scenario=scenario, out=Path("out/load")))
 """
